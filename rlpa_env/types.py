@@ -1,0 +1,63 @@
+"""The frozen records that everything else speaks. No behaviour beyond what follows from their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import NamedTuple
+
+CRITERIA = ("naturalness", "relevance", "logic", "engagement", "informativeness")
+"""The five verdicts of the response reward, in the paper's order (N, R, L, G, F)."""
+
+NO_TEXT: Mapping[str, str] = MappingProxyType({})
+NO_SCORES: Mapping[str, float] = MappingProxyType({})
+
+
+class Point(NamedTuple):
+    """One information point of a profile: a slot and one of its values. ``slot=""`` means unnamed."""
+
+    slot: str
+    value: str
+
+
+class Message(NamedTuple):
+    """One utterance. ``role`` is ``"system"``, ``"user"`` or ``"assistant"``."""
+
+    role: str
+    content: str
+
+
+Dialogue = Sequence[Message]
+
+
+class StopReason(str, Enum):
+    """Why an episode ended; the empty string while it runs."""
+
+    RUNNING = ""
+    USER_LEFT = "user_left"
+    TURN_LIMIT = "turn_limit"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's opinion of one reply: five booleans, whose product is the response reward."""
+
+    naturalness: bool
+    relevance: bool
+    logic: bool
+    engagement: bool
+    informativeness: bool
+    scores: Mapping[str, float] = field(default_factory=lambda: NO_SCORES)  # criterion -> [0, 1], behind the booleans
+    reasons: Mapping[str, str] = field(default_factory=lambda: NO_TEXT)  # criterion -> why, in plain words
+
+    @property
+    def passed(self) -> bool:
+        """True iff all five criteria hold (the paper's N·R·L·G·F).
+
+        >>> Verdict(True, True, True, True, False).passed
+        False
+        """
+        return self.naturalness and self.relevance and self.logic and self.engagement and self.informativeness

@@ -60,7 +60,9 @@ class Chat:
     ``max_user_tokens`` bounds each user message; longer ones are cut.
     """
 
-    def __init__(self, tokenizer: Any, system_prompt: str | None = None, max_user_tokens: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, system_prompt: str | None = None, max_user_tokens: int | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
         self.max_user_tokens = max_user_tokens
@@ -83,7 +85,11 @@ class Chat:
         system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
         system = system if self.system_prompt is None else self.system_prompt or None
         roles = [role for role, _ in turns]
-        if not roles or roles != [("user", "assistant")[i % 2] for i in range(len(roles))] or len(roles) % 2 == 0:
+        if (
+            not roles
+            or roles != [("user", "assistant")[i % 2] for i in range(len(roles))]
+            or len(roles) % 2 == 0
+        ):
             raise ConfigError(
                 "dialogue: expected [system,] user, (assistant, user)*, as the template alternates them; "
                 f"got roles {roles}. Drop or merge the messages that break the alternation."
@@ -223,7 +229,9 @@ def _check_pieces(tokenizer: Any, glue: Glue, rendered: str) -> None:
         raise ConfigError(
             f"chat template: expected a control token at the end of an answer; got {token!r}, which is ordinary text"
         )
-    first, answer, second = (tokenizer.encode(text, add_special_tokens=False) for text in (FIRST, ANSWER, SECOND))
+    first, answer, second = (
+        tokenizer.encode(text, add_special_tokens=False) for text in (FIRST, ANSWER, SECOND)
+    )
     pieces = [*glue.before_user, *first, *glue.header, *answer, *glue.between, *second, *glue.header]
     whole = tokenizer.encode(rendered, add_special_tokens=False)
     if pieces != whole:

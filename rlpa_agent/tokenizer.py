@@ -34,7 +34,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512, max_length: int
     from transformers import PreTrainedTokenizerFast
 
     if vocab_size < 256 + len(SPECIALS):
-        raise ConfigError(f"vocab_size: expected at least {256 + len(SPECIALS)} (bytes and specials); got {vocab_size}")
+        raise ConfigError(
+            f"vocab_size: expected at least {256 + len(SPECIALS)} (bytes and specials); got {vocab_size}"
+        )
     tokenizer = Tokenizer(models.BPE())
     # Words with their leading space, single digits, runs of punctuation, line breaks: nothing merges across them.
     words = Regex(r" ?[A-Za-z']+|\d| ?[^\sA-Za-z\d]+|\n+|\s+(?!\S)|\s+")
@@ -83,7 +85,9 @@ def main(arguments: list[str]) -> None:
     tokenizer = train_tokenizer(lines, options.vocab_size)
     tokenizer.save_pretrained(options.out)
     sample = "".join(lines[:1000])
-    print(f"{len(tokenizer)} ids, {len(sample) / max(len(tokenizer.encode(sample)), 1):.2f} characters per token")
+    print(
+        f"{len(tokenizer)} ids, {len(sample) / max(len(tokenizer.encode(sample)), 1):.2f} characters per token"
+    )
 
 
 if __name__ == "__main__":

@@ -106,7 +106,9 @@ def test_system_prompt_none_keeps_empty_drops_text_replaces():
 
 def chatml(content: str) -> str:
     return (
-        "{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\\n' }}{{ " + content + " }}{{ '<|im_end|>\\n' }}"
+        "{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\\n' }}{{ "
+        + content
+        + " }}{{ '<|im_end|>\\n' }}"
         "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
     )
 

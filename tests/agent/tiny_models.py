@@ -6,10 +6,15 @@ import random
 from functools import cache
 
 import numpy as np
+import torch
+from transformers import Qwen2Config
 
+from rlpa_agent.policy import Policy
 from rlpa_agent.tokenizer import train_tokenizer
 
-ANSWER = "<profile>\n- Occupation: baker\n- Age: 34\n</profile>\n\n<response>\nOh, what do you bake?\n</response>"
+ANSWER = (
+    "<profile>\n- Occupation: baker\n- Age: 34\n</profile>\n\n<response>\nOh, what do you bake?\n</response>"
+)
 
 QWEN_LIKE = (
     "{%- if messages[0].role == 'system' -%}"
@@ -28,7 +33,9 @@ QWEN_LIKE = (
 def corpus(seed: int = 0) -> tuple[str, ...]:
     """Pseudo-English lines plus the markup, enough for 250 merges."""
     rng = random.Random(seed)
-    words = ["".join(rng.choice("abcdefghijklmnoprstuwy") for _ in range(rng.randint(2, 7))) for _ in range(300)]
+    words = [
+        "".join(rng.choice("abcdefghijklmnoprstuwy") for _ in range(rng.randint(2, 7))) for _ in range(300)
+    ]
     lines = [" ".join(rng.choice(words) for _ in range(20)) + ".\n" for _ in range(200)]
     return (*lines, *[f"user\nHello, I work as a baker.\nassistant\n{ANSWER}\n"] * 40)
 
@@ -46,6 +53,29 @@ def qwen_like_tokenizer():
     fresh.add_tokens(["<tool_call>"])
     fresh.chat_template = QWEN_LIKE
     return fresh
+
+
+def policy(*, seed=0, hidden=32, layers=2, context=512, sharpness=1.0, **options):
+    """A random tiny Qwen2 with grouped queries. ``sharpness`` > 1 makes its distribution less uniform."""
+    config = Qwen2Config(
+        vocab_size=520,  # eight rows without a token
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+    )
+    made = Policy.from_config(config, tokenizer(), seed=seed, **({"system_prompt": ""} | options))
+    with torch.no_grad():
+        made.lm.model.norm.weight.mul_(sharpness)
+        for layer in made.lm.model.layers:  # Qwen2 starts these biases at 0, which would hide a lost one
+            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                projection.bias.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
+    made.freeze_reference()
+    return made
 
 
 class Script:

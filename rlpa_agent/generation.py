@@ -1,0 +1,338 @@
+"""Incremental decoding of many dialogues at once, over one preallocated key-value cache.
+
+Every row of the cache is one dialogue with its own length; new text is written at the row's end, so nothing that
+was fed is ever computed again. Two ways through the model share the cache: ``Qwen2Decoder`` runs the weights of a
+Qwen2 directly (on small models the generic modules cost more than the arithmetic), ``GenericDecoder`` calls any
+other transformers model with full attention. Axes: R rows, n leading rows, T new tokens, L cached positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rlpa_env.errors import ConfigError
+
+NOISE_FLOATS = 2**13
+"""Noise drawn per row at a time; part of the definition of a row's random stream."""
+
+
+class Decoder(Protocol):
+    """What a rollout needs of a model. Rows that are in use are always the leading ones."""
+
+    capacity: int  # cached positions per row
+    lengths_R: Tensor  # int64 [R]; tokens cached per row
+
+    def prefill(self, rows: Sequence[int], chunks: Sequence[np.ndarray]) -> Tensor:
+        """Append a chunk of ids to each row; hidden state [len(rows), H] after its last token."""
+
+    def step(self, ids_n: Tensor, live_n: Tensor) -> Tensor:
+        """Append one id to each leading row where ``live_n``; hidden state [n, H] (junk where not live)."""
+
+    def clear(self, row: int) -> None:
+        """Forget a row."""
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+
+
+def decoder(lm: Any, rows: int, capacity: int) -> Decoder:
+    """The fastest decoder for a model. It holds a snapshot of the weights: make a new one after an update."""
+    config = lm.config
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise ConfigError(
+            f"model {type(lm).__name__}: expected full attention in every layer; got a sliding window"
+        )
+    plain = (
+        getattr(config, "rope_parameters", {}).get("rope_type") == "default" and config.hidden_act == "silu"
+    )
+    direct = type(lm).__name__ == "Qwen2ForCausalLM" and plain
+    return (Qwen2Decoder if direct else GenericDecoder)(lm, rows, capacity)
+
+
+class _Cache:
+    """Keys and values [R, heads, capacity, D] a layer, row lengths, and an additive mask that grows with them."""
+
+    def __init__(self, lm: Any, rows: int, capacity: int) -> None:
+        config = lm.config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.heads, self.groups = (
+            config.num_key_value_heads,
+            config.num_attention_heads // config.num_key_value_heads,
+        )
+        self.size, self.rows, self.capacity = size, rows, capacity
+        weight = lm.get_output_embeddings().weight
+        self.dtype, self.device = weight.dtype, weight.device
+        shape = (rows, self.heads, capacity, size)
+        # Zeros, not empty memory: a masked NaN would still poison a weighted sum.
+        self.keys, self.values = (
+            [
+                torch.zeros(shape, dtype=self.dtype, device=self.device)
+                for _ in range(config.num_hidden_layers)
+            ]
+            for _ in range(2)
+        )
+        self.mask_RL = torch.full((rows, capacity), -torch.inf, dtype=self.dtype, device=self.device)
+        self.lengths_R = torch.zeros(rows, dtype=torch.int64, device=self.device)
+
+    def clear(self, row: int) -> None:
+        self.lengths_R[row] = 0
+        self.mask_RL[row] = -torch.inf
+
+    def move(self, source: int, target: int) -> None:
+        used = int(self.lengths_R[source])
+        for tensor in (*self.keys, *self.values):
+            tensor[target, :, :used] = tensor[source, :, :used]
+        self.lengths_R[target] = used
+        self.mask_RL[target] = self.mask_RL[source]
+
+    def slots(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Flat cache indices [len(rows) * heads] of (row, every head, position)."""
+        heads = torch.arange(self.heads, device=self.device)
+        return ((rows[:, None] * self.heads + heads) * self.capacity + positions[:, None]).flatten()
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write keys and values [tokens, heads, D] at ``slots``."""
+        for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            store.view(-1, self.size).index_copy_(0, slots, new.reshape(-1, self.size))
+
+    def extend(self, rows: Sequence[int], counts: Sequence[int]) -> tuple[list[int], Tensor, Tensor]:
+        """Lengthen rows; old lengths, and (row, position) of every new token in order."""
+        old = [int(self.lengths_R[row]) for row in rows]
+        for row, start, count in zip(rows, old, counts):
+            if count < 1 or start + count > self.capacity:
+                raise ConfigError(
+                    f"cache: expected 1 to {self.capacity - start} more tokens in row {row} of {self.capacity}; "
+                    f"got {count}"
+                )
+            self.lengths_R[row] = start + count
+            self.mask_RL[row, start : start + count] = 0
+        positions = torch.cat([torch.arange(start, start + count) for start, count in zip(old, counts)])
+        return old, torch.repeat_interleave(torch.tensor(rows), torch.tensor(counts)), positions
+
+
+class Qwen2Decoder(_Cache):
+    """Runs the weights of a ``Qwen2ForCausalLM`` with fused projections and grouped-query attention."""
+
+    def __init__(self, lm: Any, rows: int, capacity: int) -> None:
+        super().__init__(lm, rows, capacity)
+        self.eps = lm.config.rms_norm_eps
+        self.embed, self.norm = lm.model.embed_tokens.weight.detach(), lm.model.norm.weight.detach()
+        angles = torch.arange(capacity)[:, None].float() * lm.model.rotary_emb.inv_freq.float()
+        self.turns_LD = torch.polar(torch.ones_like(angles), angles)[:, None]  # [L, 1, D/2] complex
+        # Rotary pairs (i, i + D/2) become neighbours, so that one complex product rotates them. Queries and keys
+        # are reordered alike, which leaves their products as they are.
+        half = torch.arange(self.size // 2)
+        order = torch.stack([half, half + self.size // 2], dim=1).flatten()
+        self.layers = [self._fuse(layer, order) for layer in lm.model.layers]
+
+    def _fuse(self, layer: Any, order: Tensor) -> tuple[Tensor, ...]:
+        attention, mlp = layer.self_attn, layer.mlp
+
+        def reordered(projection: Any) -> tuple[Tensor, Tensor]:
+            weight, bias = projection.weight.detach(), projection.bias.detach()
+            heads = len(bias) // self.size
+            return (
+                weight.view(heads, self.size, -1)[:, order].reshape(weight.shape),
+                bias.view(heads, self.size)[:, order].flatten(),
+            )
+
+        parts = [reordered(attention.q_proj), reordered(attention.k_proj)]
+        parts.append((attention.v_proj.weight.detach(), attention.v_proj.bias.detach()))
+        return (
+            layer.input_layernorm.weight.detach(),
+            torch.cat([weight for weight, _ in parts]).t().contiguous(),
+            torch.cat([bias for _, bias in parts]),
+            attention.o_proj.weight.detach().t().contiguous(),
+            layer.post_attention_layernorm.weight.detach(),
+            torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]).t().contiguous(),
+            mlp.down_proj.weight.detach().t().contiguous(),
+        )
+
+    @torch.no_grad()
+    def prefill(self, rows: Sequence[int], chunks: Sequence[np.ndarray]) -> Tensor:
+        counts = [len(chunk) for chunk in chunks]
+        old, row_T, position_T = self.extend(rows, counts)
+        spans = []
+        offset = 0
+        for row, start, count in zip(rows, old, counts):
+            # Queries of one key head are stacked: G groups x T tokens, each seeing the past and itself.
+            index = torch.arange(start + count)
+            sees = index[None, :] <= torch.arange(start, start + count)[:, None]
+            spans.append((row, offset, offset + count, start + count, sees.repeat(self.groups, 1)))
+            offset += count
+
+        def attend(layer: int, query_THGD: Tensor) -> Tensor:
+            outs = []
+            for row, begin, end, length, sees in spans:
+                query = query_THGD[begin:end].permute(1, 2, 0, 3).reshape(1, self.heads, -1, self.size)
+                keys, values = (
+                    self.keys[layer][row, None, :, :length],
+                    self.values[layer][row, None, :, :length],
+                )
+                out = functional.scaled_dot_product_attention(query, keys, values, attn_mask=sees)
+                outs.append(out.view(self.heads, self.groups, end - begin, self.size).permute(2, 0, 1, 3))
+            return torch.cat(outs)
+
+        ids_T = torch.from_numpy(np.concatenate(chunks))
+        hidden_TH = self._forward(ids_T, self.slots(row_T, position_T), position_T, attend)
+        return hidden_TH[torch.tensor([end - 1 for _, _, end, _, _ in spans])]
+
+    @torch.no_grad()
+    def step(self, ids_n: Tensor, live_n: Tensor) -> Tensor:
+        n = len(ids_n)
+        row_n = torch.arange(n)
+        # A row that is not live writes past its end: masked now, overwritten by the row's next chunk.
+        position_n = self.lengths_R[:n].clamp(max=self.capacity - 1)
+        self.mask_RL[row_n[live_n], position_n[live_n]] = 0
+        self.lengths_R[:n] += live_n
+        longest = max(int(self.lengths_R[:n].max()), 1)
+        mask = self.mask_RL[:n, None, None, :longest]
+
+        def attend(layer: int, query_nHGD: Tensor) -> Tensor:
+            keys, values = self.keys[layer][:n, :, :longest], self.values[layer][:n, :, :longest]
+            return functional.scaled_dot_product_attention(query_nHGD, keys, values, attn_mask=mask)
+
+        return self._forward(ids_n, self.slots(row_n, position_n), position_n, attend)
+
+    def _forward(self, ids_T: Tensor, slots: Tensor, position_T: Tensor, attend: Any) -> Tensor:
+        tokens, width = len(ids_T), self.heads * self.size
+        queries, hidden = width * self.groups, (self.embed.shape[1],)
+        x = self.embed[ids_T]
+        turns = self.turns_LD[position_T]
+        for layer, (norm_1, w_qkv, b_qkv, w_out, norm_2, w_up, w_down) in enumerate(self.layers):
+            h = torch.addmm(b_qkv, functional.rms_norm(x, hidden, norm_1, self.eps), w_qkv)
+            pairs = h[:, : queries + width].float().reshape(tokens, -1, self.size // 2, 2)
+            rotated = torch.view_as_real(torch.view_as_complex(pairs) * turns).to(h.dtype)
+            rotated = rotated.view(tokens, -1, self.size)
+            heads = self.heads * self.groups
+            self.write(layer, slots, rotated[:, heads:], h[:, queries + width :])
+            mixed = attend(layer, rotated[:, :heads].view(tokens, self.heads, self.groups, self.size))
+            x = torch.addmm(x, mixed.reshape(tokens, queries), w_out)
+            gate, up = (functional.rms_norm(x, hidden, norm_2, self.eps) @ w_up).chunk(2, dim=-1)
+            x = torch.addmm(x, functional.silu(gate) * up, w_down)
+        return functional.rms_norm(x, hidden, self.norm, self.eps)
+
+
+class GenericDecoder(_Cache):
+    """Calls any transformers model through a cache object of its kind that reads and writes ours."""
+
+    def __init__(self, lm: Any, rows: int, capacity: int) -> None:
+        super().__init__(lm, rows, capacity)
+        self.base = lm.base_model
+
+    @torch.no_grad()
+    def prefill(self, rows: Sequence[int], chunks: Sequence[np.ndarray]) -> Tensor:
+        counts = torch.tensor([len(chunk) for chunk in chunks])
+        old, row_N, position_N = self.extend(rows, counts.tolist())
+        longest, width = int(self.lengths_R[rows].max()), int(counts.max())
+        valid_RT = torch.arange(width) < counts[:, None]
+        ids_RT = torch.zeros(valid_RT.shape, dtype=torch.int64)
+        ids_RT[valid_RT] = torch.from_numpy(np.concatenate(chunks))
+        position_RT = torch.tensor(old)[:, None] + torch.arange(width)
+        sees = torch.arange(longest) <= position_RT[..., None]
+        hidden = self._call(
+            ids_RT, position_RT, sees, self.slots(row_N, position_N), torch.tensor(rows), valid_RT
+        )
+        return hidden[torch.arange(len(rows)), counts - 1]
+
+    @torch.no_grad()
+    def step(self, ids_n: Tensor, live_n: Tensor) -> Tensor:
+        n = len(ids_n)
+        position_n = self.lengths_R[:n].clamp(max=self.capacity - 1)
+        self.lengths_R[:n] += live_n
+        longest = int(position_n.max()) + 1
+        sees = torch.arange(longest) <= position_n[:, None, None]
+        slots = self.slots(torch.arange(n), position_n)
+        every = torch.ones(n, 1, dtype=torch.bool)
+        return self._call(ids_n[:, None], position_n[:, None], sees, slots, slice(n), every)[:, 0]
+
+    def _call(
+        self, ids: Tensor, positions: Tensor, sees: Tensor, slots: Tensor, rows: Any, valid: Tensor
+    ) -> Tensor:
+        """Hidden states [rows, T, H]; ``valid`` [rows, T] marks the tokens that ``slots`` have a place for."""
+        cache = _adapter(self, slots, rows, valid, sees.shape[-1])
+        mask = torch.where(sees[:, None], 0.0, -torch.inf).to(self.dtype)
+        out = self.base(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return out.last_hidden_state
+
+
+def _adapter(store: _Cache, slots: Tensor, rows: Any, valid: Tensor, longest: int) -> Any:
+    """A transformers ``Cache`` for one forward pass that reads and writes ``store``."""
+    from transformers import Cache
+
+    class RowCache(Cache):
+        def __init__(self) -> None:
+            super().__init__(layers=[])
+
+        def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+            keys, values = (states.transpose(1, 2)[valid] for states in (key_states, value_states))
+            store.write(layer_idx, slots, keys, values)
+            return store.keys[layer_idx][rows][:, :, :longest], store.values[layer_idx][rows][:, :, :longest]
+
+        def get_seq_length(self, layer_idx: int = 0) -> int:
+            return longest
+
+    return RowCache()
+
+
+class Sampler:
+    """Draws tokens by an exponential race: argmax of log p - log E with E ~ Exp(1) is a draw from p.
+
+    Each row has its own stream, restarted at every turn from (key, turn): what a row draws depends on nothing but
+    its own history. ``temperature`` 0 takes the likeliest token; log-probabilities are then at temperature 1.
+    """
+
+    def __init__(self, lm: Any, banned_V: Tensor, rows: int, temperature: float) -> None:
+        self.weight_HV = lm.get_output_embeddings().weight.detach().float().t()
+        self.bias_V = torch.zeros(len(banned_V)).masked_fill(banned_V, -torch.inf)
+        self.temperature = temperature
+        self.block = max(1, NOISE_FLOATS // len(banned_V))
+        self.noise_RBV = torch.zeros(rows, self.block, len(banned_V)) if temperature > 0 else None
+        self.used_R = [0] * rows
+        self.streams: list[np.random.Generator | None] = [None] * rows
+
+    def restart(self, row: int, key: Sequence[int]) -> None:
+        """Start the stream of a turn."""
+        self.streams[row] = np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
+        self.used_R[row] = self.block
+
+    def move(self, source: int, target: int) -> None:
+        """Give ``target`` the stream of ``source``."""
+        self.streams[target], self.used_R[target] = self.streams[source], self.used_R[source]
+        if self.noise_RBV is not None:
+            self.noise_RBV[target] = self.noise_RBV[source]
+
+    @torch.no_grad()
+    def draw(self, hidden_nH: Tensor, live: Sequence[bool]) -> tuple[Tensor, Tensor]:
+        """One token id and its log-probability (fp32) for every row; streams of rows not live stand still."""
+        n = len(hidden_nH)
+        logits_nV = torch.addmm(
+            self.bias_V, hidden_nH.float(), self.weight_HV, alpha=1 / (self.temperature or 1.0)
+        )
+        race_nV = logits_nV if self.noise_RBV is None else logits_nV + self._noise(n, live)
+        ids_n = race_nV.argmax(dim=-1)
+        chosen_n = logits_nV.gather(1, ids_n[:, None])[:, 0]
+        return ids_n, chosen_n - torch.logsumexp(logits_nV, dim=-1)
+
+    def _noise(self, n: int, live: Sequence[bool]) -> Tensor:
+        """-log E for the leading rows [n, V]."""
+        assert self.noise_RBV is not None
+        for row in range(n):
+            if not live[row]:
+                continue
+            if self.used_R[row] == self.block:
+                stream = self.streams[row]
+                assert stream is not None, f"row {row} draws before its stream was started"
+                block = stream.standard_exponential(self.noise_RBV.shape[1:], dtype=np.float32)
+                self.noise_RBV[row] = torch.from_numpy(block).clamp_(min=1e-30).log_().neg_()
+                self.used_R[row] = 0
+            self.used_R[row] += 1
+        return self.noise_RBV[torch.arange(n), torch.tensor(self.used_R[:n]).clamp(min=1) - 1]

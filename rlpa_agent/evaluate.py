@@ -1,0 +1,158 @@
+"""A policy as an agent of ``rlpa_env``: it answers chat messages, one dialogue or many at once.
+
+It recognises a dialogue that it has answered before by its messages, and goes on from the ids it sampled then, with
+the same keys and values in its cache. So an evaluated policy sees exactly what it saw in training.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlpa_agent.chat import Chat
+from rlpa_agent.generation import Decoder, Sampler, decoder
+from rlpa_agent.policy import Policy
+
+REMEMBERED = 4096
+"""Dialogues whose sampled ids are kept; an older one that comes back is encoded from its text."""
+
+History = tuple[tuple[str, str], ...]
+
+
+@dataclass(eq=False)
+class _Dialogue:
+    """What is known of one dialogue between two calls."""
+
+    number: int  # order of first appearance; names its random stream
+    ids: list[int] = field(default_factory=list)  # everything fed or sampled so far
+    action: list[int] = field(default_factory=list)  # the newest answer
+    cached: int = 0  # leading ids whose keys and values are in the cache
+
+
+class PolicyAgent:
+    """Implements ``act`` and ``act_batch`` of the Agent protocol.
+
+    Dialogue i, in the order of first appearance, samples from the stream (seed, i), as ``rollout.collect`` does with
+    ``sample_seed=seed``. ``temperature`` defaults to the policy's; 0 is greedy.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+        max_new_tokens: int = 160,
+        chat: Chat | None = None,
+    ) -> None:
+        self.policy, self.chat, self.seed = policy, chat or policy.chat, seed
+        self.temperature = policy.temperature if temperature is None else temperature
+        self.max_new_tokens = max_new_tokens
+        self._known: OrderedDict[History, list[_Dialogue]] = OrderedDict()
+        self._started = 0
+        self._rows: list[_Dialogue] = []  # owners of the leading rows of the cache
+        self._cache: Decoder | None = None
+        self._sampler: Sampler | None = None
+        self._weights = -1
+
+    def act(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The policy's completion for a dialogue that ends with a user message."""
+        return self.act_batch([messages])[0]
+
+    def act_batch(self, batch: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
+        """Completions for several dialogues, decoded together."""
+        histories = [
+            tuple((message["role"], message["content"]) for message in messages) for messages in batch
+        ]
+        dialogues = [self._resume(history) for history in histories]
+        self._seat(dialogues)
+        self._decode(dialogues, [sum(role == "assistant" for role, _ in history) for history in histories])
+        texts = []
+        for history, dialogue in zip(histories, dialogues):
+            texts.append(self.chat.decode(dialogue.action))
+            self._known.setdefault((*history, ("assistant", texts[-1])), []).append(dialogue)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return texts
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a completion."""
+        return len(self.policy.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def _resume(self, history: History) -> _Dialogue:
+        """The dialogue that a history continues, with the new user text appended; else a new one."""
+        waiting = self._known.get(history[:-1], [])
+        if waiting:
+            # Dialogues with equal messages are told apart by their order, which callers keep.
+            dialogue = waiting.pop(0)
+            if not waiting:
+                del self._known[history[:-1]]
+            dialogue.ids += self.chat.follow(dialogue.action, history[-1][1]).tolist()
+            return dialogue
+        dialogue = _Dialogue(self._started, self.chat.opening(history).tolist())
+        self._started += 1
+        return dialogue
+
+    def _seat(self, dialogues: list[_Dialogue]) -> None:
+        """Give each dialogue a row of the cache; rows of dialogues that are not in this call are freed."""
+        weights = sum(parameter._version for parameter in self.policy.lm.parameters())
+        if self._cache is None or weights != self._weights or len(dialogues) > len(self._cache.lengths_R):
+            lm = self.policy.lm
+            self._cache = decoder(lm, len(dialogues), self.policy.context_limit)
+            self._sampler = Sampler(lm, self.policy.banned_V, len(dialogues), self.temperature)
+            self._rows, self._weights = [], weights
+        present = set(map(id, dialogues))
+        for row in reversed(range(len(self._rows))):
+            if id(self._rows[row]) not in present:
+                last = self._rows.pop()
+                if row < len(self._rows):
+                    self._cache.move(len(self._rows), row)
+                    self._rows[row] = last
+        seated = set(map(id, self._rows))
+        for dialogue in dialogues:
+            if id(dialogue) not in seated:
+                self._cache.clear(len(self._rows))
+                dialogue.cached = 0
+                self._rows.append(dialogue)
+
+    def _decode(self, dialogues: list[_Dialogue], turns: list[int]) -> None:
+        """One answer for every dialogue, into its ``action`` and ``ids``."""
+        assert self._cache is not None
+        assert self._sampler is not None
+        cache, sampler = self._cache, self._sampler
+        turn_of = dict(zip(map(id, dialogues), turns))
+        room, live = [], []
+        for row, dialogue in enumerate(self._rows):
+            dialogue.action = []
+            room.append(min(self.max_new_tokens, cache.capacity - len(dialogue.ids)))
+            live.append(room[row] > 0)
+            sampler.restart(row, (self.seed, dialogue.number, turn_of[id(dialogue)]))
+        rows = [row for row, able in enumerate(live) if able]
+        if not rows:
+            return
+        chunks = [np.asarray(self._rows[row].ids[self._rows[row].cached :], dtype=np.int64) for row in rows]
+        hidden_nH = torch.zeros(len(live), self.policy.lm.config.hidden_size, dtype=self.policy.lm.dtype)
+        hidden_nH[rows] = cache.prefill(rows, chunks)
+        while any(live):
+            ids_n, _ = sampler.draw(hidden_nH, live)
+            for row, token in enumerate(ids_n.tolist()):
+                if live[row]:
+                    dialogue = self._rows[row]
+                    dialogue.action.append(token)
+                    live[row] = token not in self.chat.end_ids and len(dialogue.action) < room[row]
+            if any(live):
+                hidden_nH = cache.step(ids_n, torch.tensor(live))
+        for row in rows:
+            dialogue = self._rows[row]
+            dialogue.ids += dialogue.action
+            dialogue.cached = int(cache.lengths_R[row])
+
+
+def policy_agent(path: Any, **options: Any) -> PolicyAgent:
+    """The agent in a policy folder or Hugging Face model; options go to ``PolicyAgent``."""
+    return PolicyAgent(Policy.from_pretrained(path, reference=False), **options)

@@ -1,0 +1,128 @@
+"""An evaluated policy says what it says in training, however its dialogues are batched."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+import torch
+from tiny_models import Script
+
+from rlpa_agent.evaluate import PolicyAgent, policy_agent
+from rlpa_agent.rollout import collect
+
+torch.set_num_threads(1)
+
+LINES = ("Well, I bake.", "é 😀?", "My sister is the nurse in the family", "No.")
+
+
+def drive(agent, envs, seeds, batch):
+    """Play episodes as an evaluation does: so many at once, a finished one replaced by the next. Returns, actions."""
+    waiting = list(zip(envs, seeds))
+    running, order, totals = [], [], {}
+    while waiting or running:
+        while waiting and len(running) < batch:
+            env, seed = waiting.pop(0)
+            _, info = env.reset(seed=seed)
+            running.append([env, info["messages"]])
+            order.append(env)
+            totals[id(env)] = 0.0
+        answers = agent.act_batch([messages for _, messages in running])
+        still = []
+        for run, answer in zip(running, answers):
+            _, reward, terminated, truncated, info = run[0].step(answer)
+            totals[id(run[0])] += reward
+            run[1] = info["messages"]
+            if not (terminated or truncated):
+                still.append(run)
+        running = still
+    return [totals[id(env)] for env in order], [env.actions for env in order]
+
+
+def scripts(n):
+    leave = [None, 1, 0, 2, None]
+    return [
+        Script(LINES, leave_at=leave[i % 5], turns=4, pay=lambda text, turn: 0.1 * len(text) + turn)
+        for i in range(n)
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_T25_evaluation_gives_the_returns_of_the_training_rollout(temperature, batch):
+    policy = tiny_models.policy(sharpness=2.0)
+    settings = {"temperature": temperature, "max_new_tokens": 20}
+    trajectories = collect(policy, scripts(7), seeds=range(7), sample_seed=3, **settings)
+    trained = [sum(turn.reward for turn in trajectory.turns) for trajectory in trajectories]
+    agent = PolicyAgent(policy, seed=3, **settings)
+    returns, actions = drive(agent, scripts(7), range(7), batch)
+    assert returns == trained
+    assert actions == [
+        [policy.chat.decode(t.action_ids) for t in trajectory.turns] for trajectory in trajectories
+    ]
+    assert temperature == 0.0 or len({tuple(a[:1]) for a in actions}) > 3  # every dialogue has its own stream
+
+
+def test_keys_and_values_are_reused(monkeypatch):
+    policy = tiny_models.policy()
+    agent = PolicyAgent(policy, max_new_tokens=10, temperature=0.0)
+    messages = [{"role": "user", "content": "Hello " * 20}]
+    fed = []
+    messages.append({"role": "assistant", "content": agent.act(messages)})
+    prefill = agent._cache.prefill
+    monkeypatch.setattr(
+        agent._cache, "prefill", lambda rows, chunks: fed.append(len(chunks[0])) or prefill(rows, chunks)
+    )
+    messages.append({"role": "user", "content": "No."})
+    agent.act(messages)
+    glue = policy.chat.glue_tokens()
+    assert fed == [fed[0]]
+    assert fed[0] <= 1 + glue + len(policy.chat.encode_user("No."))
+
+
+def test_a_history_it_never_answered_is_read_from_its_text():
+    policy = tiny_models.policy()
+    texts = ["Hello", tiny_models.ANSWER, "I bake."]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    answer = PolicyAgent(policy, max_new_tokens=10, temperature=0.0).act(messages)
+    ids = torch.tensor(policy.chat.opening(messages))
+    expected = []
+    with torch.no_grad():
+        for _ in range(10):
+            row = torch.cat([ids, torch.tensor(expected, dtype=torch.int64)])
+            logits = policy.lm(input_ids=row[None]).logits[0, -1].masked_fill(policy.banned_V, -torch.inf)
+            expected.append(int(logits.argmax()))
+            if expected[-1] in policy.chat.end_ids:
+                break
+    assert answer == policy.chat.decode(expected)
+
+
+def test_changed_weights_are_noticed():
+    policy = tiny_models.policy()
+    agent = PolicyAgent(policy, max_new_tokens=12, temperature=0.0)
+    messages = [{"role": "user", "content": "Hello"}]
+    before = agent.act(messages)
+    with torch.no_grad():
+        for parameter in policy.lm.parameters():
+            parameter.mul_(-1.5)
+    after = agent.act(messages)
+    assert after == PolicyAgent(policy, max_new_tokens=12, temperature=0.0).act(messages)
+    assert after != before
+
+
+def test_a_dialogue_beyond_the_context_gets_an_empty_answer_and_others_go_on():
+    policy = tiny_models.policy(context=64)
+    agent = PolicyAgent(policy, max_new_tokens=8, temperature=0.0)
+    long, short = [{"role": "user", "content": "word " * 100}], [{"role": "user", "content": "Hello"}]
+    answers = agent.act_batch([long, short])
+    assert answers[0] == ""
+    assert answers[1] == PolicyAgent(policy, max_new_tokens=8, temperature=0.0).act(short)
+
+
+def test_a_saved_policy_answers_the_same(tmp_path):
+    policy = tiny_models.policy(temperature=0.5)
+    policy.save(tmp_path)
+    messages = [{"role": "user", "content": "Hello"}]
+    agent = policy_agent(tmp_path, seed=4, max_new_tokens=12)
+    assert agent.act(messages) == PolicyAgent(policy, seed=4, max_new_tokens=12).act(messages)
+    assert agent.temperature == 0.5
+    assert agent.count_tokens("<|im_end|>") > 1

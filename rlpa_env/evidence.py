@@ -1,0 +1,299 @@
+"""What a user's own messages say, and so what they support: about themselves, about others, asked, wished, denied.
+
+A judge may believe nothing but this. One `Said` a message, one `History` a dialogue, grown message by message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rlpa_env.hearing import Heard, hear
+from rlpa_env.text import is_question, normalise, sentences, stems, words
+from rlpa_env.topics import topic_weights, topics_of_stems
+from rlpa_env.types import Message, Point
+from rlpa_env.world import Value, world
+
+Key = tuple[str, str]  # (slot, value) of an authored value
+
+# Stems that turn up in any conversation; sharing one of them says little.
+_COMMON_WORDS = """
+love good great nice cool fun awesome amazing wonderful favorite favourite time day days year years week weekend live
+work play new old big little best better happy enjoy feel people person guy name hard long high start stop place live
+life talk call hope wait bet help ready sound sounds interesting interested night morning ask rather part thing mostly
+pretty stay leave end turn hear heard plan happen care want home busy free bad able tell month months next last young moved two three four
+five six seven eight nine ten second minute hour rest right wrong
+"""
+COMMON = frozenset(stems(_COMMON_WORDS))
+
+_GENERIC_WORDS = """
+good great nice cool fun awesome amazing wonderful fantastic lovely interesting exciting brilliant perfect excellent impressive
+incredible beautiful fascinating inspiring best better special sound sounds life part story stories important meaningful great
+day days time world people person feel feeling hear heard happy glad love enjoy enjoyable pleasure delightful cool neat sweet
+awesome congratulations congrats wow bravo admire respect proud talk talking chat share sharing tell topic word words subject
+choice answer question message conversation hobby passion activity experience moment moments journey place thing true right exactly
+agree understand absolutely totally completely truly indeed deeply highly quite bring joy joyful memory memories value big matter
+"""
+GENERIC = frozenset(stems(_GENERIC_WORDS)) | COMMON
+"""Stems that praise, assent or fill: a sentence of nothing else says nothing."""
+
+_REQUEST = re.compile(
+    r"\b(?:ideas?|suggest\w*|recommend\w*|tips?|advice|advise)\b|\b(?:what|where|which|who|how)(?: else| \w+)? (?:should|could|can|shall) (?:i|we)\b"
+    r"|\bshould i\b|\bwhat (?:would|do) you (?:do|pick|choose|think i|say i|suggest|reckon i|cook|buy|get|give|watch|read|make|bring|take|plan)\b"
+    r"|\bwould you (?:pick|choose|go for)\b|\bif you were me\b|\bin my (?:place|shoes)\b|\bhelp me (?:choose|pick|decide|plan|find)\b"
+    r"|\b(?:any|know|got) (?:\w+ ){0,3}(?:thoughts|inspiration|place|spot)\b|\bwhat(?:'s| is) (?:a|your) (?:good|best|pick|vote)\b"
+    r"|\bwhat (?:could|might) (?:\w+ ){1,4}(?:be|do|work|suit)\b|\bwhat (?:film|movie|book|present|gift|dish|meal|place|song|show|dessert)\b"
+    r"|\b(?:need|want|looking for|could use) (?:an?|some) (?:\w+ )?(?:ideas?|present|gift|plan|film|suggestion|inspiration)\b",
+    re.IGNORECASE,
+)  # fmt: skip
+_YES_NO = re.compile(
+    r"^(?:(?:well|so|and|but|oh|hey|cool|nice|ok|okay|or|then),?\s+)*(?:do|does|did|are|am|is|was|were|have|has|had|can|could|will|"
+    r"would|should|may|any|ever|isn't|aren't|don't|doesn't|didn't|haven't|wouldn't|ready|you like)\b",
+    re.IGNORECASE,
+)
+_BACK = re.compile(r"^\W*(?:(?:and|so|but|what about|how about|how is it with),?\s+)*(?:you|u|yourself|yours)\W*$", re.IGNORECASE)
+_OTHER_PEOPLE = (
+    r"(?:mother|mum|mom|mommy|mama|father|dad|daddy|papa|parents|brothers?|sisters?|siblings?|cousins?|uncles?|aunts?|nephews?|nieces?|"
+    r"neighbou?rs?|friends?|buddy|mates?|flatmates?|roommates?|colleagues?|coworkers?|boss|teacher|landlord|landlady|dentist|doctor|barber|"
+    r"grand(?:mother|father|ma|pa|parents)|gran|nan|ex|husband|wife|partner|girlfriend|boyfriend|fianc[eé]e?|sons?|daughters?|kids?|children|"
+    r"in-laws|sister-in-law|brother-in-law|mother-in-law|father-in-law|godmother|godfather|pen ?pal|hairdresser|classmates?|guy|woman|man|"
+    r"lady|fellow|stranger|couple|people|person|folks?|someone|somebody|everyone|everybody)"
+)
+_OTHERS = re.compile(
+    rf"^(?:(?:well|so|and|but|oh|yes|no|actually|funny|also|now|anyway|then|though),?\s+)*(?:(?:my|our|the|an?|one|some|this|that|most)\s+(?:[\w'-]+\s+)"
+    rf"{{0,3}}?{_OTHER_PEOPLE}\b|(?:he|she|they|someone|somebody|everyone|everybody|people)\b)",
+    re.IGNORECASE,
+)
+_OF_ME = re.compile(
+    r"\b(?:says?|said|thinks?|tells?|told|calls?|called|know|knows|swears?|claims?) (?:that |me )?(?:i'm|i am|i|me)\b|\band (?:i|me)\b",
+    re.IGNORECASE,
+)
+_NOT_NOW = re.compile(
+    r"\bused to\b|\bwhen i was\b|\bas a (?:kid|child|teenager|boy|girl|student)\b|\byears ago\b|\bback then\b|\bin (?:another|a past) life\b|\bonce (?:was|had|upon)\b|"
+    r"\b(?:almost|nearly) (?:became|was|bought|moved|married)\b|\bi wish\b|\bif (?:only )?i\b|\bi(?:'d| would) (?:love|like) to\b|\balways wanted\b|\b(?:one|some) ?day\b|"
+    r"\bdream(?:s|ed|t|ing)? (?:of|about)\b|\bthey say\b|\bi (?:heard|read|hear)\b|\bapparently\b|\brumou?r\b|\bsupposedly\b|\bno longer\b|\bgave up\b|"
+    r"\bi (?:quit|stopped)\b|\bi was (?:an?|never)\b|\bformer(?:ly)?\b|\bin (?:the|that) (?:film|movie|book|novel|show|series|podcast)\b|\bon tv\b|"
+    r"\bpeople (?:think|say|assume)\b|\bmistake me\b|\bi could (?:have|be|become)\b|\bmight have (?:been|become)\b|\bcrossed my mind\b",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(
+    r"\b(?:not|never|no|nor|neither|without|don't|doesn't|didn't|isn't|aren't|wasn't|haven't|hasn't|can't|cannot|couldn't|won't|wouldn't|"
+    r"hate|dislike|detest|avoid|allergic|afraid|scared|stopped|quit|can not|dont|cant|nothing|sick of|loathe|refuse)\b",
+    re.IGNORECASE,
+)
+_DISLIKES = re.compile(
+    r"\b(?:hate|dislike|detest|loathe|can't stand|cannot stand|can not stand|allergic to|afraid of|scared of|terrified of|"
+    r"(?:don't|do not|dont|never|can't|cannot|won't|can not) (?:really |much )?(?:like|eat|drink|touch|do|enjoy|watch|read|stand|want|fly)|"
+    r"no (?:more )?|not (?:a fan of|into|fond of|keen on)|fear of|sick of|tired of|avoid|gave up|quit|stopped|refuse)\s+(?P<what>[^.!?,;]{3,60})",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Said:
+    """One user message as evidence."""
+
+    text: str
+    heard: Heard
+    kind: str  # of what wants an answer: "" | "request" | "yes_no" | "wh" | "back"
+    question: str  # the last question, "" if none
+    stems: frozenset[str]
+    weights: Mapping[str, float]  # topic -> how clearly
+    own: frozenset[str]  # stems of what is said of oneself, now, and not denied
+    denied: frozenset[str]  # stems of what is said of oneself with a negation
+    disliked: frozenset[str]  # stems of what the user would not have
+    values: frozenset[Key]  # authored values that are told or hinted of oneself
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything said in a dialogue so far. Sets only grow; ``last`` and ``previous`` are the newest messages."""
+
+    stems: frozenset[str] = frozenset()
+    own: frozenset[str] = frozenset()
+    own_before: frozenset[str] = frozenset()  # own stems of all messages but the last
+    denied: frozenset[str] = frozenset()
+    disliked: frozenset[str] = frozenset()
+    values: frozenset[Key] = frozenset()
+    last: Said | None = None  # newest user message
+    previous: Heard | None = None  # newest assistant message
+    replies: frozenset[str] = frozenset()  # normalised assistant replies
+    lines: frozenset[str] = frozenset()  # normalised assistant sentences and questions
+    wordings: tuple[frozenset[str], ...] = ()  # word sets of assistant replies
+
+
+@dataclass(frozen=True)
+class PointTraits:
+    """One profile point with what a judge has to know about it."""
+
+    stems: frozenset[str]
+    topics: tuple[str, ...]  # of the authored value, the main one first; else of the words
+    value: Value | None
+    fits: tuple[frozenset[str], ...]
+    clash: tuple[frozenset[str], ...]
+
+
+@lru_cache(maxsize=16_384)
+def point_traits(point: Point) -> PointTraits:
+    """The traits of a point; those of the authored value where there is one."""
+    known = world().find(point.slot, point.value)
+    own = stems(point.value)
+    return PointTraits(
+        stems=own,
+        topics=known.topics if known else tuple(sorted(topics_of_stems(own))),
+        value=known,
+        fits=tuple(filter(None, map(stems, known.fits))) if known else (),
+        clash=tuple(filter(None, map(stems, known.clash))) if known else (),
+    )
+
+
+def supported(point: Point, history: History) -> bool:
+    """Whether the user's own messages say or clearly hint this point of themselves."""
+    traits = point_traits(point)
+    if traits.value and (traits.value.slot, traits.value.value) in history.values:
+        return True
+    told = traits.stems & (history.own | history.denied)
+    if len(traits.stems) <= 2:
+        return bool(traits.stems) and traits.stems <= history.own
+    return 2 * len(told) >= len(traits.stems) and not told <= COMMON
+
+
+@lru_cache(maxsize=1)
+def _lines() -> tuple[Mapping[str, tuple[Key, ...]], Mapping[str, tuple[tuple[frozenset[str], Key], ...]]]:
+    """Normalised authored sentence -> the values it tells or hints; and a value's rarest stem -> values."""
+    told: dict[str, list[Key]] = {}
+    named: dict[str, list[tuple[frozenset[str], Key]]] = {}
+    counts: dict[str, int] = {}
+    values = [value for spec in world().slots.values() for value in spec.values]
+    for value in values:
+        for part in stems(value.value):
+            counts[part] = counts.get(part, 0) + 1
+    for value in values:
+        key = (value.slot, value.value)
+        for line in (*value.explicit, *value.implicit):
+            told.setdefault(normalise(line), []).append(key)
+        parts = stems(value.value)
+        if parts and value.slot != "Age":
+            named.setdefault(min(sorted(parts), key=lambda part: counts[part]), []).append((parts, key))
+    return {k: tuple(v) for k, v in told.items()}, {k: tuple(v) for k, v in named.items()}
+
+
+def values_named(found: frozenset[str]) -> frozenset[Key]:
+    """Authored values all of whose content stems are among these."""
+    named = _lines()[1]
+    return frozenset(key for part in found for parts, key in named.get(part, ()) if parts <= found)
+
+
+@lru_cache(maxsize=16_384)
+def about_self(sentence: str) -> bool:
+    """Whether a sentence speaks of its speaker, now and in earnest: not of others, the past, wishes or hearsay.
+
+    >>> about_self("I'm a nurse."), about_self("My sister is a nurse."), about_self("I used to be a nurse.")
+    (True, False, False)
+    """
+    if is_question(sentence) or _NOT_NOW.search(sentence):
+        return False
+    return not _OTHERS.match(sentence) or bool(_OF_ME.search(sentence))
+
+
+@lru_cache(maxsize=16_384)
+def _sentence(sentence: str) -> tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[Key]]:
+    """(own, denied, disliked, values) of one sentence."""
+    none: frozenset[str] = frozenset()
+    told = frozenset(_lines()[0].get(normalise(sentence), ()))
+    if not told and not about_self(sentence):
+        return none, none, none, frozenset()
+    found = stems(sentence)
+    disliked = frozenset().union(*(stems(match.group("what")) for match in _DISLIKES.finditer(sentence))) - COMMON
+    if _DENIES.search(sentence) and not told:
+        return none, found, disliked, frozenset()
+    return found, none, disliked, told | values_named(found)
+
+
+def _kind(text: str, question: str, heard: Heard) -> str:
+    if heard.questions or "?" in text:
+        if _REQUEST.search(text):
+            return "request"
+    elif re.search(r"\b(?:any|need|want|give me|could use) (?:an? |some )?(?:ideas?|tips?|suggestions?|advice)\b", text, re.I):
+        return "request"
+    if not question:
+        return ""
+    if _BACK.match(question):
+        return "back"
+    return "yes_no" if _YES_NO.match(question) else "wh"
+
+
+@lru_cache(maxsize=16_384)
+def said(message: str) -> Said:
+    """A user message as evidence.
+
+    >>> said("My sister is a nurse. What should I cook tonight?").kind
+    'request'
+    """
+    heard = hear(message)
+    parts = [_sentence(sentence) for sentence in sentences(message)]
+    question = heard.questions[-1] if heard.questions else ""
+    union = frozenset().union
+    return Said(
+        text=message,
+        heard=heard,
+        kind=_kind(message, question, heard),
+        question=question,
+        stems=heard.stems,
+        weights=topic_weights(heard.stems),
+        own=union(*(part[0] for part in parts)),
+        denied=union(*(part[1] for part in parts)),
+        disliked=union(*(part[2] for part in parts)),
+        values=union(*(part[3] for part in parts)),
+    )
+
+
+_NOTHING = History()
+_STRIDE = 100  # prefixes are filled in steps, so that a long dialogue needs no deep recursion
+
+
+def history_of(dialogue: tuple[Message, ...]) -> History:
+    """Everything said so far; costs one message when the dialogue without its last message is known already."""
+    for end in range(_STRIDE, len(dialogue), _STRIDE):
+        _history(dialogue[:end])
+    return _history(dialogue)
+
+
+@lru_cache(maxsize=2_048)
+def _history(dialogue: tuple[Message, ...]) -> History:
+    if not dialogue:
+        return _NOTHING
+    before, message = _history(dialogue[:-1]), dialogue[-1]
+    if message.role == "user":
+        now = said(message.content)
+        return History(
+            stems=before.stems | now.stems,
+            own=before.own | now.own,
+            own_before=before.own,
+            denied=before.denied | now.denied,
+            disliked=before.disliked | now.disliked,
+            values=before.values | now.values,
+            last=now,
+            previous=before.previous,
+            replies=before.replies,
+            lines=before.lines,
+            wordings=before.wordings,
+        )
+    if message.role != "assistant":
+        return before
+    heard = hear(message.content)
+    return History(
+        stems=before.stems,
+        own=before.own,
+        own_before=before.own_before,
+        denied=before.denied,
+        disliked=before.disliked,
+        values=before.values,
+        last=before.last,
+        previous=heard,
+        replies=before.replies | {normalise(message.content)},
+        lines=before.lines.union(map(normalise, (*heard.sentences, *heard.questions))),
+        wordings=(*before.wordings, frozenset(words(message.content))),
+    )

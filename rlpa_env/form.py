@@ -1,0 +1,84 @@
+"""Whether a reply has the form of something a person would type: length, shape of words, no loops, no piles."""
+
+from __future__ import annotations
+
+import re
+
+from rlpa_env.evidence import GENERIC
+from rlpa_env.hearing import Heard
+from rlpa_env.text import STOP_WORDS, words
+from rlpa_env.topics import topics_of_stems
+
+_MOST_WORDS = 60
+_MOST_SUGGESTIONS = 2
+_MOST_QUESTIONS = 2
+_MOST_TOPICAL = 9  # words of different topics in one short reply, from which on it is a pile
+_ODD = re.compile(r"[^\w\s.,!?;:'\"()\-–—…&/%$€£+#’‘“”°]", re.UNICODE)
+_LETTERS = re.compile(r"[^\W\d_]")
+_VOWELS = re.compile(r"[aeiouyáàâäãåéèêëíìîïóòôöõøúùûüæœ]", re.IGNORECASE)
+_RUN = re.compile(r"(\S)\1{4,}|([!?])(?:\s*[!?]){3,}")
+
+
+def form_of(heard: Heard) -> tuple[float, str]:
+    """Form: length, markup, loops, word shapes. The first fault found decides."""
+    if not heard.word_count:
+        return 0.0, "it says nothing"
+    if heard.machine_speak:
+        return 0.0, "machine speak or markup"
+    if heard.has_list:
+        return 0.1, "a list"
+    if heard.word_count > _MOST_WORDS:
+        return 0.2, f"{heard.word_count} words; at most {_MOST_WORDS} are natural here"
+    if heard.lecture:
+        return 0.3, "a lecture"
+    fault = _odd_words(heard.text)
+    if fault:
+        return 0.1, fault
+    if len(heard.suggestions) > _MOST_SUGGESTIONS:
+        return 0.3, f"{len(heard.suggestions)} suggestions at once"
+    if len(heard.questions) > _MOST_QUESTIONS:
+        return 0.3, f"{len(heard.questions)} questions at once"
+    if heard.flattery > 1:
+        return 0.3, "flattery on flattery"
+    if _piled(heard):
+        return 0.2, "a pile of unconnected things"
+    return 1.0, "reads like a person"
+
+
+def _odd_words(reply: str) -> str:
+    """A fault of spelling, symbols or repetition; "" if there is none."""
+    tokens = words(reply)
+    letters = len(_LETTERS.findall(reply))
+    if letters < 0.5 * len(reply.replace(" ", "")) or len(_ODD.findall(reply)) > 3:
+        return "mostly symbols"
+    if not reply.isascii() and sum(char.isascii() for char in reply if char.isalpha()) < 0.7 * letters:
+        return "not in the language of the dialogue"
+    if len(tokens) > 3 and letters > 10 and sum(char.isupper() for char in reply) > 0.6 * letters:
+        return "shouting"
+    if _RUN.search(reply.replace("...", " ").replace(". . .", " ")):
+        return "a run of one character"
+    ordinary = sum(len(token) <= 18 and (token.isdigit() or token.isalpha() or "'" in token or len(token) <= 4)
+                   and bool(token.isdigit() or len(token) <= 3 or _VOWELS.search(token)) for token in tokens)  # fmt: skip
+    if ordinary < 0.85 * len(tokens):
+        return "words of no ordinary shape"
+    counts: dict[str, int] = {}
+    for token in tokens:
+        counts[token] = counts.get(token, 0) + 1
+    most = max((count for token, count in counts.items() if token not in STOP_WORDS), default=0)
+    triples = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    if most > max(3, len(tokens) // 6) or len(set(triples)) < len(triples) - 2 or (len(tokens) > 8 and len(counts) < 0.5 * len(tokens)):
+        return "it goes round in a loop"
+    if any(first == second == third for first, second, third in triples):
+        return "it stutters"
+    glue = sum(token in STOP_WORDS for token in tokens)
+    return "a heap of words, no sentence" if len(tokens) >= 10 and glue < 0.2 * len(tokens) else ""
+
+
+def _piled(heard: Heard) -> bool:
+    """Whether many of the words belong to topics that no other word of the reply shares."""
+    if len(heard.stems) < _MOST_TOPICAL:
+        return False
+    each = [topics_of_stems(frozenset((part,))) for part in heard.stems - GENERIC]
+    each = [found for found in each if found]
+    alone = sum(all(found.isdisjoint(other) for other in each if other is not found) for found in each)
+    return alone >= _MOST_TOPICAL - 2 or (len(each) >= _MOST_TOPICAL and len(heard.topics) > 3 * len(heard.sentences) + 24)

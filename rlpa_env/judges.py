@@ -1,0 +1,293 @@
+"""Who scores a reply: the protocol, and the judge by rules that is the default.
+
+Five verdicts (natural, relevant, logical, engaging, informative). The rules trust nothing that only the agent says:
+profile points count as far as the user's own messages support them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+from rlpa_env.evidence import COMMON, GENERIC, History, history_of, point_traits, values_named
+from rlpa_env.form import form_of
+from rlpa_env.hearing import Heard, echo, hear
+from rlpa_env.relevance import clashes, evidence_of, fit_to_request, offered, reply_cues, squash
+from rlpa_env.text import normalise, stems, words
+from rlpa_env.topics import topics_of_stems
+from rlpa_env.types import Dialogue, Point, Verdict
+from rlpa_env.world import world
+
+_MOST_POINTS = 2  # profile points that a natural reply names
+_SAME = 0.8  # word overlap (Jaccard) from which on two replies are the same reply
+_ECHO = 0.7  # share of content words from the message, from which on a reply is an echo
+
+_FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|i'll|im|ive|my|me|mine|we|we're|our|us|myself)\b", re.IGNORECASE)
+_SPECIFIC = re.compile(
+    r"\b(?:must be|must have|must feel|sounds?|seems?|looks?|bet|imagine|wonder|reminds?|wow|ouch|ha(?:ha)+|lol|oh no|sorry|congrat\w*|"
+    r"that's|thats|that is|it's|it is|hope|envy|jealous|brave|luck\w*|strange|funny|odd|me too|same here|welcome|hello|hi|hey)\b|!",
+    re.IGNORECASE,
+)
+_HEDGED = re.compile(r"\b(?:must|might|may|perhaps|maybe|guess|imagine|suppose|sounds?|seems?|bet|probably|if|would|could|hope)\b", re.IGNORECASE)
+_POINTING = re.compile(r"\b(?:it|that|this|they|them|those|these|he|she|there|him|her|his|their|its)\b", re.IGNORECASE)
+_NEGATED = re.compile(r"\b(?:not|never|no|don't|doesn't|didn't|isn't|aren't|can't|cannot|won't|hate|without|nor)\b", re.IGNORECASE)
+_CLAIM_FRAME = re.compile(
+    r"^(?:you(?:'re| are|'ve| have|'d| had| were| said| told| mentioned)?|as an?|being an?|for an?|your)\b", re.IGNORECASE
+)
+_MINOR = frozenset(words("really seriously right huh eh no so why what and you how about ok true"))
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Anything that scores a reply."""
+
+    def judge(self, points: Sequence[Point], dialogue: Dialogue, reply: str) -> Verdict:
+        """Score ``reply`` to the last (user) message of ``dialogue``, shown ``points`` as the profile."""
+        ...
+
+
+@dataclass(frozen=True)
+class ReplyTraits:
+    """What the rules need of a reply alone, computed once for each text."""
+
+    heard: Heard
+    words: frozenset[str]
+    lines: tuple[str, ...]  # normalised sentences
+    questions: tuple[str, ...]  # normalised questions
+    form: tuple[float, str]  # score and reason of everything natural that needs no dialogue
+    named: frozenset[tuple[str, str]]  # authored values that it names
+    content: frozenset[str]  # content stems of its statements
+    claims: tuple[tuple[bool, bool, frozenset[str], frozenset[str]], ...]  # (of the person, negated, stems, all of value)
+    praise: bool  # nothing but praise or assent
+
+
+@lru_cache(maxsize=16_384)
+def reply_traits(reply: str) -> ReplyTraits:
+    """Everything about a reply that no dialogue changes."""
+    heard = hear(reply)
+    statements = " ".join(heard.statements)
+    content = stems(statements)
+    return ReplyTraits(
+        heard=heard,
+        words=frozenset(words(reply)),
+        lines=tuple(map(normalise, heard.sentences)),
+        questions=tuple(map(normalise, heard.questions)),
+        form=form_of(heard),
+        named=values_named(heard.stems),
+        content=content,
+        claims=tuple(filter(None, map(_claim, heard.claims))),
+        praise=content <= GENERIC and not _FIRST_PERSON.search(statements),
+    )
+
+
+def _claim(claim: str) -> tuple[bool, bool, frozenset[str], frozenset[str]] | None:
+    """A claim as (about the person rather than a thing of theirs, negated, concrete stems, stems); None if it says nothing checkable."""
+    body = _CLAIM_FRAME.sub("", claim)
+    found = stems(body) - GENERIC
+    if _HEDGED.search(claim):
+        return None
+    concrete = frozenset(part for part in found if part.isdigit() or topics_of_stems(frozenset((part,))) or part in _value_stems())
+    concrete |= frozenset(stems(" ".join(re.findall(r"(?<!^)\b[A-Z]\w{2,}", body))))
+    if not concrete:
+        return None
+    return not claim.lower().startswith("your"), bool(_NEGATED.search(claim)), concrete, found
+
+
+@lru_cache(maxsize=1)
+def _value_stems() -> frozenset[str]:
+    """Stems of short authored values: a claim made of them can be true or false."""
+    short = (stems(value.value) for spec in world().slots.values() for value in spec.values)
+    return frozenset().union(*(found for found in short if len(found) <= 2)) - COMMON
+
+
+class RuleJudge:
+    """The default judge: deterministic, offline, a few dozen microseconds a reply."""
+
+    def judge(self, points: Sequence[Point], dialogue: Dialogue, reply: str) -> Verdict:
+        """Score ``reply``; see the module's docstring.
+
+        >>> from rlpa_env.types import Message
+        >>> hello = [Message("user", "Hello")]
+        >>> RuleJudge().judge([], hello, "Hi, I was just making tea. How is your evening?").passed
+        True
+        """
+        history = history_of(tuple(dialogue))
+        if history.last is None:
+            raise ValueError("judge: expected a dialogue that holds a user message; got none. Pass what reply answers.")
+        traits = reply_traits(reply)
+        again = _repeats(history, traits)
+        found = {
+            "naturalness": _naturalness(points, history, traits),
+            "relevance": _relevance(points, history, reply, traits),
+            "logic": _logic(history, reply, traits),
+            "engagement": _engagement(history, traits, again),
+            "informativeness": _informativeness(history, reply, traits, again),
+        }
+        scores = {name: score for name, (score, _) in found.items()}
+        reasons = {name: reason for name, (_, reason) in found.items()}
+        return Verdict(
+            *(score >= 0.5 for score in scores.values()), scores=MappingProxyType(scores), reasons=MappingProxyType(reasons)
+        )
+
+
+Opinion = tuple[float, str]  # score in [0, 1] (passes from 0.5 on) and a reason
+
+
+def _naturalness(points: Sequence[Point], history: History, traits: ReplyTraits) -> Opinion:
+    score, reason = traits.form
+    if score < 0.5:
+        return score, reason
+    there = traits.heard.stems
+    recited = {key for key in traits.named if key in history.values}
+    named = {normalise(value) for _, value in recited}
+    for point in points:
+        own = point_traits(point).stems
+        if own and own <= there and not own <= COMMON:
+            named.add(normalise(point.value))
+    if len(named) > _MOST_POINTS:
+        return 0.2, f"it recites {len(named)} profile points"
+    return score, reason
+
+
+def _relevance(points: Sequence[Point], history: History, reply: str, traits: ReplyTraits) -> Opinion:
+    message = history.last
+    assert message is not None
+    evidence = evidence_of(points, history, reply)
+    if traits.heard.suggestions or message.kind == "request":
+        bad = clashes(points, history, offered(reply))
+        if bad:
+            return min(0.2, squash(evidence)), f"the idea clashes with the user: {bad}"
+    if message.kind == "request":
+        met, reason = fit_to_request(points, history, reply)
+        return (max(0.6, squash(evidence)) if met else min(0.4, squash(evidence))), reason
+    score = squash(evidence)
+    return score, "takes up what was said" if score >= 0.5 else "does not take up what was said"
+
+
+def _logic(history: History, reply: str, traits: ReplyTraits) -> Opinion:
+    message = history.last
+    assert message is not None
+    false = _false_claim(history, traits)
+    if false:
+        return 0.0, f"no user message supports: {false}"
+    if message.kind and not _answers(history, reply, traits):
+        return 0.2, "leaves the user's question unanswered"
+    return 1.0, "asserts nothing unsupported"
+
+
+def _false_claim(history: History, traits: ReplyTraits) -> str:
+    """The first claim about the user that the user's messages do not support, as words; "" if all are supported."""
+    for of_person, negated, concrete, found in traits.claims:
+        base = history.denied if negated else history.own
+        theirs = base if of_person else history.stems
+        if concrete & theirs or _hinted(history, concrete, found, negated):
+            unknown = concrete & _value_stems() - history.stems
+            if not unknown or _hinted(history, unknown, found, negated):
+                continue
+            return " ".join(sorted(unknown))
+        if not of_person and not concrete & _value_stems() and not topics_of_stems(concrete).isdisjoint(topics_of_stems(history.stems)):
+            continue  # "your oven" after talk of baking
+        return " ".join(sorted(concrete))
+    return ""
+
+
+def _hinted(history: History, concrete: frozenset[str], found: frozenset[str], negated: bool) -> bool:
+    """Whether a claim only names a value that the user told or hinted, or things on its topics."""
+    if negated:
+        return False
+    for key in history.values:
+        traits = point_traits(Point(*key))
+        if traits.stems <= found:
+            rest = concrete - traits.stems
+            if not rest & _value_stems() or rest & history.own:
+                return True
+    return False
+
+
+def _answers(history: History, reply: str, traits: ReplyTraits) -> bool:
+    """Whether the reply says something that can count as an answer to the user's last question."""
+    message, heard = history.last, traits.heard
+    assert message is not None
+    if not heard.statements:
+        return False
+    cues = reply_cues(reply)
+    if message.kind == "request":
+        return bool(heard.suggestions) or cues.self
+    if cues.self or (message.kind == "yes_no" and cues.yes) or cues.amount:
+        return True
+    if traits.praise:
+        return cues.fine and message.kind == "wh" and not traits.content & message.stems
+    asked = stems(message.question)
+    return bool(traits.content & asked) or not topics_of_stems(traits.content).isdisjoint(topics_of_stems(asked))
+
+
+def _repeats(history: History, traits: ReplyTraits) -> bool:
+    """Whether the agent said (nearly) this before in the dialogue."""
+    lines = [line for line in traits.lines if line.count(" ") >= 2]
+    if lines and all(line in history.lines for line in lines):
+        return True
+    own = traits.words
+    for earlier in history.wordings:
+        both = len(own & earlier)
+        if len(own) > 3 and both >= _SAME * (len(own) + len(earlier) - both):
+            return True
+    return False
+
+
+def _engagement(history: History, traits: ReplyTraits, again: bool) -> Opinion:
+    if again:
+        return 0.0, "said before in this dialogue"
+    message, heard = history.last, traits.heard
+    assert message is not None
+    hooks = [line for line in heard.statements if normalise(line) not in history.lines]
+    if heard.flattery and (traits.praise or not heard.questions):
+        return 0.3, "flattery instead of a hook"
+    strong = any(_is_hook(line, message.stems) for line in hooks)
+    fresh = [question for question in traits.questions if question not in history.lines]
+    if traits.questions and not fresh and not strong:
+        return 0.2, "asks what it asked before"
+    asks = bool(fresh)
+    follows = asks and any(stems(question) & message.stems or _POINTING.search(question) for question in heard.questions)
+    if asks and (hooks or follows):
+        return (1.0 if strong else 0.7), "a question that comes with a reaction"
+    if strong:
+        return 0.8, "a remark to react to"
+    return 0.3, "a question without a reaction" if asks else "no hook"
+
+
+def _is_hook(line: str, theirs: frozenset[str]) -> bool:
+    """A remark of one's own, or a reaction to something specific, of more than a few words."""
+    count = len(words(line))
+    if count < 4:
+        return False
+    content = stems(line)
+    if _FIRST_PERSON.search(line):
+        return bool(content) and (bool(content - theirs) or not content <= GENERIC)
+    return bool(_SPECIFIC.search(line)) and not content <= GENERIC and bool(content - theirs)
+
+
+def _informativeness(history: History, reply: str, traits: ReplyTraits, again: bool) -> Opinion:
+    if again:
+        return 0.0, "nothing new: said before in this dialogue"
+    message, heard = history.last, traits.heard
+    assert message is not None
+    theirs = message.stems
+    if echo(reply, message.text) >= _ECHO and heard.stems and (len(heard.stems) > 1 or len(traits.words) > 4):
+        return 0.1, "an echo of the user's message"
+    own = traits.content - theirs - GENERIC
+    asked = frozenset().union(*(stems(q) for q in heard.questions)) if heard.questions else frozenset()
+    asks = [q for q in traits.questions if q not in history.lines and not frozenset(q.split()) <= _MINOR and q.count(" ") >= 2]
+    if traits.content & theirs and not own and not asked - GENERIC - theirs and not reply_cues(reply).self:
+        return 0.2, "a template around the user's own word"
+    if own:
+        return (1.0 if len(own) > 1 or asks else 0.7), "says something of its own"
+    if traits.praise and traits.content and not asks:
+        return 0.2, "mere praise"
+    if asks and (heard.statements or asked - GENERIC):
+        return 0.6, "asks for something new"
+    personal = any(_FIRST_PERSON.search(line) and len(words(line)) >= 5 for line in heard.statements)
+    return (0.5, "a remark of its own") if personal else (0.3, "adds nothing")

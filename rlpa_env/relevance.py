@@ -1,0 +1,307 @@
+"""How far a reply takes up what the user said: words, topics, the kind of answer asked for, points that fit.
+
+Weights are round numbers set by kind of evidence: a shared content word is worth two shared topics, the newest message
+counts more than older ones, a reply of the wrong kind loses as much as a topic gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import exp
+
+from rlpa_env.evidence import COMMON, History, PointTraits, Said, point_traits, supported
+from rlpa_env.hearing import Heard, hear
+from rlpa_env.text import stems
+from rlpa_env.topics import topic_weights, topics_of_stems
+from rlpa_env.types import Point
+
+_WEAK = 0.1  # weight of a shared word that any conversation contains
+_AT_ONCE = 1.5  # weight of a word of the message taken up in the first sentence of the reply
+_IN_PASSING = 1.0  # the same, later in the reply
+_ENOUGH = 0.42  # evidence from which on a reply counts as relevant
+_STEEP = 2.0  # of the logistic that maps evidence to [0, 1]
+
+_YES = re.compile(
+    r"^\W*(?:(?:oh|well|haha|lol|ah|hmm?|honestly)\W+)*(?:yes|yeah|yea|yep|yup|no|nope|nah|not|sure|of course|definitely|absolutely|never|"
+    r"sometimes|often|rarely|i (?:do|am|have|can|would|did|was|don't|think so|think not)|i'm|maybe|kind of|sort of|kinda|a little|only|both|neither)\b",
+    re.IGNORECASE,
+)
+_ACKNOWLEDGES = re.compile(
+    r"^\W*(?:(?:oh|wow|haha|lol|aw+|ah)\W+)*(?:that|that's|thats|cool|nice|great|awesome|wow|sounds|interesting|really|lol|haha|aw+|"
+    r"amazing|congrat\w*|good for|neat|true|ok)\b",
+    re.IGNORECASE,
+)
+_RETURNS = re.compile(r"\b(?:how|what) about (?:you|u|yourself)\b|(?:^|[.,!]\s*)(?:and )?(?:you|yourself)\s*\?", re.IGNORECASE)
+_ME_TOO = re.compile(r"\b(?:me too|me neither|so do i|same here|i (?:do|am|have|can|would|did) too|i agree)\b", re.IGNORECASE)
+_GREETING = re.compile(r"^\W*(?:hello|hi|hey|howdy|hiya|good (?:morning|evening|afternoon|day)|greetings|nice to meet)\b", re.IGNORECASE)
+_HOW_ARE = re.compile(
+    r"\bhow(?:'s| is| are| r)? (?:are |r )?(?:you|u|it going|everything|things|your (?:day|evening|morning|night|week))\b"
+    r"(?= (?:doing|today|tonight|this|feeling|been|going|so far)|\W*(?:$|[?.!,]))",
+    re.IGNORECASE,
+)
+_FINE = re.compile(
+    r"\b(?:good|great|fine|well|ok|okay|alright|tired|fantastic|bored|better|awesome|relax\w*|excited|busy|wonderful|not (?:so|too)|"
+    r"can't complain|lovely|hanging|quiet|slow|sleepy|happy|long)\b",
+    re.IGNORECASE,
+)
+_BYE = re.compile(
+    r"\b(?:bye|goodbye|good night|nice (?:talking|chatting|meeting)|have a (?:good|great|nice)|talk (?:to you )?later|gotta go|see you|take care)\b",
+    re.IGNORECASE,
+)
+_SAD = re.compile(
+    r"\b(?:died|dead|death|passed away|sick|cancer|lost|divorc\w+|lonely|sad|depress\w+|injur\w+|hurt|broke|broken|fired|unfortunately|"
+    r"miss|alone|killed|accident|struggl\w+|tough|stress\w*|scared|afraid|pain|awful|terrible|funeral|ill|cry|cried|hard)\b",
+    re.IGNORECASE,
+)
+_SORRY = re.compile(r"\b(?:sorry|that sucks|oh no|too bad|that's sad|bummer|terrible|awful|that is sad)\b", re.IGNORECASE)
+_HE_SHE = re.compile(r"\b(?:he|she|his|her|him|hers|he's|she's)\b", re.IGNORECASE)
+_PERSON = re.compile(
+    r"\b(?:he|she|his|her|him|mother|mom|mum|father|dad|wife|husband|son|daughter|brother|sister|friend|boyfriend|girlfriend|boss|dog|cat|"
+    r"uncle|aunt|cousin|niece|nephew|neighbou?r|grandm\w+|grandfather|grandpa|grandson|granddaughter|kid|man|woman|guy|girl|boy|baby|pet|"
+    r"teacher|fiance|partner|colleague|roommate|singer|artist|author|horse|puppy|kitten|parrot|rabbit|player|actor|actress)s?\b",
+    re.IGNORECASE,
+)
+_HOW_MUCH = re.compile(r"\bhow (?:old|many|long|much|often|far)\b", re.IGNORECASE)
+_AMOUNT = re.compile(
+    r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|forty|few|years?|months?|weeks?|days?|every|often|once|"
+    r"twice|never|always|since|not (?:much|long|far|many))\b",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r"\b(?:because|cause|since|just|so that|it's|it is|in order|to)\b", re.IGNORECASE)
+_PLACE = re.compile(r"\b(?:in|from|at|near|by|live|here|outside)\b", re.IGNORECASE)
+_SPEAKS_OF_SELF = re.compile(r"\b(?:i|i'm|i've|i'd|i'll|im|ive|my|me|mine|we|our|us)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ReplyCues:
+    """What kind of move a reply makes; patterns only, cached with the reply."""
+
+    yes: bool  # opens like the answer to a yes/no question
+    acknowledges: bool
+    returns: bool  # asks "and you?"
+    me_too: bool
+    greets: bool
+    how_are: bool
+    fine: bool
+    bye: bool
+    sorry: bool
+    stranger: bool  # says he or she without having introduced anybody
+    amount: bool
+    reason: bool
+    place: bool
+    self: bool
+
+
+@lru_cache(maxsize=16_384)
+def reply_cues(reply: str) -> ReplyCues:
+    """The moves of one reply."""
+    return ReplyCues(
+        yes=bool(_YES.match(reply)),
+        acknowledges=bool(_ACKNOWLEDGES.match(reply)),
+        returns=bool(_RETURNS.search(reply)),
+        me_too=bool(_ME_TOO.search(reply)),
+        greets=bool(_GREETING.match(reply)),
+        how_are=bool(_HOW_ARE.search(reply)),
+        fine=bool(_FINE.search(reply)),
+        bye=bool(_BYE.search(reply)),
+        sorry=bool(_SORRY.search(reply)),
+        stranger=bool(_HE_SHE.search(reply)) and not _PERSON.search(_HE_SHE.sub(" ", reply)),
+        amount=bool(_AMOUNT.search(reply)),
+        reason=bool(_REASON.search(reply)),
+        place=bool(_PLACE.search(reply)),
+        self=bool(_SPEAKS_OF_SELF.search(reply)),
+    )
+
+
+@dataclass(frozen=True)
+class MessageCues:
+    """What kind of move a user message makes."""
+
+    greets: bool
+    how_are: bool
+    bye: bool
+    sad: bool
+    person: bool  # mentions somebody whom he or she may mean
+    how_much: bool
+    why: bool
+    where: bool
+
+
+@lru_cache(maxsize=16_384)
+def message_cues(message: str) -> MessageCues:
+    """The moves of one message."""
+    lower = f" {message.lower()} "
+    return MessageCues(
+        greets=bool(_GREETING.match(message)),
+        how_are=bool(_HOW_ARE.search(message)),
+        bye=bool(_BYE.search(message)),
+        sad=bool(_SAD.search(message)),
+        person=bool(_PERSON.search(message)),
+        how_much=bool(_HOW_MUCH.search(message)),
+        why=" why " in lower or "how come" in lower,
+        where=" where " in lower,
+    )
+
+
+def _shared(ours: frozenset[str], theirs: frozenset[str]) -> float:
+    """Weight of the shared content words."""
+    common = ours & theirs
+    return sum(_WEAK if word in COMMON else 1.0 for word in common) if common else 0.0
+
+
+def _taken_up(reply: Heard, theirs: frozenset[str]) -> float:
+    """Weight of the words taken over from a message; at once counts more than in passing, after something else."""
+    shared = min(1.6, _shared(reply.stems, theirs))
+    if shared and len(reply.sentences) > 1 and not _shared(stems(reply.sentences[0]) - COMMON, theirs):
+        return _IN_PASSING * shared
+    return _AT_ONCE * shared
+
+
+def _same_topic(ours: frozenset[str], theirs: frozenset[str]) -> float:
+    """How clearly words that are *not* shared belong to one topic, in [0, 1]; less, the more other topics come up."""
+    mine, yours = topic_weights(ours - theirs), topic_weights(theirs)
+    if not mine or not yours:
+        return 0.0
+    best = max((min(weight, yours[name]) for name, weight in mine.items() if name in yours), default=0.0)
+    if not best:
+        return 0.0
+    topical = [word for word in ours if topics_of_stems(frozenset((word,)))]
+    fitting = sum(1 for word in topical if not topics_of_stems(frozenset((word,))).isdisjoint(yours))
+    return best * min(1.0, 2.0 * fitting / len(topical))
+
+
+def _kind_of_answer(message: Said, cues: MessageCues, ours: ReplyCues, reply: Heard) -> float:
+    """Agreement between what was asked or felt and the kind of reply; negative when they do not go together."""
+    total = 0.0
+    kind = message.kind
+    if kind in ("yes_no", "back", "wh"):
+        told = (cues.how_much and ours.amount) or (cues.why and ours.reason) or (cues.where and ours.place)
+        if (kind == "yes_no" and ours.yes) or (kind == "wh" and told):
+            total += 0.7
+        elif cues.how_are:
+            total += 0.8 if ours.fine else -0.4
+        elif kind == "back" and ours.self:
+            total += 0.2
+        elif not ours.self:
+            total -= 0.2
+        if ours.acknowledges and not ours.self:
+            total -= 0.6
+        if ours.me_too:
+            total -= 0.6
+        if not reply.statements:
+            total -= 0.4
+    elif kind == "":
+        if ours.yes and not ours.acknowledges:
+            total -= 0.3
+        if ours.returns:  # "and you?" wants something that was just told
+            total -= 0.3
+        if ours.acknowledges or ours.me_too:
+            total += 0.2
+    if ours.sorry:
+        total += 0.4 if cues.sad else -0.1
+    if ours.bye:
+        total += 0.5 if cues.bye else -0.3
+    return total
+
+
+def evidence_of(points: Sequence[Point], history: History, reply: str) -> float:
+    """Unbounded evidence that ``reply`` answers the newest message of ``history``."""
+    message = history.last
+    if message is None:
+        return 0.0
+    heard = hear(reply)
+    ours, cues = reply_cues(reply), message_cues(message.text)
+    own = heard.stems
+    total = _taken_up(heard, message.stems) + 1.0 * _same_topic(own, message.stems)
+    total += _kind_of_answer(message, cues, ours, heard)
+    older = own - message.stems
+    if older:
+        if history.previous:  # the thread that the user's message itself answers
+            thread = history.previous.stems
+            total += 0.6 * min(1.5, _shared(older, thread)) + 0.4 * _same_topic(older - thread, thread)
+        total += _from_points(points, history, older, message)
+    total += 0.3 * min(1.0, _shared(older, history.own_before))
+    if ours.stranger:
+        spoken_of = cues.person or (history.previous is not None and message_cues(history.previous.text).person)
+        total += 0.3 if spoken_of else -0.6
+    first = history.previous is None or not history.own_before
+    if ours.greets:
+        total += 0.5 if first and cues.greets else (0.0 if first else -0.4)
+    if not message.stems - COMMON and (heard.questions or ours.self):
+        total += 0.4  # nothing to take up: any move that keeps the talk going will do
+    return total
+
+
+def _from_points(points: Sequence[Point], history: History, own: frozenset[str], message: Said) -> float:
+    """Support from profile points that the user has told: named in the reply, better if on the message's topic."""
+    best = 0.0
+    ours = topics_of_stems(own)
+    for point in points:
+        traits = point_traits(point)
+        named = traits.stems & own
+        if not named or named <= COMMON:
+            if ours.isdisjoint(traits.topics) or message.weights.keys().isdisjoint(traits.topics):
+                continue
+            worth = 0.3
+        else:
+            worth = 0.6 if message.weights.keys().isdisjoint(traits.topics) else 0.8
+        if worth > best and supported(point, history):
+            best = worth
+    return best
+
+
+def squash(evidence: float) -> float:
+    """Evidence as a score in [0, 1]; 0.5 where a reply begins to count as relevant."""
+    return 1.0 / (1.0 + exp(-_STEEP * (max(-5.0, min(5.0, evidence)) - _ENOUGH)))
+
+
+_AVOIDS = re.compile(r"\b(?:no|not|without|instead of|rather than|skip|avoid|except|never|nothing with|minus|don't)\s+(?:\w+\s+){0,2}?(?P<what>\w+)", re.I)
+
+
+@lru_cache(maxsize=16_384)
+def offered(reply: str) -> frozenset[str]:
+    """Content stems of what a reply suggests, without what it advises against."""
+    return frozenset().union(*(stems(_AVOIDS.sub(" ", line)) for line in hear(reply).suggestions))
+
+
+def fits(traits: PointTraits, offer: frozenset[str], offer_topics: frozenset[str]) -> bool:
+    """Whether an offer suits a point: an authored fitting thing, the point's own words, or its main topics."""
+    if (traits.stems & offer) - COMMON:
+        return True
+    if any(2 * len((good & offer) - COMMON) >= len(good) for good in traits.fits if good - COMMON):
+        return True
+    return any(name in offer_topics for name in traits.topics[:2])
+
+
+def clashes(points: Sequence[Point], history: History, offer: frozenset[str]) -> str:
+    """What in an offer is wrong for this person by a given point or by their own words; "" if nothing."""
+    if not offer:
+        return ""
+    wrong = offer & history.disliked
+    if wrong:
+        return sorted(wrong)[0]
+    for point in (*points, *(Point(*key) for key in sorted(history.values))):
+        for bad in point_traits(point).clash:
+            if bad <= offer:
+                return " ".join(sorted(bad))
+    return ""
+
+
+def fit_to_request(points: Sequence[Point], history: History, reply: str) -> tuple[bool, str]:
+    """Whether a request was met: an offer that fits a told point which the request did not name."""
+    message = history.last
+    offer = offered(reply)
+    if message is None or not offer:
+        return False, "asked for an idea, it suggests nothing"
+    topics = topics_of_stems(offer)
+    told = [point for point in points if supported(point, history)]
+    for point in told:
+        traits = point_traits(point)
+        if not traits.stems <= message.stems and fits(traits, offer, topics):
+            return True, f"the idea fits {point.value}"
+    if told or history.own_before:
+        return False, "the idea fits nothing that the user has told"
+    return True, "an idea, and nothing is known yet that it could fit"

@@ -26,6 +26,7 @@ class Decoder(Protocol):
     """What a rollout needs of a model. Rows that are in use are always the leading ones."""
 
     capacity: int  # cached positions per row
+    dtype: torch.dtype  # of hidden states
     lengths_R: Tensor  # int64 [R]; tokens cached per row
 
     def prefill(self, rows: Sequence[int], chunks: Sequence[np.ndarray]) -> Tensor:

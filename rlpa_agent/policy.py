@@ -274,25 +274,25 @@ class Policy:
         weight_VH = lm.get_output_embeddings().weight
         size = max(1, CHUNK_LOGITS // len(weight_VH))
         recompute = torch.is_grad_enabled() and len(ids_A) > size
-        parts = []
+        logps, entropies = [], []
         for hidden, ids in zip(hidden_AH.split(size), ids_A.split(size)):
             arguments = (hidden, weight_VH, ids, self.banned_V, temperature, entropy)
-            parts.append(
-                checkpoint(_chunk, *arguments, use_reentrant=False) if recompute else _chunk(*arguments)
-            )
-        logp_A = torch.cat([part[0] for part in parts])
-        return logp_A, torch.cat([part[1] for part in parts]) if entropy else None
+            part = checkpoint(_chunk, *arguments, use_reentrant=False) if recompute else _chunk(*arguments)
+            logps.append(part[0])
+            entropies.append(part[1])
+        return torch.cat(logps), torch.cat(entropies) if entropy else None
 
 
 def _chunk(
     hidden_AH: Tensor, weight_VH: Tensor, ids_A: Tensor, banned_V: Tensor, temperature: float, entropy: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
+    """Log-probability [A] and entropy ([A], or [0] where it is not asked for)."""
     with torch.autocast(hidden_AH.device.type, enabled=False):
         logits_AV = functional.linear(hidden_AH.float(), weight_VH.float()) / temperature
         logp_AV = torch.log_softmax(logits_AV.masked_fill(banned_V, -torch.inf), dim=-1)
         logp_A = logp_AV.gather(1, ids_A[:, None])[:, 0]
         if not entropy:
-            return logp_A, None
+            return logp_A, logp_A.new_zeros(0)
         return logp_A, -(logp_AV.exp() * logp_AV.masked_fill(banned_V, 0.0)).sum(-1)
 
 

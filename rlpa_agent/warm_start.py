@@ -173,15 +173,18 @@ def batch_loss(policy: Policy, batch: Sequence[Transcript], bf16: bool) -> Tenso
 
 
 def _optimizers(policy: Policy, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    matrices, rest = [], []
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     embedding = policy.lm.get_input_embeddings().weight
     for parameter in policy.parameters_policy():
         inner = parameter.ndim == 2 and parameter is not embedding
         (matrices if inner and schedule.muon_lr is not None else rest).append(parameter)
-    adam = {"lr": schedule.lr, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": schedule.weight_decay}
-    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, **adam, foreach=True)]
+    decay = schedule.weight_decay
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=schedule.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=decay, foreach=True)
+    ]
     if schedule.muon_lr is not None:
-        made.append(torch.optim.Muon(matrices, lr=schedule.muon_lr, weight_decay=schedule.weight_decay))
+        made.append(torch.optim.Muon(matrices, lr=schedule.muon_lr, weight_decay=decay))
     for optimizer in made:
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]

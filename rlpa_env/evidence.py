@@ -6,12 +6,12 @@ A judge may believe nothing but this. One `Said` a message, one `History` a dial
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from rlpa_env.hearing import Heard, hear
-from rlpa_env.text import is_question, normalise, sentences, stems, words
+from rlpa_env.hearing import Heard, hear, split_questions
+from rlpa_env.text import is_question, normalise, sentences, stem, stems, words
 from rlpa_env.topics import topic_weights, topics_of_stems
 from rlpa_env.types import Message, Point
 from rlpa_env.world import Value, world
@@ -40,14 +40,15 @@ GENERIC = frozenset(stems(_GENERIC_WORDS)) | COMMON
 """Stems that praise, assent or fill: a sentence of nothing else says nothing."""
 
 _REQUEST = re.compile(
-    r"\b(?:ideas?|suggest\w*|recommend\w*|tips?|advice|advise)\b|\b(?:what|where|which|who|how)(?: else| \w+)? (?:should|could|can|shall) (?:i|we)\b"
-    r"|\bshould i\b|\bwhat (?:would|do) you (?:do|pick|choose|think i|say i|suggest|reckon i|cook|buy|get|give|watch|read|make|bring|take|plan)\b"
+    r"(?<!no )\b(?:ideas?|suggest\w*|recommend\w*|tips?|advice|advise)\b|\b(?:what|where|which|who|how)(?: else| \w+)? (?:should|could|can|shall) (?:i|we)\b"
+    r"|\bshould i\b|\bwhat would you (?:do|pick|choose|think i|say i|suggest|reckon i|cook|buy|get|give|watch|read|make|bring|take|plan)\b"
     r"|\bwould you (?:pick|choose|go for)\b|\bif you were me\b|\bin my (?:place|shoes)\b|\bhelp me (?:choose|pick|decide|plan|find)\b"
     r"|\b(?:any|know|got) (?:\w+ ){0,3}(?:thoughts|inspiration|place|spot)\b|\bwhat(?:'s| is) (?:a|your) (?:good|best|pick|vote)\b"
-    r"|\bwhat (?:could|might) (?:\w+ ){1,4}(?:be|do|work|suit)\b|\bwhat (?:film|movie|book|present|gift|dish|meal|place|song|show|dessert)\b"
+    r"|\bwhat (?:could|might) (?:\w+ ){1,4}(?:be|do|work|suit)\b|\b(?:what|which) (?:film|movie|book|present|gift|dish|meal|place|song|show|dessert|game) (?:should|could|would|might|for|to)\b"
     r"|\b(?:need|want|looking for|could use) (?:an?|some) (?:\w+ )?(?:ideas?|present|gift|plan|film|suggestion|inspiration)\b",
     re.IGNORECASE,
 )  # fmt: skip
+_BEGS = re.compile(r"\b(?:any|need|want|give me|could use) (?:an? |some )?(?:ideas?|tips?|suggestions?|advice)\b", re.IGNORECASE)
 _YES_NO = re.compile(
     r"^(?:(?:well|so|and|but|oh|hey|cool|nice|ok|okay|or|then),?\s+)*(?:do|does|did|are|am|is|was|were|have|has|had|can|could|will|"
     r"would|should|may|any|ever|isn't|aren't|don't|doesn't|didn't|haven't|wouldn't|ready|you like)\b",
@@ -96,7 +97,6 @@ class Said:
     """One user message as evidence."""
 
     text: str
-    heard: Heard
     kind: str  # of what wants an answer: "" | "request" | "yes_no" | "wh" | "back"
     question: str  # the last question, "" if none
     stems: frozenset[str]
@@ -121,7 +121,7 @@ class History:
     previous: Heard | None = None  # newest assistant message
     replies: frozenset[str] = frozenset()  # normalised assistant replies
     lines: frozenset[str] = frozenset()  # normalised assistant sentences and questions
-    wordings: tuple[frozenset[str], ...] = ()  # word sets of assistant replies
+    wordings: tuple[frozenset[str], ...] = ()  # of assistant replies, see ``wording``
 
 
 @dataclass(frozen=True)
@@ -198,25 +198,39 @@ def about_self(sentence: str) -> bool:
     return not _OTHERS.match(sentence) or bool(_OF_ME.search(sentence))
 
 
-@lru_cache(maxsize=16_384)
-def _sentence(sentence: str) -> tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[Key]]:
-    """(own, denied, disliked, values) of one sentence."""
-    none: frozenset[str] = frozenset()
-    told = frozenset(_lines()[0].get(normalise(sentence), ()))
-    if not told and not about_self(sentence):
-        return none, none, none, frozenset()
+@dataclass(frozen=True)
+class _Line:
+    """One sentence of a user as evidence; users say the same sentences again, so these are what is cached."""
+
+    stems: frozenset[str]
+    question: str  # its question, "" if it asks nothing
+    seeks: bool  # uses the words of somebody who wants an idea
+    begs: bool  # ... and is a request even without a question
+    own: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
+    disliked: frozenset[str] = frozenset()
+    values: frozenset[Key] = frozenset()
+
+
+@lru_cache(maxsize=32_768)
+def _line(sentence: str) -> _Line:
     found = stems(sentence)
-    disliked = frozenset().union(*(stems(match.group("what")) for match in _DISLIKES.finditer(sentence))) - COMMON
-    if _DENIES.search(sentence) and not told:
-        return none, found, disliked, frozenset()
-    return found, none, disliked, told | values_named(found)
+    questions = split_questions((sentence,))[0]
+    asked = questions[-1] if questions else ""
+    first = _Line(found, asked, bool(_REQUEST.search(sentence)), bool(_BEGS.search(sentence)))
+    told = frozenset(_lines()[0].get(normalise(sentence), ()))
+    if told:
+        return replace(first, own=found, values=told | values_named(found))
+    if not about_self(sentence):
+        return first
+    if _DENIES.search(sentence):
+        disliked = (stems(match.group("what")) for match in _DISLIKES.finditer(sentence))
+        return replace(first, denied=found, disliked=frozenset().union(*disliked) - COMMON)
+    return replace(first, own=found, values=values_named(found))
 
 
-def _kind(text: str, question: str, heard: Heard) -> str:
-    if heard.questions or "?" in text:
-        if _REQUEST.search(text):
-            return "request"
-    elif re.search(r"\b(?:any|need|want|give me|could use) (?:an? |some )?(?:ideas?|tips?|suggestions?|advice)\b", text, re.I):
+def _kind(lines: Sequence[_Line], question: str) -> str:
+    if any(line.begs for line in lines) or (question and any(line.seeks for line in lines)):
         return "request"
     if not question:
         return ""
@@ -232,22 +246,27 @@ def said(message: str) -> Said:
     >>> said("My sister is a nurse. What should I cook tonight?").kind
     'request'
     """
-    heard = hear(message)
-    parts = [_sentence(sentence) for sentence in sentences(message)]
-    question = heard.questions[-1] if heard.questions else ""
+    lines = [_line(sentence) for sentence in sentences(message)]
+    question = next((line.question for line in reversed(lines) if line.question), "")
     union = frozenset().union
+    found = union(*(line.stems for line in lines))
     return Said(
         text=message,
-        heard=heard,
-        kind=_kind(message, question, heard),
+        kind=_kind(lines, question),
         question=question,
-        stems=heard.stems,
-        weights=topic_weights(heard.stems),
-        own=union(*(part[0] for part in parts)),
-        denied=union(*(part[1] for part in parts)),
-        disliked=union(*(part[2] for part in parts)),
-        values=union(*(part[3] for part in parts)),
+        stems=found,
+        weights=topic_weights(found),
+        own=union(*(line.own for line in lines)),
+        denied=union(*(line.denied for line in lines)),
+        disliked=union(*(line.disliked for line in lines)),
+        values=union(*(line.values for line in lines)),
     )
+
+
+def wording(reply: str, answered: Said | None) -> frozenset[str]:
+    """The words of a reply without those it takes over from the message: what a template keeps from turn to turn."""
+    theirs = answered.stems if answered else frozenset()
+    return frozenset(word for word in words(reply) if stem(word) not in theirs)
 
 
 _NOTHING = History()
@@ -295,5 +314,5 @@ def _history(dialogue: tuple[Message, ...]) -> History:
         previous=heard,
         replies=before.replies | {normalise(message.content)},
         lines=before.lines.union(map(normalise, (*heard.sentences, *heard.questions))),
-        wordings=(*before.wordings, frozenset(words(message.content))),
+        wordings=(*before.wordings, wording(message.content, before.last)),
     )

@@ -159,7 +159,7 @@ def hear(reply: str) -> Heard:
     (('Do you like your work?',), ['Occupation'], 0)
     """
     found = sentences(reply)
-    questions, statements = _split(found)
+    questions, statements = split_questions(found)
     asked = " ".join(questions)
     count = len(words(reply))
     return Heard(
@@ -181,7 +181,7 @@ def hear(reply: str) -> Heard:
     )
 
 
-def _split(found: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def split_questions(found: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Questions and statements; "That sounds fun, do you go often?" is one of each."""
     questions: list[str] = []
     statements: list[str] = []

@@ -13,10 +13,11 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
-from rlpa_env.evidence import COMMON, GENERIC, History, history_of, point_traits, values_named
+from rlpa_env.evidence import COMMON, GENERIC, History, history_of, point_traits, values_named, wording
 from rlpa_env.form import form_of
 from rlpa_env.hearing import Heard, echo, hear
-from rlpa_env.relevance import clashes, evidence_of, fit_to_request, offered, reply_cues, squash
+from rlpa_env.moves import moves
+from rlpa_env.relevance import clashes, evidence_of, fit_to_request, offered, squash
 from rlpa_env.text import normalise, stems, words
 from rlpa_env.topics import topics_of_stems
 from rlpa_env.types import Dialogue, Point, Verdict
@@ -119,7 +120,7 @@ class RuleJudge:
         if history.last is None:
             raise ValueError("judge: expected a dialogue that holds a user message; got none. Pass what reply answers.")
         traits = reply_traits(reply)
-        again = _repeats(history, traits)
+        again = _repeats(history, reply, traits)
         found = {
             "naturalness": _naturalness(points, history, traits),
             "relevance": _relevance(points, history, reply, traits),
@@ -214,23 +215,22 @@ def _answers(history: History, reply: str, traits: ReplyTraits) -> bool:
     assert message is not None
     if not heard.statements:
         return False
-    cues = reply_cues(reply)
+    cues = moves(reply)
     if message.kind == "request":
-        return bool(heard.suggestions) or cues.self
-    if cues.self or (message.kind == "yes_no" and cues.yes) or cues.amount:
+        return bool(heard.suggestions) or cues.personal
+    if cues.personal or (message.kind == "yes_no" and cues.yes) or cues.amount:
         return True
-    if traits.praise:
-        return cues.fine and message.kind == "wh" and not traits.content & message.stems
-    asked = stems(message.question)
-    return bool(traits.content & asked) or not topics_of_stems(traits.content).isdisjoint(topics_of_stems(asked))
+    if cues.fine and message.kind == "wh":
+        return True
+    return bool(traits.content - GENERIC - message.stems) and not cues.acknowledges
 
 
-def _repeats(history: History, traits: ReplyTraits) -> bool:
-    """Whether the agent said (nearly) this before in the dialogue."""
+def _repeats(history: History, reply: str, traits: ReplyTraits) -> bool:
+    """Whether the agent said (nearly) this before, be it with another word of the user's put in."""
     lines = [line for line in traits.lines if line.count(" ") >= 2]
     if lines and all(line in history.lines for line in lines):
         return True
-    own = traits.words
+    own = wording(reply, history.last)
     for earlier in history.wordings:
         both = len(own & earlier)
         if len(own) > 3 and both >= _SAME * (len(own) + len(earlier) - both):
@@ -261,13 +261,14 @@ def _engagement(history: History, traits: ReplyTraits, again: bool) -> Opinion:
 
 def _is_hook(line: str, theirs: frozenset[str]) -> bool:
     """A remark of one's own, or a reaction to something specific, of more than a few words."""
-    count = len(words(line))
-    if count < 4:
-        return False
     content = stems(line)
+    own = content - theirs - GENERIC
+    count = len(words(line))
+    if count < 3 or (count == 3 and not own) or not content:
+        return False
     if _FIRST_PERSON.search(line):
-        return bool(content) and (bool(content - theirs) or not content <= GENERIC)
-    return bool(_SPECIFIC.search(line)) and not content <= GENERIC and bool(content - theirs)
+        return bool(own) or (count > 3 and not content <= GENERIC) or (count > 3 and bool(content - theirs))
+    return len(own) >= 2 or (count > 3 and bool(own) and bool(_SPECIFIC.search(line)))
 
 
 def _informativeness(history: History, reply: str, traits: ReplyTraits, again: bool) -> Opinion:
@@ -281,7 +282,7 @@ def _informativeness(history: History, reply: str, traits: ReplyTraits, again: b
     own = traits.content - theirs - GENERIC
     asked = frozenset().union(*(stems(q) for q in heard.questions)) if heard.questions else frozenset()
     asks = [q for q in traits.questions if q not in history.lines and not frozenset(q.split()) <= _MINOR and q.count(" ") >= 2]
-    if traits.content & theirs and not own and not asked - GENERIC - theirs and not reply_cues(reply).self:
+    if traits.content & theirs and not own and not asked - GENERIC - theirs:
         return 0.2, "a template around the user's own word"
     if own:
         return (1.0 if len(own) > 1 or asks else 0.7), "says something of its own"

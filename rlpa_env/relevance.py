@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import exp
 
 from rlpa_env.evidence import COMMON, History, PointTraits, Said, point_traits, supported
 from rlpa_env.hearing import Heard, hear
+from rlpa_env.moves import Moves, moves
 from rlpa_env.text import stems
 from rlpa_env.topics import topic_weights, topics_of_stems
 from rlpa_env.types import Point
@@ -21,129 +21,8 @@ from rlpa_env.types import Point
 _WEAK = 0.1  # weight of a shared word that any conversation contains
 _AT_ONCE = 1.5  # weight of a word of the message taken up in the first sentence of the reply
 _IN_PASSING = 1.0  # the same, later in the reply
-_ENOUGH = 0.42  # evidence from which on a reply counts as relevant
+_ENOUGH = 0.38  # evidence from which on a reply counts as relevant
 _STEEP = 2.0  # of the logistic that maps evidence to [0, 1]
-
-_YES = re.compile(
-    r"^\W*(?:(?:oh|well|haha|lol|ah|hmm?|honestly)\W+)*(?:yes|yeah|yea|yep|yup|no|nope|nah|not|sure|of course|definitely|absolutely|never|"
-    r"sometimes|often|rarely|i (?:do|am|have|can|would|did|was|don't|think so|think not)|i'm|maybe|kind of|sort of|kinda|a little|only|both|neither)\b",
-    re.IGNORECASE,
-)
-_ACKNOWLEDGES = re.compile(
-    r"^\W*(?:(?:oh|wow|haha|lol|aw+|ah)\W+)*(?:that|that's|thats|cool|nice|great|awesome|wow|sounds|interesting|really|lol|haha|aw+|"
-    r"amazing|congrat\w*|good for|neat|true|ok)\b",
-    re.IGNORECASE,
-)
-_RETURNS = re.compile(r"\b(?:how|what) about (?:you|u|yourself)\b|(?:^|[.,!]\s*)(?:and )?(?:you|yourself)\s*\?", re.IGNORECASE)
-_ME_TOO = re.compile(r"\b(?:me too|me neither|so do i|same here|i (?:do|am|have|can|would|did) too|i agree)\b", re.IGNORECASE)
-_GREETING = re.compile(r"^\W*(?:hello|hi|hey|howdy|hiya|good (?:morning|evening|afternoon|day)|greetings|nice to meet)\b", re.IGNORECASE)
-_HOW_ARE = re.compile(
-    r"\bhow(?:'s| is| are| r)? (?:are |r )?(?:you|u|it going|everything|things|your (?:day|evening|morning|night|week))\b"
-    r"(?= (?:doing|today|tonight|this|feeling|been|going|so far)|\W*(?:$|[?.!,]))",
-    re.IGNORECASE,
-)
-_FINE = re.compile(
-    r"\b(?:good|great|fine|well|ok|okay|alright|tired|fantastic|bored|better|awesome|relax\w*|excited|busy|wonderful|not (?:so|too)|"
-    r"can't complain|lovely|hanging|quiet|slow|sleepy|happy|long)\b",
-    re.IGNORECASE,
-)
-_BYE = re.compile(
-    r"\b(?:bye|goodbye|good night|nice (?:talking|chatting|meeting)|have a (?:good|great|nice)|talk (?:to you )?later|gotta go|see you|take care)\b",
-    re.IGNORECASE,
-)
-_SAD = re.compile(
-    r"\b(?:died|dead|death|passed away|sick|cancer|lost|divorc\w+|lonely|sad|depress\w+|injur\w+|hurt|broke|broken|fired|unfortunately|"
-    r"miss|alone|killed|accident|struggl\w+|tough|stress\w*|scared|afraid|pain|awful|terrible|funeral|ill|cry|cried|hard)\b",
-    re.IGNORECASE,
-)
-_SORRY = re.compile(r"\b(?:sorry|that sucks|oh no|too bad|that's sad|bummer|terrible|awful|that is sad)\b", re.IGNORECASE)
-_HE_SHE = re.compile(r"\b(?:he|she|his|her|him|hers|he's|she's)\b", re.IGNORECASE)
-_PERSON = re.compile(
-    r"\b(?:he|she|his|her|him|mother|mom|mum|father|dad|wife|husband|son|daughter|brother|sister|friend|boyfriend|girlfriend|boss|dog|cat|"
-    r"uncle|aunt|cousin|niece|nephew|neighbou?r|grandm\w+|grandfather|grandpa|grandson|granddaughter|kid|man|woman|guy|girl|boy|baby|pet|"
-    r"teacher|fiance|partner|colleague|roommate|singer|artist|author|horse|puppy|kitten|parrot|rabbit|player|actor|actress)s?\b",
-    re.IGNORECASE,
-)
-_HOW_MUCH = re.compile(r"\bhow (?:old|many|long|much|often|far)\b", re.IGNORECASE)
-_AMOUNT = re.compile(
-    r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|forty|few|years?|months?|weeks?|days?|every|often|once|"
-    r"twice|never|always|since|not (?:much|long|far|many))\b",
-    re.IGNORECASE,
-)
-_REASON = re.compile(r"\b(?:because|cause|since|just|so that|it's|it is|in order|to)\b", re.IGNORECASE)
-_PLACE = re.compile(r"\b(?:in|from|at|near|by|live|here|outside)\b", re.IGNORECASE)
-_SPEAKS_OF_SELF = re.compile(r"\b(?:i|i'm|i've|i'd|i'll|im|ive|my|me|mine|we|our|us)\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class ReplyCues:
-    """What kind of move a reply makes; patterns only, cached with the reply."""
-
-    yes: bool  # opens like the answer to a yes/no question
-    acknowledges: bool
-    returns: bool  # asks "and you?"
-    me_too: bool
-    greets: bool
-    how_are: bool
-    fine: bool
-    bye: bool
-    sorry: bool
-    stranger: bool  # says he or she without having introduced anybody
-    amount: bool
-    reason: bool
-    place: bool
-    self: bool
-
-
-@lru_cache(maxsize=16_384)
-def reply_cues(reply: str) -> ReplyCues:
-    """The moves of one reply."""
-    return ReplyCues(
-        yes=bool(_YES.match(reply)),
-        acknowledges=bool(_ACKNOWLEDGES.match(reply)),
-        returns=bool(_RETURNS.search(reply)),
-        me_too=bool(_ME_TOO.search(reply)),
-        greets=bool(_GREETING.match(reply)),
-        how_are=bool(_HOW_ARE.search(reply)),
-        fine=bool(_FINE.search(reply)),
-        bye=bool(_BYE.search(reply)),
-        sorry=bool(_SORRY.search(reply)),
-        stranger=bool(_HE_SHE.search(reply)) and not _PERSON.search(_HE_SHE.sub(" ", reply)),
-        amount=bool(_AMOUNT.search(reply)),
-        reason=bool(_REASON.search(reply)),
-        place=bool(_PLACE.search(reply)),
-        self=bool(_SPEAKS_OF_SELF.search(reply)),
-    )
-
-
-@dataclass(frozen=True)
-class MessageCues:
-    """What kind of move a user message makes."""
-
-    greets: bool
-    how_are: bool
-    bye: bool
-    sad: bool
-    person: bool  # mentions somebody whom he or she may mean
-    how_much: bool
-    why: bool
-    where: bool
-
-
-@lru_cache(maxsize=16_384)
-def message_cues(message: str) -> MessageCues:
-    """The moves of one message."""
-    lower = f" {message.lower()} "
-    return MessageCues(
-        greets=bool(_GREETING.match(message)),
-        how_are=bool(_HOW_ARE.search(message)),
-        bye=bool(_BYE.search(message)),
-        sad=bool(_SAD.search(message)),
-        person=bool(_PERSON.search(message)),
-        how_much=bool(_HOW_MUCH.search(message)),
-        why=" why " in lower or "how come" in lower,
-        where=" where " in lower,
-    )
 
 
 def _shared(ours: frozenset[str], theirs: frozenset[str]) -> float:
@@ -173,7 +52,7 @@ def _same_topic(ours: frozenset[str], theirs: frozenset[str]) -> float:
     return best * min(1.0, 2.0 * fitting / len(topical))
 
 
-def _kind_of_answer(message: Said, cues: MessageCues, ours: ReplyCues, reply: Heard) -> float:
+def _kind_of_answer(message: Said, cues: Moves, ours: Moves, reply: Heard) -> float:
     """Agreement between what was asked or felt and the kind of reply; negative when they do not go together."""
     total = 0.0
     kind = message.kind
@@ -183,11 +62,11 @@ def _kind_of_answer(message: Said, cues: MessageCues, ours: ReplyCues, reply: He
             total += 0.7
         elif cues.how_are:
             total += 0.8 if ours.fine else -0.4
-        elif kind == "back" and ours.self:
+        elif kind == "back" and ours.personal:
             total += 0.2
-        elif not ours.self:
+        elif not ours.personal:
             total -= 0.2
-        if ours.acknowledges and not ours.self:
+        if ours.acknowledges and not ours.personal:
             total -= 0.6
         if ours.me_too:
             total -= 0.6
@@ -213,7 +92,7 @@ def evidence_of(points: Sequence[Point], history: History, reply: str) -> float:
     if message is None:
         return 0.0
     heard = hear(reply)
-    ours, cues = reply_cues(reply), message_cues(message.text)
+    ours, cues = moves(reply), moves(message.text)
     own = heard.stems
     total = _taken_up(heard, message.stems) + 1.0 * _same_topic(own, message.stems)
     total += _kind_of_answer(message, cues, ours, heard)
@@ -225,12 +104,12 @@ def evidence_of(points: Sequence[Point], history: History, reply: str) -> float:
         total += _from_points(points, history, older, message)
     total += 0.3 * min(1.0, _shared(older, history.own_before))
     if ours.stranger:
-        spoken_of = cues.person or (history.previous is not None and message_cues(history.previous.text).person)
+        spoken_of = cues.person or (history.previous is not None and moves(history.previous.text).person)
         total += 0.3 if spoken_of else -0.6
     first = history.previous is None or not history.own_before
     if ours.greets:
         total += 0.5 if first and cues.greets else (0.0 if first else -0.4)
-    if not message.stems - COMMON and (heard.questions or ours.self):
+    if not message.stems - COMMON and (heard.questions or ours.personal):
         total += 0.4  # nothing to take up: any move that keeps the talk going will do
     return total
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, LlamaConfig
 
 from rlpa_agent import policy as policy_module
 from rlpa_agent.chat import Chat
@@ -305,6 +305,17 @@ def test_other_architectures_work_and_unusual_heads_are_refused():
 
     with pytest.raises(ConfigError, match="scale or cap"):
         Policy.from_config(CohereConfig(**small, logit_scale=0.1), tiny_models.tokenizer(), system_prompt="")
+
+
+def test_T7_left_padding_shifts_absolute_positions_too():
+    """Rotary positions forgive a shift; learned ones show whether the position ids are right."""
+    config = GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=2, n_positions=128, resid_pdrop=0.3)
+    made = awake(Policy.from_config(config, tiny_models.tokenizer(), system_prompt=""))
+    batch, pos = rows(3), [1, 9, 20]
+    alone = evaluate(made, batch[1:2], 0, pos)
+    for other in (evaluate(made, batch[1:2], 0, pos, left=13), evaluate(made, batch, 1, pos, left=5)):
+        for a, b in zip(alone, other):
+            assert (a - b).abs().max() <= 1e-5 * a.abs().max()
 
 
 def test_bad_arguments_are_named(tmp_path):

@@ -17,6 +17,7 @@ from rlpa_env.types import Message, Point
 from rlpa_env.world import Value, world
 
 Key = tuple[str, str]  # (slot, value) of an authored value
+_NONE: frozenset[str] = frozenset()
 
 # Stems that turn up in any conversation; sharing one of them says little.
 _COMMON_WORDS = """
@@ -45,6 +46,8 @@ _REQUEST = re.compile(
     r"|\bwould you (?:pick|choose|go for)\b|\bif you were me\b|\bin my (?:place|shoes)\b|\bhelp me (?:choose|pick|decide|plan|find)\b"
     r"|\b(?:any|know|got) (?:\w+ ){0,3}(?:thoughts|inspiration|place|spot)\b|\bwhat(?:'s| is) (?:a|your) (?:good|best|pick|vote)\b"
     r"|\bwhat (?:could|might) (?:\w+ ){1,4}(?:be|do|work|suit)\b|\b(?:what|which) (?:film|movie|book|present|gift|dish|meal|place|song|show|dessert|game) (?:should|could|would|might|for|to)\b"
+    r"|\b(?:how|what|where|which|who)\b[^.!?]*\b(?:would|should|could)\b[^.!?]*\b(?:me|my|us|our)\b|\bany \w+ you(?:'d| would)\b|\bif you (?:bought|gave|made) me\b"
+    r"|\bgot (?:an?|any|some|something)\b[^.!?]*\bfor (?:me|my|us|our)\b"
     r"|\b(?:need|want|looking for|could use) (?:an?|some) (?:\w+ )?(?:ideas?|present|gift|plan|film|suggestion|inspiration)\b",
     re.IGNORECASE,
 )  # fmt: skip
@@ -60,7 +63,7 @@ _OTHER_PEOPLE = (
     r"neighbou?rs?|friends?|buddy|mates?|flatmates?|roommates?|colleagues?|coworkers?|boss|teacher|landlord|landlady|dentist|doctor|barber|"
     r"grand(?:mother|father|ma|pa|parents)|gran|nan|ex|husband|wife|partner|girlfriend|boyfriend|fianc[eé]e?|sons?|daughters?|kids?|children|"
     r"in-laws|sister-in-law|brother-in-law|mother-in-law|father-in-law|godmother|godfather|pen ?pal|hairdresser|classmates?|guy|woman|man|"
-    r"lady|fellow|stranger|couple|people|person|folks?|someone|somebody|everyone|everybody)"
+    r"lady|schoolmate|fellow|stranger|couple|people|person|folks?|someone|somebody|everyone|everybody)"
 )
 _OTHERS = re.compile(
     rf"^(?:(?:well|so|and|but|oh|yes|no|actually|funny|also|now|anyway|then|though),?\s+)*(?:(?:my|our|the|an?|one|some|this|that|most)\s+(?:[\w'-]+\s+)"
@@ -68,15 +71,18 @@ _OTHERS = re.compile(
     re.IGNORECASE,
 )
 _OF_ME = re.compile(
-    r"\b(?:says?|said|thinks?|tells?|told|calls?|called|know|knows|swears?|claims?) (?:that |me )?(?:i'm|i am|i|me)\b|\band (?:i|me)\b",
+    r"\b(?:says?|said|thinks?|tells?|told|calls?|called|know|knows|swears?|claims?|forgets?|guess(?:es)?|finds?|sees?) (?:that |me )?(?:i'm|i am|i've|i|me)\b"
+    r"|\band (?:i|me)\b",
     re.IGNORECASE,
 )
 _NOT_NOW = re.compile(
     r"\bused to\b|\bwhen i was\b|\bas a (?:kid|child|teenager|boy|girl|student)\b|\byears ago\b|\bback then\b|\bin (?:another|a past) life\b|\bonce (?:was|had|upon)\b|"
-    r"\b(?:almost|nearly) (?:became|was|bought|moved|married)\b|\bi wish\b|\bif (?:only )?i\b|\bi(?:'d| would) (?:love|like) to\b|\balways wanted\b|\b(?:one|some) ?day\b|"
+    r"\b(?:almost|nearly) (?:became|was|bought|moved|married)\b|\bi wish\b|\bif (?:only )?i\b(?!'m| am)|\bi(?:'d| would) (?:love|like) to\b|\balways wanted\b|\b(?:one|some) ?day\b|"
     r"\bdream(?:s|ed|t|ing)? (?:of|about)\b|\bthey say\b|\bi (?:heard|read|hear)\b|\bapparently\b|\brumou?r\b|\bsupposedly\b|\bno longer\b|\bgave up\b|"
-    r"\bi (?:quit|stopped)\b|\bi was (?:an?|never)\b|\bformer(?:ly)?\b|\bin (?:the|that) (?:film|movie|book|novel|show|series|podcast)\b|\bon tv\b|"
-    r"\bpeople (?:think|say|assume)\b|\bmistake me\b|\bi could (?:have|be|become)\b|\bmight have (?:been|become)\b|\bcrossed my mind\b",
+    r"\bi (?:quit|stopped)\b|\bformerly\b|\bin (?:the|that) (?:film|movie|book|novel|show|series|podcast)\b|\bon tv\b|"
+    r"\bpeople (?:think|say|assume|guess|call|take|keep)\b|\b(?:mistake|take|took) me for\b|\bthey're wrong\b|\bi felt like\b|\bonce\W*$|"
+    r"\bi was (?!born|raised|brought|thinking|just|up\b|about|told|named|out\b)|\bi could (?:have|be|become)\b|\bmight have (?:been|become)\b|\bcrossed my mind\b|\b(?:nearly|almost) (?:went|took|did|got)\b|"
+    r"\b(?:kidding|joking|wrongly|by mistake)\b|(?:\.\.\.|…).*\b(?:no|not|wish|laugh|wrong|never)\b",
     re.IGNORECASE,
 )
 _DENIES = re.compile(
@@ -84,6 +90,14 @@ _DENIES = re.compile(
     r"hate|dislike|detest|avoid|allergic|afraid|scared|stopped|quit|can not|dont|cant|nothing|sick of|loathe|refuse)\b",
     re.IGNORECASE,
 )
+_AFFIRMS = re.compile(  # negations that deny nothing
+    r"\b(?:never|don't|can't) (?:get|grow) tired of\b|\bnothing (?:\w+ ){1,3}like\b|\bwithout\b[^.!?,]*\b(?:feels?|is|are|would)\b|"
+    r"\b(?:can't|cannot|couldn't|won't|wouldn't|don't) (?:live|do|be|go|imagine|get enough|help|stop|wait|miss|trade|give|sit|resist)\b|"
+    r"\bnot (?:only|just|a day|to brag|ashamed)\b|\bno (?:wonder|day|weekend|evening)\b|\bnever (?:miss|without|say no|fails?)\b|\bor not\b",
+    re.IGNORECASE,
+)
+_RETRACTS = re.compile(r"^(?:i wish|no\b|not\b|ha\b|wait|kidding|just kidding|joking|never)", re.IGNORECASE)
+_PARTS = re.compile(r"[,;:]\s|\bbut\b")
 _DISLIKES = re.compile(
     r"\b(?:hate|dislike|detest|loathe|can't stand|cannot stand|can not stand|allergic to|afraid of|scared of|terrified of|"
     r"(?:don't|do not|dont|never|can't|cannot|won't|can not) (?:really |much )?(?:like|eat|drink|touch|do|enjoy|watch|read|stand|want|fly)|"
@@ -223,10 +237,13 @@ def _line(sentence: str) -> _Line:
         return replace(first, own=found, values=told | values_named(found))
     if not about_self(sentence):
         return first
-    if _DENIES.search(sentence):
-        disliked = (stems(match.group("what")) for match in _DISLIKES.finditer(sentence))
-        return replace(first, denied=found, disliked=frozenset().union(*disliked) - COMMON)
-    return replace(first, own=found, values=values_named(found))
+    disliked = (stems(match.group("what")) for match in _DISLIKES.finditer(sentence))
+    parts = [(stems(part), bool(_DENIES.search(_AFFIRMS.sub(" ", part)))) for part in _PARTS.split(sentence)]
+    own = frozenset().union(*(part for part, denies in parts if not denies))
+    denied = frozenset().union(*(part for part, denies in parts if denies))
+    return replace(
+        first, own=own, denied=denied, values=values_named(own), disliked=frozenset().union(*disliked) - COMMON if denied else _NONE
+    )
 
 
 def _kind(lines: Sequence[_Line], question: str) -> str:
@@ -246,7 +263,11 @@ def said(message: str) -> Said:
     >>> said("My sister is a nurse. What should I cook tonight?").kind
     'request'
     """
-    lines = [_line(sentence) for sentence in sentences(message)]
+    found_lines = sentences(message)
+    lines = [_line(sentence) for sentence in found_lines]
+    for index, sentence in enumerate(found_lines[:-1]):
+        if sentence.endswith(("...", "\u2026")) and _RETRACTS.match(found_lines[index + 1]):
+            lines[index] = _Line(lines[index].stems, lines[index].question, lines[index].seeks, lines[index].begs)
     question = next((line.question for line in reversed(lines) if line.question), "")
     union = frozenset().union
     found = union(*(line.stems for line in lines))

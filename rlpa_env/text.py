@@ -138,7 +138,8 @@ def _sentences(text: str) -> tuple[str, ...]:
     for piece in map(str.strip, _SENTENCE_END.split(text)):
         if not piece:
             continue
-        if found and (glue or not any(map(str.isalnum, piece))):
+        trails_on = bool(found) and piece[0].islower() and found[-1].endswith(("...", "\u2026"))
+        if found and (glue or trails_on or not any(map(str.isalnum, piece))):
             found[-1] = f"{found[-1]} {piece}"
         else:
             found.append(piece)

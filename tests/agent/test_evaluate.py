@@ -101,9 +101,10 @@ def test_changed_weights_are_noticed():
     agent = PolicyAgent(policy, max_new_tokens=12, temperature=0.0)
     messages = [{"role": "user", "content": "Hello"}]
     before = agent.act(messages)
-    with torch.no_grad():
-        for parameter in policy.lm.parameters():
-            parameter.mul_(-1.5)
+    optimizer = torch.optim.AdamW(policy.lm.parameters(), lr=0.3, fused=True)
+    for parameter in policy.lm.parameters():
+        parameter.grad = torch.sin(torch.arange(parameter.numel(), dtype=torch.float32)).view(parameter.shape)
+    optimizer.step()
     after = agent.act(messages)
     assert after == PolicyAgent(policy, max_new_tokens=12, temperature=0.0).act(messages)
     assert after != before

@@ -114,7 +114,7 @@ _SUGGESTION = re.compile(
 _PROPOSAL = re.compile(r"^(?:(?:so|and|well|then|oh|hm+),?\s+)*(?:how about|what about|why not|why don't you)\b", re.IGNORECASE)
 _NO_SUGGESTION = re.compile(
     r"\byou (?:should|could|can) (?:be proud|have seen|have told|say that|see (?:why|that|how)|make out)\b|\b(?:maybe|perhaps) (?:an?|some) (?:bit|little)\b"
-    r"|^(?:have|had) (?:a|an) (?:good|nice|great|lovely|wonderful|fun|safe) \w+[.!]*$|^take care\b|^make (?:it|that) (?:a|two)\b|^have (?:you|i)\b"
+    r"|^(?:have|had) (?:a|an) (?:good|nice|great|lovely|wonderful|fun|safe) \w+[.!]*$|^take care\b|^make (?:it|that) (?:a|two)\b"
     r"|^(?:keep|do|see|go) (?:it|you|on)\b|^(?:look|let) (?:at (?:you|that)|me)\b",
     re.IGNORECASE,
 )

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from rlpa_env.hearing import Heard, hear, split_questions
 from rlpa_env.text import is_question, normalise, sentences, stem, stems, words
-from rlpa_env.topics import topic_weights, topics_of_stems
+from rlpa_env.topics import kinds_in, topic_weights, topics_of_stems
 from rlpa_env.types import Message, Point
 from rlpa_env.world import Value, world
 
@@ -71,8 +71,8 @@ _OTHERS = re.compile(
     re.IGNORECASE,
 )
 _OF_ME = re.compile(
-    r"\b(?:says?|said|thinks?|tells?|told|calls?|called|know|knows|swears?|claims?|forgets?|guess(?:es)?|finds?|sees?) (?:that |me )?(?:i'm|i am|i've|i|me)\b"
-    r"|\band (?:i|me)\b",
+    r"\b(?:says?|said|thinks?|tells?|told|calls?|called|know|knows|swears?|claims?|forgets?|guess(?:es)?|finds?|sees?) (?:that |me )?(?:i'm|i am|i've|i)\b"
+    r"|\b(?:calls?|called|knows?|describes?) me\b|\bpeople forget\b|\band (?:i|me)\b",
     re.IGNORECASE,
 )
 _NOT_NOW = re.compile(
@@ -80,7 +80,7 @@ _NOT_NOW = re.compile(
     r"\b(?:almost|nearly) (?:became|was|bought|moved|married)\b|\bi wish\b|\bif (?:only )?i\b(?!'m| am)|\bi(?:'d| would) (?:love|like) to\b|\balways wanted\b|\b(?:one|some) ?day\b|"
     r"\bdream(?:s|ed|t|ing)? (?:of|about)\b|\bthey say\b|\bi (?:heard|read|hear)\b|\bapparently\b|\brumou?r\b|\bsupposedly\b|\bno longer\b|\bgave up\b|"
     r"\bi (?:quit|stopped)\b|\bformerly\b|\bin (?:the|that) (?:film|movie|book|novel|show|series|podcast)\b|\bon tv\b|"
-    r"\bpeople (?:think|say|assume|guess|call|take|keep)\b|\b(?:mistake|take|took) me for\b|\bthey're wrong\b|\bi felt like\b|\bonce\W*$|"
+    r"\bpeople (?:think|say|assume|guess|call|take|keep)\b|\b(?:mistake|take|took) me for\b|\bthey're wrong\b|\bi felt like\b|\bonce\W*$|\bonce, |\blong ago\b|\bin films?\b|\bi always imagined\b|\bit wasn't so\b|\bi envi(?:ed|ous)\b|"
     r"\bi was (?!born|raised|brought|thinking|just|up\b|about|told|named|out\b)|\bi could (?:have|be|become)\b|\bmight have (?:been|become)\b|\bcrossed my mind\b|\b(?:nearly|almost) (?:went|took|did|got)\b|"
     r"\b(?:kidding|joking|wrongly|by mistake)\b|(?:\.\.\.|…).*\b(?:no|not|wish|laugh|wrong|never)\b",
     re.IGNORECASE,
@@ -93,7 +93,7 @@ _DENIES = re.compile(
 _AFFIRMS = re.compile(  # negations that deny nothing
     r"\b(?:never|don't|can't) (?:get|grow) tired of\b|\bnothing (?:\w+ ){1,3}like\b|\bwithout\b[^.!?,]*\b(?:feels?|is|are|would)\b|"
     r"\b(?:can't|cannot|couldn't|won't|wouldn't|don't) (?:live|do|be|go|imagine|get enough|help|stop|wait|miss|trade|give|sit|resist)\b|"
-    r"\bnot (?:only|just|a day|to brag|ashamed)\b|\bno (?:wonder|day|weekend|evening)\b|\bnever (?:miss|without|say no|fails?)\b|\bor not\b",
+    r"\bnot (?:only|just|a day|to brag|ashamed)\b|\bno (?:wonder|day|weekend|evening)\b|\bnever (?:miss|without|say no|fails?)\b|\bor not\b|\bno secret\b",
     re.IGNORECASE,
 )
 _RETRACTS = re.compile(r"^(?:i wish|no\b|not\b|ha\b|wait|kidding|just kidding|joking|never)", re.IGNORECASE)
@@ -113,6 +113,7 @@ class Said:
     text: str
     kind: str  # of what wants an answer: "" | "request" | "yes_no" | "wh" | "back"
     question: str  # the last question, "" if none
+    asked: frozenset[str]  # stems of the sentences that ask or seek
     stems: frozenset[str]
     weights: Mapping[str, float]  # topic -> how clearly
     own: frozenset[str]  # stems of what is said of oneself, now, and not denied
@@ -241,9 +242,8 @@ def _line(sentence: str) -> _Line:
     parts = [(stems(part), bool(_DENIES.search(_AFFIRMS.sub(" ", part)))) for part in _PARTS.split(sentence)]
     own = frozenset().union(*(part for part, denies in parts if not denies))
     denied = frozenset().union(*(part for part, denies in parts if denies))
-    return replace(
-        first, own=own, denied=denied, values=values_named(own), disliked=frozenset().union(*disliked) - COMMON if denied else _NONE
-    )
+    wrong = frozenset().union(*disliked) - COMMON if denied else _NONE
+    return replace(first, own=own, denied=denied, disliked=wrong | kinds_in(wrong, own), values=values_named(own))
 
 
 def _kind(lines: Sequence[_Line], question: str) -> str:
@@ -275,6 +275,7 @@ def said(message: str) -> Said:
         text=message,
         kind=_kind(lines, question),
         question=question,
+        asked=union(*(line.stems for line in lines if line.question or line.begs or line.seeks)),
         stems=found,
         weights=topic_weights(found),
         own=union(*(line.own for line in lines)),

@@ -13,6 +13,7 @@ _MOST_WORDS = 60
 _MOST_SUGGESTIONS = 2
 _MOST_QUESTIONS = 2
 _MOST_TOPICAL = 9  # words of different topics in one short reply, from which on it is a pile
+_OR = re.compile(r"\bor\b", re.IGNORECASE)
 _ODD = re.compile(r"[^\w\s.,!?;:'\"()\-–—…&/%$€£+#’‘“”°]", re.UNICODE)
 _LETTERS = re.compile(r"[^\W\d_]")
 _VOWELS = re.compile(r"[aeiouyáàâäãåéèêëíìîïóòôöõøúùûüæœ]", re.IGNORECASE)
@@ -34,8 +35,9 @@ def form_of(heard: Heard) -> tuple[float, str]:
     fault = _odd_words(heard.text)
     if fault:
         return 0.1, fault
-    if len(heard.suggestions) > _MOST_SUGGESTIONS:
-        return 0.3, f"{len(heard.suggestions)} suggestions at once"
+    ideas = len(heard.suggestions) + sum(len(_OR.findall(line)) for line in heard.suggestions)
+    if ideas > _MOST_SUGGESTIONS:
+        return 0.3, f"{ideas} suggestions at once"
     if len(heard.questions) > _MOST_QUESTIONS:
         return 0.3, f"{len(heard.questions)} questions at once"
     if heard.flattery > 1:

@@ -99,7 +99,7 @@ _SUGGESTION = re.compile(
     rf" maybe| also| simply| really| try to)? {_DO}\b"
     rf"|\b(?:maybe|perhaps)(?: just| even)? (?:you (?:could|should|can) )?(?:{_DO}\b|(?:an?|some|something|somewhere|anything) \w+)"
     rf"|\b(?:have you|ever) (?:ever )?(?:tried|thought (?:of|about)|considered)\b|(?:^|[,;:-]\s*)(?:just |then |simply )?(?:try|consider)\b"
-    r"|\bi(?:'d| would)(?: just| probably| definitely| maybe| always| certainly| personally)* (?:suggest|recommend|go (?:for|with|to)|pick|choose|"
+    r"|\bi(?:'d| would)(?: just| also| even| probably| definitely| maybe| always| certainly| personally)* (?:suggest|recommend|go (?:for|with|to)|pick|choose|"
     r"say(?! (?:it depends|so|yes|no|that depends))|vote|start|opt|get|try|take|plan|bring|cook|make|give|watch|look|stick|do (?:a|an|the|some)|have (?:a|an|some)|spend|"
     r"visit|book|buy|grab|head|settle|put|wrap|serve|lean|advise|treat|play|read)\b"
     r"|\bi (?:suggest|recommend|vote|advise)\b|\bmy (?:pick|tip|vote|suggestion|idea|recommendation|choice|advice) (?:is|would be|goes)\b"

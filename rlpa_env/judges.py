@@ -39,6 +39,7 @@ _NEGATED = re.compile(r"\b(?:not|never|no|don't|doesn't|didn't|isn't|aren't|can'
 _CLAIM_FRAME = re.compile(
     r"^(?:you(?:'re| are|'ve| have|'d| had| were| said| told| mentioned)?|as an?|being an?|for an?|your)\b", re.IGNORECASE
 )
+_NAME = re.compile(r"\b[A-Z]\w{2,}")
 _MINOR = frozenset(words("really seriously right huh eh no so why what and you how about ok true"))
 
 
@@ -52,6 +53,17 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
+class Claim:
+    """Something that a reply asserts of the user."""
+
+    of_person: bool  # of the user, not of a thing or relative of theirs
+    negated: bool
+    stems: frozenset[str]
+    concrete: frozenset[str]  # those that can be true or false
+    sharp: frozenset[str]  # names, numbers, words of profile values: each of them must be supported
+
+
+@dataclass(frozen=True)
 class ReplyTraits:
     """What the rules need of a reply alone, computed once for each text."""
 
@@ -62,7 +74,7 @@ class ReplyTraits:
     form: tuple[float, str]  # score and reason of everything natural that needs no dialogue
     named: frozenset[tuple[str, str]]  # authored values that it names
     content: frozenset[str]  # content stems of its statements
-    claims: tuple[tuple[bool, bool, frozenset[str], frozenset[str]], ...]  # (of the person, negated, stems, all of value)
+    claims: tuple[Claim, ...]
     praise: bool  # nothing but praise or assent
 
 
@@ -85,17 +97,17 @@ def reply_traits(reply: str) -> ReplyTraits:
     )
 
 
-def _claim(claim: str) -> tuple[bool, bool, frozenset[str], frozenset[str]] | None:
-    """A claim as (about the person rather than a thing of theirs, negated, concrete stems, stems); None if it says nothing checkable."""
+def _claim(claim: str) -> Claim | None:
+    """A claim in a form that can be checked; None if it is a guess or says nothing concrete."""
     body = _CLAIM_FRAME.sub("", claim)
     found = stems(body) - GENERIC
     if _HEDGED.search(claim):
         return None
-    concrete = frozenset(part for part in found if part.isdigit() or topics_of_stems(frozenset((part,))) or part in _value_stems())
-    concrete |= frozenset(stems(" ".join(re.findall(r"(?<!^)\b[A-Z]\w{2,}", body))))
+    sharp = found & _value_stems() | frozenset(part for part in found if part.isdigit()) | stems(" ".join(_NAME.findall(body)))
+    concrete = sharp | frozenset(part for part in found if topics_of_stems(frozenset((part,))))
     if not concrete:
         return None
-    return not claim.lower().startswith("your"), bool(_NEGATED.search(claim)), concrete, found
+    return Claim(not claim.lower().startswith("your"), bool(_NEGATED.search(claim)), found, concrete, sharp)
 
 
 @lru_cache(maxsize=1)
@@ -182,31 +194,26 @@ def _logic(history: History, reply: str, traits: ReplyTraits) -> Opinion:
 
 def _false_claim(history: History, traits: ReplyTraits) -> str:
     """The first claim about the user that the user's messages do not support, as words; "" if all are supported."""
-    for of_person, negated, concrete, found in traits.claims:
-        base = history.denied if negated else history.own
-        theirs = base if of_person else history.stems
-        if concrete & theirs or _hinted(history, concrete, found, negated):
-            unknown = concrete & _value_stems() - history.stems
-            if not unknown or _hinted(history, unknown, found, negated):
-                continue
+    for claim in traits.claims:
+        theirs = (history.denied if claim.negated else history.own) if claim.of_person else history.stems
+        unknown = claim.sharp - (theirs | history.stems if not claim.of_person else theirs)
+        if unknown and not _hinted(history, claim):
             return " ".join(sorted(unknown))
-        if not of_person and not concrete & _value_stems() and not topics_of_stems(concrete).isdisjoint(topics_of_stems(history.stems)):
+        if claim.concrete & theirs or _hinted(history, claim):
+            continue
+        if not claim.sharp and not topics_of_stems(claim.concrete).isdisjoint(topics_of_stems(history.stems)):
             continue  # "your oven" after talk of baking
-        return " ".join(sorted(concrete))
+        return " ".join(sorted(claim.concrete))
     return ""
 
 
-def _hinted(history: History, concrete: frozenset[str], found: frozenset[str], negated: bool) -> bool:
-    """Whether a claim only names a value that the user told or hinted, or things on its topics."""
-    if negated:
+def _hinted(history: History, claim: Claim) -> bool:
+    """Whether a claim names a value that the user told or hinted, and nothing else that would need support."""
+    if claim.negated:
         return False
-    for key in history.values:
-        traits = point_traits(Point(*key))
-        if traits.stems <= found:
-            rest = concrete - traits.stems
-            if not rest & _value_stems() or rest & history.own:
-                return True
-    return False
+    named = (point_traits(Point(*key)).stems for key in history.values)
+    known = frozenset().union(*(found for found in named if found and found <= claim.stems))
+    return bool(known) and claim.sharp <= known | history.own
 
 
 def _answers(history: History, reply: str, traits: ReplyTraits) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import exp
 
-from rlpa_env.evidence import COMMON, History, PointTraits, Said, point_traits, supported
+from rlpa_env.evidence import COMMON, GENERIC, History, PointTraits, Said, point_traits, supported
 from rlpa_env.hearing import Heard, hear
 from rlpa_env.moves import Moves, moves
 from rlpa_env.text import stems
@@ -79,6 +79,8 @@ def _kind_of_answer(message: Said, cues: Moves, ours: Moves, reply: Heard) -> fl
             total -= 0.3
         if ours.acknowledges or ours.me_too:
             total += 0.2
+        if ours.acknowledges and reply.questions and reply.stems <= GENERIC:
+            total += 0.25  # "that sounds fun, do you go often?" can only be about what was just said
     if ours.sorry:
         total += 0.4 if cues.sad else -0.1
     if ours.bye:
@@ -179,7 +181,7 @@ def fit_to_request(points: Sequence[Point], history: History, reply: str) -> tup
     told = [point for point in points if supported(point, history)]
     for point in told:
         traits = point_traits(point)
-        if not traits.stems <= message.stems and fits(traits, offer, topics):
+        if not traits.stems <= message.asked and fits(traits, offer, topics):
             return True, f"the idea fits {point.value}"
     if told or history.own_before:
         return False, "the idea fits nothing that the user has told"

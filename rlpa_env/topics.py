@@ -21,6 +21,37 @@ def topic_words() -> Mapping[str, tuple[str, ...]]:
     return MappingProxyType({name: tuple(found) for name, found in raw.items()})
 
 
+# What people who call themselves so leave alone; a name of data/kinds.json stands for itself.
+_LEAVES_ALONE = {
+    "vegetarian": ("meat", "fish"), "vegan": ("meat", "fish", "dairy", "egg"), "drink": ("alcohol",), "teetotal": ("alcohol",),
+    "teetotaller": ("alcohol",), "sober": ("alcohol",), "coeliac": ("gluten",), "celiac": ("gluten",), "lactose": ("dairy",),
+    "milk": ("dairy",), "sweets": ("sugar",), "diabetic": ("sugar",), "seafood": ("fish",), "swim": ("water",), "planes": ("flying",),
+    "peanuts": ("nuts",), "coffee": ("caffeine",),
+}  # fmt: skip
+_BY_NAME_ALONE = frozenset(map(stem, ("vegetarian", "vegan", "teetotal", "teetotaller", "sober", "coeliac", "celiac", "diabetic")))
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> Mapping[str, frozenset[str]]:
+    """Stem of a kind -> stems of everything of that kind."""
+    raw = json.loads((files("rlpa_env") / "data" / "kinds.json").read_text(encoding="utf-8"))
+    table = {stem(name): frozenset(map(stem, found)) for name, found in raw.items()}
+    for word, names in _LEAVES_ALONE.items():
+        table[stem(word)] = frozenset().union(table.get(stem(word), ()), *(table[stem(name)] for name in names))
+    return MappingProxyType(table)
+
+
+def kinds_in(disliked: frozenset[str], own: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Stems of what somebody will not have who dislikes these, or who says these of themselves.
+
+    >>> "steak" in kinds_in(stems("meat")), "wine" in kinds_in(frozenset(), stems("I am teetotal"))
+    (True, True)
+    """
+    table = _kinds()
+    names = disliked | (own & _BY_NAME_ALONE)
+    return frozenset().union(*(table[name] for name in names if name in table))
+
+
 @lru_cache(maxsize=1)
 def _by_stem() -> Mapping[str, frozenset[str]]:
     """Stem -> topics in which it occurs."""

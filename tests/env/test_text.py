@@ -132,7 +132,8 @@ def test_every_topic_is_known_by_thirty_words():
 
 def test_topics_come_from_content_words():
     assert "baking" in topics_of("the dough has to rise")
-    assert "dogs" in topics_of("My labrador sleeps all day") and "cats" not in topics_of("My labrador")
+    assert "dogs" in topics_of("My labrador sleeps all day")
+    assert "cats" not in topics_of("My labrador sleeps all day")
     assert topics_of("It is what it is.") == frozenset()
 
 

@@ -106,6 +106,9 @@ _DISLIKES = re.compile(
 )
 
 
+_ABSTAINS = re.compile(r"\b(?:don't|do not|dont|never|can't|cannot|can not|no longer) (?P<what>drink|swim|fly|run)\b", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Said:
     """One user message as evidence."""
@@ -238,12 +241,13 @@ def _line(sentence: str) -> _Line:
         return replace(first, own=found, values=told | values_named(found))
     if not about_self(sentence):
         return first
-    disliked = (stems(match.group("what")) for match in _DISLIKES.finditer(sentence))
+    disliked = [stems(match.group("what")) for pattern in (_DISLIKES, _ABSTAINS) for match in pattern.finditer(sentence)]
     parts = [(stems(part), bool(_DENIES.search(_AFFIRMS.sub(" ", part)))) for part in _PARTS.split(sentence)]
     own = frozenset().union(*(part for part, denies in parts if not denies))
     denied = frozenset().union(*(part for part, denies in parts if denies))
     wrong = frozenset().union(*disliked) - COMMON if denied else _NONE
-    return replace(first, own=own, denied=denied, disliked=wrong | kinds_in(wrong, own), values=values_named(own))
+    values = values_named(own) | {key for key in values_named(denied) if _DENIES.search(key[1])}  # "no smartphone"
+    return replace(first, own=own, denied=denied, disliked=wrong | kinds_in(wrong, own), values=values)
 
 
 def _kind(lines: Sequence[_Line], question: str) -> str:

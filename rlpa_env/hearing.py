@@ -101,7 +101,7 @@ _SUGGESTION = re.compile(
     rf"|\b(?:have you|ever) (?:ever )?(?:tried|thought (?:of|about)|considered)\b|(?:^|[,;:-]\s*)(?:just |then |simply )?(?:try|consider)\b"
     r"|\bi(?:'d| would)(?: just| also| even| probably| definitely| maybe| always| certainly| personally)* (?:suggest|recommend|go (?:for|with|to)|pick|choose|"
     r"say(?! (?:it depends|so|yes|no|that depends))|vote|start|opt|get|try|take|plan|bring|cook|make|give|watch|look|stick|do (?:a|an|the|some)|have (?:a|an|some)|spend|"
-    r"visit|book|buy|grab|head|settle|put|wrap|serve|lean|advise|treat|play|read)\b"
+    r"visit|book|buy|grab|head|settle|open|light|prepare|order|invite|hike|walk|ride|paint|draw|learn|join|build|roast|grill|mix|bake|rent|pack|put|wrap|serve|lean|advise|treat|play|read)\b"
     r"|\bi (?:suggest|recommend|vote|advise)\b|\bmy (?:pick|tip|vote|suggestion|idea|recommendation|choice|advice) (?:is|would be|goes)\b"
     rf"|\blet's {_DO}\b|\bif i were you\b|\byou(?:'d| would| will|'ll|\s+might) (?:really |probably |surely |definitely )?(?:enjoy|like|love)\b"
     r"|\b(?:can't|cannot) go wrong with\b|\bgive \w+(?: \w+){0,3} a (?:try|go|chance|shot)\b"

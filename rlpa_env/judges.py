@@ -40,6 +40,10 @@ _CLAIM_FRAME = re.compile(
     r"^(?:you(?:'re| are|'ve| have|'d| had| were| said| told| mentioned)?|as an?|being an?|for an?|your)\b", re.IGNORECASE
 )
 _NAME = re.compile(r"\b[A-Z]\w{2,}")
+_APPRAISAL = stems(
+    "great good nice cool fun awesome amazing wonderful fantastic lovely interesting exciting brilliant perfect excellent impressive "
+    "incredible beautiful love glad happy sweet best"
+)
 _MINOR = frozenset(words("really seriously right huh eh no so why what and you how about ok true"))
 
 
@@ -83,7 +87,7 @@ def reply_traits(reply: str) -> ReplyTraits:
     """Everything about a reply that no dialogue changes."""
     heard = hear(reply)
     statements = " ".join(heard.statements)
-    content = stems(statements)
+    content, personal = stems(statements), bool(_FIRST_PERSON.search(statements))
     return ReplyTraits(
         heard=heard,
         words=frozenset(words(reply)),
@@ -93,7 +97,7 @@ def reply_traits(reply: str) -> ReplyTraits:
         named=values_named(heard.stems),
         content=content,
         claims=tuple(filter(None, map(_claim, heard.claims))),
-        praise=content <= GENERIC and not _FIRST_PERSON.search(statements),
+        praise=content <= (_APPRAISAL if personal else GENERIC) and not (personal and not content),
     )
 
 

@@ -1,0 +1,44 @@
+# The verbs that people and CI use alike. `make help` lists them.
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+OUT ?= runs/demo
+MINUTES ?= 5
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test lint type unit bench docs clean
+
+help:  ## list the verbs
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
+
+setup: $(STAMP)  ## make .venv and install everything, pinned
+
+$(STAMP): setup.cfg constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt "setuptools>=77" wheel
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## train the tiny preset, then evaluate before and after (PROFILES=, MINUTES=, OUT=)
+	$(BIN)/python -m rlpa_agent.demo --out $(OUT) --minutes $(MINUTES) $(if $(PROFILES),--profiles $(PROFILES))
+
+test: lint type unit  ## lint, types, doctests, README blocks, examples and tests
+
+lint: $(STAMP)  ## style
+	$(BIN)/ruff check .
+
+type: $(STAMP)  ## types
+	$(BIN)/mypy
+
+unit: $(STAMP)  ## tests on both cores, without network
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
+
+bench: $(STAMP)  ## the benchmarks that need no training; results under benchmarks/results
+	$(BIN)/python benchmarks/env_throughput/run.py --out benchmarks/results/env_throughput
+	$(BIN)/python benchmarks/references/run.py --out benchmarks/results/references
+
+docs: $(STAMP)  ## check that every block of README and docs runs
+	$(BIN)/python -m pytest tests/test_readme.py
+
+clean:  ## forget the environment and all runs
+	rm -rf $(VENV) runs

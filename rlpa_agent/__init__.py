@@ -1,0 +1,1 @@
+"""Token-level PPO for dialogue policies, exact over many turns."""

@@ -1,0 +1,215 @@
+"""Trajectories -> flat action arrays and padded rows. Every shape decision is here.
+
+Axes: R rows, A action tokens of all chains one after another, C chains (one an episode), B rows of a micro-batch,
+L its padded length. A chain is an episode's action tokens in time order, wherever its rows begin and end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlpa_agent.trajectory import Trajectory, Turn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rollout as arrays. Flat arrays [A] run chain by chain in time order; their tensors are on the CPU."""
+
+    rows: tuple[np.ndarray, ...]  # int64 token ids of each row, true length
+    row_A: Tensor  # int64; which row
+    pos_A: Tensor  # int64; position of the token in its row
+    turn_A: Tensor  # int64; 0-based turn
+    chain_A: Tensor  # int64
+    fraction_A: Tensor  # float32; turn / turn limit, in [0, 1)
+    logp_old_A: Tensor  # float32; at sampling time
+    reward_A: Tensor  # float32; r_k at the last token of turn k, else 0
+    starts_C: Tensor  # int64; offset of each chain in the flat arrays
+    boot_row_C: Tensor  # int64; row of the state whose value continues the chain
+    boot_pos_C: Tensor  # int64; its position (value is read *at* it)
+    boot_fraction_C: Tensor  # float32
+    bootstrapped_C: Tensor  # bool; False: the value after the chain is 0
+    episode_C: tuple[int, ...]  # index of the trajectory behind each chain
+
+    @property
+    def tokens(self) -> int:
+        """Number of action tokens."""
+        return len(self.row_A)
+
+
+def valid_turns(trajectory: Trajectory) -> tuple[Turn, ...]:
+    """The turns before the first that could not be scored."""
+    for index, turn in enumerate(trajectory.turns):
+        if not turn.valid:
+            return trajectory.turns[:index]
+    return trajectory.turns
+
+
+def make_batch(
+    trajectories: Sequence[Trajectory], *, max_turns: int, horizon: str = "terminal", row_per_turn: bool = False
+) -> Batch:
+    """Lay trajectories out in rows and chains.
+
+    Turn k + 1 goes on in the row of turn k iff its context begins with that turn's context and action; else it opens
+    a row of its own, so that append-only and rewritten contexts need no flag.
+
+    Args:
+        max_turns: turn limit K; the value head sees turn / K.
+        horizon: at the turn limit the value beyond is 0 (``terminal``: the objective is a finite sum) or that of the
+            final context (``truncate``). A context overflow and an invalid turn always bootstrap.
+        row_per_turn: open a row for every turn (the same numbers at a higher price; for tests).
+
+    Raises:
+        ValueError: an empty turn, or no valid turn in any trajectory.
+    """
+    if horizon not in ("terminal", "truncate"):
+        raise ValueError(f"horizon: expected 'terminal' or 'truncate'; got {horizon!r}.")
+    made = _Layout(max_turns, row_per_turn)
+    for index, trajectory in enumerate(trajectories):
+        turns = valid_turns(trajectory)
+        if not turns:
+            continue
+        if len(turns) < len(trajectory.turns):
+            final, boot = trajectory.turns[len(turns)].context_ids, True
+        elif trajectory.terminated:
+            final, boot = trajectory.final_context_ids, False
+        else:
+            at_limit = trajectory.stop_reason != "context" and len(turns) >= max_turns
+            final, boot = trajectory.final_context_ids, not (at_limit and horizon == "terminal")
+        made.chain(index, turns, np.asarray(final), boot)
+    if not made.starts:
+        raise ValueError(f"make_batch: expected at least one valid turn in {len(trajectories)} trajectories; got none.")
+    return made.batch()
+
+
+class _Layout:
+    """Rows and flat arrays while they grow."""
+
+    def __init__(self, max_turns: int, row_per_turn: bool) -> None:
+        self.max_turns, self.row_per_turn = max_turns, row_per_turn
+        self.rows: list[np.ndarray] = []
+        self.flat: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("row", "pos", "turn", "chain", "fraction", "logp", "reward")
+        }
+        self.starts: list[int] = []
+        self.boot: list[tuple[int, int, float, bool]] = []
+        self.episodes: list[int] = []
+        self.count = 0
+
+    def chain(self, episode: int, turns: Sequence[Turn], final: np.ndarray, boot: bool) -> None:
+        self.starts.append(self.count)
+        self.episodes.append(episode)
+        for k, turn in enumerate(turns):
+            size = len(turn.action_ids)
+            if size == 0:
+                raise ValueError(f"make_batch: turn {k} of episode {episode} has no action token; expected at least one.")
+            row = self._row(turn.context_ids, new=k == 0 or self.row_per_turn)
+            self.rows[row] = np.concatenate([self.rows[row], turn.action_ids])
+            reward = np.zeros(size, np.float32)
+            reward[-1] = turn.reward
+            first = len(turn.context_ids)
+            self._add(row, np.arange(first, first + size), k, reward, turn.logp)
+        row = self._row(final, new=False) if boot else len(self.rows) - 1
+        self.boot.append((row, len(self.rows[row]) - 1, len(turns) / self.max_turns, boot))
+
+    def _row(self, context: np.ndarray, new: bool) -> int:
+        """The row that ends with ``context``: the newest one if it is a prefix, else a new one."""
+        context = np.asarray(context, dtype=np.int64)
+        last = self.rows[-1] if self.rows and not new else None
+        if last is not None and len(last) <= len(context) and np.array_equal(context[: len(last)], last):
+            self.rows[-1] = context
+        else:
+            self.rows.append(context)
+        return len(self.rows) - 1
+
+    def _add(self, row: int, positions: np.ndarray, turn: int, reward: np.ndarray, logp: np.ndarray) -> None:
+        size = len(positions)
+        chain = len(self.starts) - 1
+        columns = {"row": row, "turn": turn, "chain": chain, "fraction": turn / self.max_turns}
+        for name, value in columns.items():
+            self.flat[name].append(np.full(size, value))
+        for name, values in (("pos", positions), ("reward", reward), ("logp", logp)):
+            self.flat[name].append(np.asarray(values))
+        self.count += size
+
+    def batch(self) -> Batch:
+        def flat(name: str, dtype: torch.dtype) -> Tensor:
+            return torch.from_numpy(np.concatenate(self.flat[name])).to(dtype)
+
+        rows, positions, fractions, boots = zip(*self.boot)
+        return Batch(
+            rows=tuple(self.rows),
+            row_A=flat("row", torch.int64),
+            pos_A=flat("pos", torch.int64),
+            turn_A=flat("turn", torch.int64),
+            chain_A=flat("chain", torch.int64),
+            fraction_A=flat("fraction", torch.float32),
+            logp_old_A=flat("logp", torch.float32),
+            reward_A=flat("reward", torch.float32),
+            starts_C=torch.tensor(self.starts),
+            boot_row_C=torch.tensor(rows),
+            boot_pos_C=torch.tensor(positions),
+            boot_fraction_C=torch.tensor(fractions, dtype=torch.float32),
+            bootstrapped_C=torch.tensor(boots),
+            episode_C=tuple(self.episodes),
+        )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows padded on the right for one forward pass, and the action tokens in them."""
+
+    input_ids_BL: Tensor  # int64, pad_id behind each row
+    lengths_B: Tensor  # int64
+    rows_A: Tensor  # int64; row within the micro-batch of each of its action tokens
+    pos_A: Tensor  # int64
+    index_A: Tensor  # int64; where these action tokens stand in the flat arrays of the batch
+    row_ids: tuple[int, ...]  # rows of the batch
+
+
+def split_rows(batch: Batch, parts: int, order: Sequence[int] | None = None) -> list[list[int]]:
+    """Cut the rows, in ``order``, into at most ``parts`` minibatches of about equal numbers of action tokens."""
+    count_R = torch.bincount(batch.row_A, minlength=len(batch.rows)).tolist()
+    chosen = [row for row in (order if order is not None else range(len(batch.rows))) if count_R[row]]
+    target = sum(count_R[row] for row in chosen) / parts
+    groups: list[list[int]] = [[]]
+    held = 0.0
+    for row in chosen:
+        if held >= target * len(groups) - 1e-9 and len(groups) < parts and groups[-1]:
+            groups.append([])
+        groups[-1].append(row)
+        held += count_R[row]
+    return groups
+
+
+def micro_batches(batch: Batch, rows: Sequence[int], token_budget: int, pad_id: int = 0) -> Iterator[MicroBatch]:
+    """Group rows of similar length so that padded tokens stay within ``token_budget`` (one row at the least)."""
+    ordered = sorted(rows, key=lambda row: (-len(batch.rows[row]), row))
+    index_R: dict[int, Tensor] = {}
+    sorted_rows, sorted_index = torch.sort(batch.row_A, stable=True)
+    for row in ordered:
+        low, high = torch.searchsorted(sorted_rows, torch.tensor([row, row + 1])).tolist()
+        index_R[row] = sorted_index[low:high]
+    start = 0
+    while start < len(ordered):
+        width = len(batch.rows[ordered[start]])
+        group = ordered[start : start + max(1, token_budget // width)]
+        start += len(group)
+        ids = np.full((len(group), width), pad_id, dtype=np.int64)
+        for i, row in enumerate(group):
+            ids[i, : len(batch.rows[row])] = batch.rows[row]
+        index = torch.cat([index_R[row] for row in group])
+        yield MicroBatch(
+            input_ids_BL=torch.from_numpy(ids),
+            lengths_B=torch.tensor([len(batch.rows[row]) for row in group]),
+            rows_A=torch.cat([torch.full((len(index_R[row]),), i, dtype=torch.int64) for i, row in enumerate(group)]),
+            pos_A=batch.pos_A[index],
+            index_A=index,
+            row_ids=tuple(group),
+        )
+
+

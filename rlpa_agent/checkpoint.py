@@ -1,0 +1,139 @@
+"""Everything a resumed run needs, written whole or not at all. No pickle: safetensors and JSON.
+
+A checkpoint folder holds the policy folder (``policy/``, loads in transformers), ``state.safetensors`` (optimizers,
+frozen reference) and ``state.json`` (counters, value normaliser, random states, config and its hash). Its bytes hold
+no time and no path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlpa_env import RLPAError
+
+FORMAT = 1
+
+
+class CheckpointError(RLPAError, ValueError):
+    """A checkpoint is corrupt, incomplete, or of another run."""
+
+
+def _flatten(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{prefix}.{index}.{name}": torch.as_tensor(value).contiguous()
+        for index, entry in state.items()
+        for name, value in entry.items()
+    }
+
+
+def _restore_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition(".")
+        if kind == prefix:
+            index, _, name = rest.partition(".")
+            state.setdefault(int(index), {})[name] = value.clone()
+    full = optimizer.state_dict()
+    optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    policy: Any,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    state: Mapping[str, Any],
+) -> None:
+    """Write to a temporary folder beside ``folder`` and rename; a kill leaves the old checkpoint or the new one."""
+    folder = Path(folder)
+    work = folder.with_name(folder.name + ".part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    policy.save(work / "policy")
+    tensors: dict[str, Tensor] = {}
+    for name, optimizer in optimizers.items():
+        tensors |= _flatten(name, optimizer)
+    if policy.reference is not None:
+        tensors |= {f"reference.{key}": value.contiguous() for key, value in _own(policy.reference)}
+    save_file(tensors, work / "state.safetensors", metadata={"format": "pt"})
+    text = json.dumps({"format": FORMAT, **state}, indent=1, sort_keys=True)
+    (work / "state.json").write_text(text + "\n", encoding="utf-8")
+    for path in work.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    work.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _own(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, tied ones once."""
+    seen: set[int] = set()
+    for name, tensor in model.named_parameters():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor.detach()
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The JSON part. Raises CheckpointError with what is wrong; nothing is changed."""
+    folder = recovered(Path(folder))
+    path = folder / "state.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: expected a checkpoint with state.json; there is none. Check the run's folder.")
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON; {error}. The checkpoint is corrupt.") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected a checkpoint of format {FORMAT}; this is something else.")
+    return state
+
+
+def recovered(folder: Path) -> Path:
+    """``folder``, or the one it was about to replace if a kill came between the two renames."""
+    old = folder.with_name(folder.name + ".old")
+    return old if not folder.exists() and old.exists() else folder
+
+
+def load_tensors(folder: Path, policy: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    """Put optimizer states and the frozen reference back. ``policy`` was loaded from ``folder/policy``."""
+    folder = recovered(Path(folder))
+    try:
+        tensors = load_file(folder / "state.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / 'state.safetensors'}: cannot be read: {error}. The checkpoint is corrupt.") from error
+    for name, optimizer in optimizers.items():
+        _restore_optimizer(name, optimizer, tensors)
+    own = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith("reference.")}
+    if policy.reference is not None:
+        if not own:
+            raise CheckpointError(f"{folder}: expected the weights of the reference; there are none.")
+        with torch.no_grad():
+            for name, tensor in _own(policy.reference):
+                tensor.copy_(own[name])
+
+
+def random_state() -> dict[str, Any]:
+    """Torch's global random state as JSON; everything else that is random here is a function of seed and counter."""
+    return {"torch": torch.get_rng_state().tolist()}
+
+
+def restore_random(state: Mapping[str, Any]) -> None:
+    """Undo what was drawn since."""
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))

@@ -1,0 +1,203 @@
+"""Frozen configuration in groups, one per reader, and the presets. The only home of defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlpa_env import ConfigError
+
+SHIPPED = "shipped"
+"""``ModelConfig.path`` of the start checkpoint that comes with the package."""
+
+
+def _in_range(group: str, name: str, value: float, low: float, high: float = float("inf")) -> None:
+    if not low <= value <= high:
+        bounds = f"{low} … {high}" if high != float("inf") else f"at least {low}"
+        raise ConfigError(f"{group}.{name}: expected {bounds}; got {value!r}.")
+
+
+def _one_of(group: str, name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{group}.{name}: expected one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which policy, and in which precision it runs."""
+
+    path: str = SHIPPED
+    """A Hugging Face folder or id; "shipped": the tiny start checkpoint."""
+    value_grad: str = "detach"
+    """detach: the critic does not move the trunk; shared: it does, times vf_coef."""
+    update_autocast: bool = True
+    """bf16 autocast for scoring and updates."""
+    rollout_dtype: str = "float32"
+    """Weights while sampling."""
+
+    def __post_init__(self) -> None:
+        _one_of("model", "value_grad", self.value_grad, ("detach", "shared"))
+        _one_of("model", "rollout_dtype", self.rollout_dtype, ("float32",))
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """What one iteration collects."""
+
+    env_id: str = "RLPA-v0"
+    split: str = "vanilla/train"
+    """A bundled split or the path of a JSONL file of profiles."""
+    dialogues: int = 32
+    """Episodes per iteration."""
+    concurrent: int = 32
+    """Dialogues decoded at once."""
+    max_turns: int = 10
+    max_new_tokens: int = 160
+    temperature: float = 1.0
+    cues: str = "mixed"
+    credit: str = "paper"
+    profile_weight: float = 1.0
+    response_weight: float = 1.0
+    shuffle_rewards: bool = False
+    """Control experiment: turn rewards are permuted across episodes, so that nothing can be learned from them."""
+
+    def __post_init__(self) -> None:
+        for name in ("dialogues", "concurrent", "max_turns", "max_new_tokens"):
+            _in_range("rollout", name, getattr(self, name), 1)
+        if not self.temperature > 0:
+            raise ConfigError(f"rollout.temperature: expected more than 0 in training; got {self.temperature!r}.")
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """The objective."""
+
+    gamma_token: float = 1.0
+    gamma_turn: float = 1.0
+    """0 makes every turn a sample of its own, as in the authors' code."""
+    lam_token: float = 0.95
+    lam_turn: float = 0.95
+    horizon: str = "terminal"
+    """terminal: the value after the turn limit is 0; truncate: the critic's."""
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    beta: float = 0.01
+    """KL coefficient towards the frozen start policy."""
+    kl_in: str = "reward"
+    """reward (k1), or loss with kl_kind."""
+    kl_kind: str = "k3"
+    epochs: int = 2
+    minibatches: int = 4
+    entropy: float = 0.0
+    value_clip: float | None = None
+    vf_coef: float = 0.1
+    """Weight of the value loss in the policy optimizer, under value_grad=shared only."""
+    target_kl: float | None = 0.03
+    """Stop the epochs of an iteration when approx_kl exceeds this."""
+    max_kl: float | None = 10.0
+    """Stop the run when the KL to the start, in nats per turn, exceeds this."""
+    critic_warmup: int = 1
+    """First iterations in which only the critic learns."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma_token", "gamma_turn", "lam_token", "lam_turn"):
+            _in_range("ppo", name, getattr(self, name), 0.0, 1.0)
+        _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
+        _one_of("ppo", "kl_in", self.kl_in, ("reward", "loss"))
+        _one_of("ppo", "kl_kind", self.kl_kind, ("k2", "k3"))
+        for name in ("clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup"):
+            _in_range("ppo", name, getattr(self, name), 0)
+        for name in ("epochs", "minibatches"):
+            _in_range("ppo", name, getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, twice: one for the policy, one for the critic's head."""
+
+    policy_lr: float = 1e-4
+    critic_lr: float = 1e-3
+    warmup_iterations: int = 2
+    """Linear warm-up of both rates, then constant."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    max_grad_norm: float = 1.0
+    token_budget: int = 16_384
+    """Padded tokens of a micro-batch."""
+
+    def __post_init__(self) -> None:
+        for name in ("policy_lr", "critic_lr", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"optim.{name}: expected more than 0; got {getattr(self, name)!r}.")
+        _in_range("optim", "token_budget", self.token_budget, 1)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation during training, on fixed users that are never those of a test split."""
+
+    split: str = "vanilla/val"
+    users: int = 50
+    every: int = 10
+    """Iterations between evaluations; 0: none."""
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.split.endswith("/test"):
+            raise ConfigError(f"eval.split: expected a validation split; got {self.split!r}. Test users choose no checkpoint.")
+        _in_range("eval", "every", self.every, 0)
+        _in_range("eval", "users", self.users, 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a run depends on. ``iterations``, ``minutes`` and ``out`` are outside its hash."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    seed: int = 0
+    algo: str = "ppo"
+    mode: str = "mdp"
+    iterations: int | None = 60
+    """Total, resumed ones included; None: until the minutes are over."""
+    minutes: float | None = None
+    """Minutes of training in this process, evaluation apart."""
+    save_every: int = 5
+    out: Path = Path("runs/train")
+
+    def __post_init__(self) -> None:
+        _one_of("train", "algo", self.algo, ("ppo",))
+        _one_of("train", "mode", self.mode, ("mdp",))
+        if self.iterations is None and self.minutes is None:
+            raise ConfigError("train.iterations: expected a number, or minutes; got neither, which would never end.")
+
+    def hash(self) -> str:
+        """Short fingerprint of everything that changes what is learned."""
+        data: dict[str, Any] = dataclasses.asdict(self)
+        for name in ("iterations", "minutes", "out", "save_every"):
+            del data[name]
+        return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able data, without ``out``."""
+        data = dataclasses.asdict(self)
+        del data["out"]
+        return data
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "tiny": TrainConfig(
+        rollout=RolloutConfig(dialogues=48, concurrent=48, max_new_tokens=160),
+        optim=OptimConfig(policy_lr=1e-4, critic_lr=1e-3),
+    ),
+}
+"""Starting points by name; every field can be set on the command line."""

@@ -1,0 +1,287 @@
+"""One PPO iteration on one rollout: score, estimate advantages, update. Knows no environment and no file.
+
+Axes as in `batch`: A action tokens of all chains, C chains.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlpa_agent.advantages import chain_gae, explained_variance, token_rewards, whiten
+from rlpa_agent.batch import Batch, MicroBatch, micro_batches, split_rows
+from rlpa_agent.config import TrainConfig
+from rlpa_agent.policy import Policy
+from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
+
+
+@dataclass
+class Normaliser:
+    """Running mean and deviation of returns; they change only between rollouts."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    seen: int = 0  # rollouts
+
+    def updated(self, returns_A: Tensor, rate: float = 0.2) -> Normaliser:
+        """The figures after one more rollout: those of the first, then an exponential average."""
+        mean, square = float(returns_A.double().mean()), float((returns_A.double() ** 2).mean())
+        if self.seen:
+            old_square = self.std**2 + self.mean**2
+            mean = (1 - rate) * self.mean + rate * mean
+            square = (1 - rate) * old_square + rate * square
+        return Normaliser(mean, math.sqrt(max(square - mean**2, 1e-4)), self.seen + 1)
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What one rollout says before any update. Arrays [A] in the order of the batch."""
+
+    logp_old_A: Tensor
+    logp_ref_A: Tensor
+    values_A: Tensor  # de-normalised
+    advantages_A: Tensor  # whitened
+    returns_A: Tensor
+
+
+@dataclass
+class UpdateStats:
+    """Sums over an iteration's optimizer steps."""
+
+    steps: int = 0
+    skipped: int = 0  # steps with a non-finite loss or gradient
+    stopped_by_kl: bool = False
+    policy_loss: float = 0.0
+    value_loss: float = 0.0
+    approx_kl: float = 0.0  # of the last minibatch
+    clip_fraction: float = 0.0
+    entropy: float = 0.0
+    grad_norm: float = 0.0
+    first_ratio_error: float = 0.0  # largest |w − 1| in the first minibatch of the first epoch
+    head_positions: int = 0
+    action_tokens: int = 0
+    padded_tokens: int = 0
+    real_tokens: int = 0
+    seconds: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Learner:
+    """Holds the policy's two optimizers and the value normaliser."""
+
+    def __init__(self, policy: Policy, config: TrainConfig) -> None:
+        self.policy, self.config = policy, config
+        optim = config.optim
+        common: dict[str, Any] = {"betas": (optim.beta1, optim.beta2), "eps": optim.eps, "weight_decay": 0.0}
+        self.policy_parameters = list(policy.parameters_policy())
+        self.value_parameters = list(policy.parameters_value())
+        self.optimizers = {
+            "policy": torch.optim.AdamW(self.policy_parameters, lr=optim.policy_lr, **common),
+            "critic": torch.optim.AdamW(self.value_parameters, lr=optim.critic_lr, **common),
+        }
+        self.normaliser = Normaliser()
+        self.failures_running = 0
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.model.update_autocast)
+
+    def plan(self, batch: Batch, iteration: int, epoch: int) -> list[list[int]]:
+        """Minibatches of rows for an epoch: a function of (seed, iteration, epoch)."""
+        rng = np.random.default_rng([self.config.seed, iteration, epoch, 7])
+        return split_rows(batch, self.config.ppo.minibatches, rng.permutation(len(batch.rows)).tolist())
+
+    def _micro(self, batch: Batch, rows: list[int]) -> Iterator[MicroBatch]:
+        return micro_batches(batch, rows, self.config.optim.token_budget, self.policy.chat.pad_id)
+
+    @torch.no_grad()
+    def estimate(self, batch: Batch, iteration: int) -> Estimates:
+        """Old and reference logp, values, advantages and returns.
+
+        The old logp is computed here, with the first epoch's partition and precision, and not taken from generation:
+        so the first minibatch has importance ratios of exactly 1.
+        """
+        size = batch.tokens
+        logp, ref, value = (torch.zeros(size) for _ in range(3))
+        tau = self.config.rollout.temperature
+        for rows in self.plan(batch, iteration, 0):
+            for micro in self._micro(batch, rows):
+                with self._autocast():
+                    place = (micro.input_ids_BL, micro.lengths_B, micro.rows_A, micro.pos_A)
+                    fraction = batch.fraction_A[micro.index_A]
+                    scored = self.policy.score(*place, fraction, temperature=tau, need=("logp", "value"))
+                    logp[micro.index_A], value[micro.index_A] = scored.logp, scored.value  # type: ignore[assignment]
+                    if self.policy.reference is not None:
+                        ref[micro.index_A] = self.policy.reference_logp(*place, temperature=tau)
+        if self.policy.reference is None:
+            ref = logp.clone()
+        ppo, norm = self.config.ppo, self.normaliser
+        values = norm.mean + norm.std * value
+        kl = logp - ref if ppo.kl_in == "reward" else None
+        rewards = token_rewards(batch.reward_A, kl, ppo.beta)
+        advantages, returns = chain_gae(
+            rewards,
+            values,
+            batch.turn_A,
+            batch.starts_C,
+            self._bootstrap(batch),
+            gamma_token=ppo.gamma_token,
+            gamma_turn=ppo.gamma_turn,
+            lam_token=ppo.lam_token,
+            lam_turn=ppo.lam_turn,
+        )
+        return Estimates(logp, ref, values, whiten(advantages), returns)
+
+    def _bootstrap(self, batch: Batch) -> Tensor:
+        """De-normalised value of the state behind each chain; 0 where the episode is over."""
+        boot_C = torch.zeros(len(batch.starts_C))
+        for chain in torch.nonzero(batch.bootstrapped_C)[:, 0].tolist():
+            ids = torch.from_numpy(batch.rows[int(batch.boot_row_C[chain])])[None]
+            with self._autocast():
+                value = self.policy.value_at(
+                    ids,
+                    torch.tensor([ids.shape[1]]),
+                    torch.zeros(1, dtype=torch.int64),
+                    batch.boot_pos_C[chain : chain + 1],
+                    batch.boot_fraction_C[chain : chain + 1],
+                )
+            boot_C[chain] = self.normaliser.mean + self.normaliser.std * value[0].float()
+        return boot_C
+
+    def _rescale(self, returns_A: Tensor) -> None:
+        """Let the normaliser take in a rollout; de-normalised predictions stay what they were."""
+        new = self.normaliser.updated(returns_A)
+        self.policy.value_head.rescale((self.normaliser.mean, self.normaliser.std), (new.mean, new.std))
+        self.normaliser = new
+
+    def _set_rates(self, iteration: int) -> None:
+        """Linear warm-up over iterations, then constant."""
+        optim = self.config.optim
+        share = min(1.0, (iteration + 1) / max(1, optim.warmup_iterations))
+        for name, rate in (("policy", optim.policy_lr), ("critic", optim.critic_lr)):
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = rate * share
+
+    def update(self, batch: Batch, iteration: int) -> tuple[Estimates, UpdateStats]:
+        """Epochs of minibatches on one rollout."""
+        began = time.perf_counter()
+        estimates, stats = self.estimate(batch, iteration), UpdateStats()
+        stats.figures["explained_variance"] = explained_variance(estimates.values_A, estimates.returns_A)
+        self._rescale(estimates.returns_A)
+        self._set_rates(iteration)
+        critic_only = iteration < self.config.ppo.critic_warmup
+        for epoch in range(self.config.ppo.epochs):
+            for number, rows in enumerate(self.plan(batch, iteration, epoch)):
+                ok = self._step(batch, rows, estimates, stats, critic_only, first=epoch == number == 0)
+                self.failures_running = 0 if ok else self.failures_running + 1
+                target = self.config.ppo.target_kl
+                if not ok and self.failures_running >= 3:
+                    raise FloatingPointError("three optimizer steps running had a non-finite loss or gradient")
+                if target is not None and not critic_only and stats.approx_kl > target:
+                    stats.stopped_by_kl = True
+                    break
+            if stats.stopped_by_kl:
+                break
+        stats.seconds = time.perf_counter() - began
+        return estimates, stats
+
+    def _step(
+        self, batch: Batch, rows: list[int], estimates: Estimates, stats: UpdateStats, critic_only: bool, first: bool
+    ) -> bool:
+        """One optimizer step over micro-batches; False if it was skipped for a non-finite loss or gradient."""
+        row_set = torch.zeros(len(batch.rows), dtype=torch.bool)
+        row_set[rows] = True
+        tokens = int(row_set[batch.row_A].sum())
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        sums = dict.fromkeys(("policy", "value", "kl", "clipped", "entropy"), 0.0)
+        for micro in self._micro(batch, rows):
+            loss, parts = self.loss(batch, micro, estimates, tokens, critic_only)
+            loss.backward()
+            for name in sums:
+                sums[name] += parts[name]
+            if first:
+                stats.first_ratio_error = max(stats.first_ratio_error, parts["ratio_error"])
+            stats.head_positions += len(micro.pos_A)
+            stats.padded_tokens += micro.input_ids_BL.numel()
+            stats.real_tokens += int(micro.lengths_B.sum())
+        stats.action_tokens += tokens
+        if not self._apply(sums, stats, critic_only):
+            return False
+        stats.steps += 1
+        stats.policy_loss += sums["policy"] / tokens
+        stats.value_loss += sums["value"] / tokens
+        stats.approx_kl = sums["kl"] / tokens
+        stats.clip_fraction += sums["clipped"] / tokens
+        stats.entropy += sums["entropy"] / tokens
+        return True
+
+    def _apply(self, sums: dict[str, float], stats: UpdateStats, critic_only: bool) -> bool:
+        limit = self.config.optim.max_grad_norm
+        norms = [torch.nn.utils.clip_grad_norm_(self.value_parameters, limit)]
+        if not critic_only:
+            norms.append(torch.nn.utils.clip_grad_norm_(self.policy_parameters, limit))
+        if not all(math.isfinite(value) for value in (*sums.values(), *map(float, norms))):
+            stats.skipped += 1
+            return False
+        self.optimizers["critic"].step()
+        if not critic_only:
+            self.optimizers["policy"].step()
+            stats.grad_norm += float(norms[-1])
+        return True
+
+    def loss(
+        self, batch: Batch, micro: MicroBatch, estimates: Estimates, tokens: int, critic_only: bool = False
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one micro-batch, divided by the action tokens of the whole optimizer step."""
+        ppo, index = self.config.ppo, micro.index_A
+        need = ("value",) if critic_only else ("logp", "value", "entropy")
+        with self._autocast():
+            scored = self.policy.score(
+                micro.input_ids_BL,
+                micro.lengths_B,
+                micro.rows_A,
+                micro.pos_A,
+                batch.fraction_A[index],
+                temperature=self.config.rollout.temperature,
+                need=need,
+            )
+        norm = self.normaliser
+        assert scored.value is not None
+        target, before = ((values[index] - norm.mean) / norm.std for values in (estimates.returns_A, estimates.values_A))
+        v_loss = value_loss(scored.value, target, before, clip=ppo.value_clip)
+        parts = {"value": float(v_loss.detach()), "policy": 0.0, "kl": 0.0, "clipped": 0.0, "entropy": 0.0, "ratio_error": 0.0}
+        if critic_only:
+            return v_loss / tokens, parts
+        assert scored.logp is not None
+        assert scored.entropy is not None
+        old = estimates.logp_old_A[index]
+        surrogate = policy_loss(
+            scored.logp,
+            old,
+            estimates.advantages_A[index],
+            clip_low=ppo.clip_low,
+            clip_high=ppo.clip_high,
+            dual_clip=ppo.dual_clip,
+        )
+        # A detached value loss reaches the head alone, so its weight is the critic's learning rate.
+        loss = surrogate.loss + (ppo.vf_coef if self.policy.value_grad == "shared" else 1.0) * v_loss
+        if ppo.kl_in == "loss" and ppo.beta > 0:
+            loss = loss + ppo.beta * kl_loss(scored.logp, estimates.logp_ref_A[index], old, ppo.kl_kind)
+        if ppo.entropy > 0:
+            loss = loss - ppo.entropy * scored.entropy.sum()
+        parts |= {
+            "policy": float(surrogate.loss.detach()),
+            "kl": float(approximate_kl(scored.logp.detach(), old)),
+            "clipped": float(surrogate.clipped),
+            "entropy": float(scored.entropy.detach().sum()),
+            "ratio_error": float((surrogate.ratio_A - 1).abs().max()),
+        }
+        return loss / tokens, parts

@@ -1,0 +1,125 @@
+"""What the tiny start model was taught: one documented mixture of dialogues, fixed before any RL run.
+
+Every dialogue is held with the environment's own scripted user. The teacher knows which points were told plainly and
+writes them down exactly, but it is *weak* on purpose:
+
+- each turn it lists every told point only with a probability drawn for that turn from U(0.25, 0.85);
+- with probability 0.3 per mentioned distractor it believes what was said of somebody else;
+- its reply is a sensible reaction with a question in 35 % of turns, else one of six kinds of poor reply.
+
+Nine of ten values are replaced by random word pairs, so that copying is learned instead of a list of values. Users are
+drawn from vanilla/train (extended/train for one dialogue in ten); words of held-out values are never used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+
+from rlpa_env import Message, Point, Profile, ScriptedUser, format_action, load_split
+from rlpa_env.attentive import answer
+from rlpa_env.replies import lines
+from rlpa_env.text import words
+from rlpa_env.world import world
+
+REPLACED = 0.9  # share of values that become random words
+GOOD_REPLIES = 0.35
+LISTED = (0.25, 0.85)  # range of the per-turn probability that a told point is listed
+FOOLED = 0.3  # probability that a distractor is taken for a fact, decided once per distractor
+EXTENDED = 0.1
+_KEPT = ("Age", "Gender", "Marital Status")  # closed slots keep their values
+_SYLLABLES = "ba co di fu ga ho ji ka lo mi nu pe qui ro sa te vo wy za bre cla dro fle gri plo ster thun wen zor".split()
+_POOR = (
+    "Ok.",
+    "I see.",
+    "That is nice.",
+    "You are amazing, really wonderful!",
+    "Wow, what a fantastic person you are!",
+    "As an assistant I am here to help. How can I assist you today?",
+    "Tell me more. What else? Anything more?",
+    "Interesting.",
+)
+
+
+@lru_cache(maxsize=1)
+def vocabulary() -> tuple[str, ...]:
+    """Ordinary words for replaced values: the topic words, without any word of a held-out value."""
+    topics = json.loads((files("rlpa_env") / "data" / "topics.json").read_text(encoding="utf-8"))
+    held_out = {
+        word
+        for spec in world().slots.values()
+        for value in spec.values
+        if "train" not in value.splits
+        for word in words(value.value)
+    }
+    found = {word for entries in topics.values() for entry in entries for word in words(entry)}
+    return tuple(sorted(word for word in found - held_out if word.isalpha() and len(word) > 2))
+
+
+def random_value(rng: np.random.Generator) -> str:
+    """One or two words, ordinary or made up."""
+
+    def word() -> str:
+        if rng.random() < 0.4:
+            return "".join(_SYLLABLES[int(rng.random() * len(_SYLLABLES))] for _ in range(2 + int(rng.random() * 2)))
+        return vocabulary()[int(rng.random() * len(vocabulary()))]
+
+    return word() if rng.random() < 0.35 else f"{word()} {word()}"
+
+
+def disguised(profile: Profile, rng: np.random.Generator) -> Profile:
+    """The profile with most of its values replaced by random words."""
+    slots: dict[str, list[str]] = {}
+    for slot, value in profile.points:
+        new = value if slot in _KEPT or rng.random() > REPLACED else random_value(rng)
+        if new not in slots.setdefault(slot, []):
+            slots[slot].append(new)
+    return Profile(id=profile.id, slots={slot: tuple(values) for slot, values in slots.items()})
+
+
+def _poor_reply(messages: Sequence[dict[str, str]], rng: np.random.Generator) -> str:
+    kind = rng.random()
+    if kind < 0.3:  # a question out of nowhere
+        asks = lines()["ask"]
+        slot = [slot for slot in asks if slot != "*"][int(rng.random() * 10)]
+        return asks[slot][int(rng.random() * len(asks[slot]))]
+    if kind < 0.5:
+        return lines()["small"][int(rng.random() * len(lines()["small"]))]
+    if kind < 0.6:
+        return messages[-1]["content"]
+    return _POOR[int(rng.random() * len(_POOR))]
+
+
+def dialogue(rng: np.random.Generator, turns: tuple[int, int] = (2, 10)) -> list[tuple[str, str]]:
+    """One teacher dialogue as (role, content) pairs, beginning with the user's Hello and ending with the teacher."""
+    split = "extended/train" if rng.random() < EXTENDED else "vanilla/train"
+    people = load_split(split)
+    person = disguised(people[int(rng.random() * len(people))], rng)
+    user = ScriptedUser()
+    opening = user.reset(person, np.random.Generator(np.random.PCG64(int(rng.integers(2**63)))))
+    said = [Message("user", opening)]
+    messages = [{"role": "user", "content": opening}]
+    known: dict[Point, bool] = {}  # point -> believed
+    for turn in range(turns[0] + int(rng.random() * (turns[1] - turns[0] + 1))):
+        share = LISTED[0] + (LISTED[1] - LISTED[0]) * rng.random()
+        listed = [point for point, believed in known.items() if believed and rng.random() < share]
+        reply = answer(messages) if rng.random() < GOOD_REPLIES else _poor_reply(messages, rng)
+        completion = format_action(listed, reply)
+        messages.append({"role": "assistant", "content": completion})
+        heard = user.reply(tuple(said), reply)
+        said += [Message("assistant", reply), Message("user", heard.message)]
+        for point in heard.plainly:
+            known[point] = True
+        for point in heard.distractors:
+            known.setdefault(point, rng.random() < FOOLED)
+        if heard.left:
+            break
+        messages.append({"role": "user", "content": heard.message})
+        del turn
+    while messages[-1]["role"] == "user":
+        messages.pop()
+    return [(message["role"], message["content"]) for message in messages]

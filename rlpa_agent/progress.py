@@ -1,0 +1,181 @@
+"""What a run tells: figures of an iteration, the health note, the progress bar, metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from rlpa_agent.batch import Batch
+from rlpa_agent.learner import Estimates, UpdateStats
+from rlpa_agent.rollout import RolloutCounts
+from rlpa_agent.trajectory import Trajectory
+from rlpa_env import parse_action
+
+_TURN_FIGURES = (
+    "reward/profile", "reward/response", "profile/precision", "profile/recall", "profile/f1", "profile/grounded_f1",
+    "profile/invented", "profile/ceiling", "profile/revealed", "judge/naturalness", "judge/relevance", "judge/logic",
+    "judge/engagement", "judge/informativeness",
+)  # fmt: skip
+
+
+def peak_memory_mb() -> float:
+    """Largest resident set of this process so far, in MB; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM")), "VmHWM: 0 kB")
+    return int(line.split()[1]) / 1024
+
+
+def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[str, Any]:
+    """Means over episodes and turns; turns after the user left count 0, unscored ones are left out."""
+    figures: dict[str, Any] = {}
+    valid = [[turn for turn in t.turns if turn.valid] for t in trajectories]
+    total = [sum(turn.reward for turn in turns) for turns in valid]
+    figures["return"] = float(np.mean(total))
+    figures["return_std"] = float(np.std(total))
+    figures["turns"] = float(np.mean([len(turns) for turns in valid]))
+    figures["left_early"] = float(np.mean([t.terminated for t in trajectories]))
+    figures["failures"] = sum(len(turns) < len(t.turns) for turns, t in zip(valid, trajectories, strict=True))
+    every = [turn for turns in valid for turn in turns]
+    figures["length_stops"] = float(np.mean([turn.stop == "length" for turn in every])) if every else 0.0
+    for key in _TURN_FIGURES:
+        if every and key in every[0].parts:
+            table = np.zeros((len(valid), max_turns))
+            for row, turns in enumerate(valid):
+                table[row, : len(turns)] = [turn.parts[key] for turn in turns]
+            figures[key] = float(table.mean())
+            figures[f"by_turn/{key}"] = [round(value, 4) for value in table.mean(axis=0).tolist()]
+    return figures | _text_figures(trajectories)
+
+
+def _text_figures(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """Figures of what was written: points listed, tokens of the two blocks, how alike the replies are."""
+    texts = [content for t in trajectories for role, content in t.messages if role == "assistant"]
+    if not texts or not any("<response>" in text for text in texts):
+        return {}
+    actions = [parse_action(text) for text in texts]
+    replies = [action.reply for action in actions]
+    counts: dict[str, int] = {}
+    for reply in replies:
+        counts[reply] = counts.get(reply, 0) + 1
+    grams = [pair for reply in replies for pair in zip(reply.split(), reply.split()[1:])]
+    profile_chars = sum(text.find("</profile>") + len("</profile>") for text in texts if "</profile>" in text)
+    return {
+        "guessed_points": float(np.mean([len(action.profile) for action in actions])),
+        "malformed": float(np.mean([bool(action.error) for action in actions])),
+        "most_common_reply": max(counts.values()) / len(replies),
+        "distinct_2": len(set(grams)) / max(1, len(grams)),
+        "profile_share": profile_chars / max(1, sum(map(len, texts))),
+    }
+
+
+def work_figures(counts: RolloutCounts, stats: UpdateStats, rollout_seconds: float) -> dict[str, Any]:
+    """Speed and waste of one iteration."""
+    return {
+        "rollout_seconds": rollout_seconds,
+        "update_seconds": stats.seconds,
+        "rollout_tokens_per_second": counts.action_tokens / max(rollout_seconds, 1e-9),
+        "update_tokens_per_second": stats.action_tokens / max(stats.seconds, 1e-9),
+        "action_tokens": counts.action_tokens,
+        "prefill_ratio": counts.prefilled_tokens / max(1, counts.context_tokens),
+        "head_ratio": stats.head_positions / max(1, stats.action_tokens),
+        "pad_share": 1 - stats.real_tokens / max(1, stats.padded_tokens),
+        "context_stops": counts.context_stops,
+        "environment_seconds": counts.environment_seconds,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def update_figures(batch: Batch, estimates: Estimates, stats: UpdateStats) -> dict[str, Any]:
+    """What the update did."""
+    steps = max(1, stats.steps)
+    kl_A = estimates.logp_old_A - estimates.logp_ref_A
+    turns = len({(c, t) for c, t in zip(batch.chain_A.tolist(), batch.turn_A.tolist(), strict=True)})
+    return {
+        "kl": float(kl_A.mean()),
+        "kl_per_turn": float(kl_A.sum()) / max(1, turns),
+        "sampling_mismatch": float((estimates.logp_old_A - batch.logp_old_A).abs().mean()),
+        "approx_kl": stats.approx_kl,
+        "clip_fraction": stats.clip_fraction / steps,
+        "policy_loss": stats.policy_loss / steps,
+        "value_loss": stats.value_loss / steps,
+        "entropy": stats.entropy / steps,
+        "grad_norm": stats.grad_norm / steps,
+        "optimizer_steps": stats.steps,
+        "skipped_steps": stats.skipped,
+        "stopped_by_kl": stats.stopped_by_kl,
+        **stats.figures,
+    }
+
+
+def health(figures: Mapping[str, Any]) -> str:
+    """One line that names the likeliest trouble; "ok" where there is none."""
+
+    def at(key: str, default: float = 0.0) -> float:
+        return float(figures.get(key, default))
+
+    checks = (
+        (at("skipped_steps") > 0, f"{at('skipped_steps'):.0f} optimizer steps skipped: loss or gradient not finite; lower the rates"),
+        (at("length_stops") > 0.2, f"{at('length_stops'):.0%} of turns cut by length; raise max_new_tokens"),
+        (at("malformed") > 0.1, f"{at('malformed'):.0%} of completions malformed"),
+        (at("context_stops") > 0, f"{at('context_stops'):.0f} dialogues outgrew the context"),
+        (at("most_common_reply") > 0.1, f"one reply is {at('most_common_reply'):.0%} of all replies: collapse"),
+        (at("left_early") > 0.5, f"{at('left_early'):.0%} of users leave early"),
+        (at("clip_fraction") > 0.3, f"{at('clip_fraction'):.0%} of tokens clipped: steps too large"),
+        (at("explained_variance", 1.0) < 0.05, f"critic explains {at('explained_variance'):.0%} of variance"),
+        (bool(figures.get("stopped_by_kl")), "epochs stopped by target_kl"),
+    )
+    return next((text for bad, text in checks if bad), "ok")
+
+
+class RunLog:
+    """Writes metrics.jsonl and TensorBoard events, and drives the progress bar."""
+
+    def __init__(self, out: Path, total: int | None, quiet: bool = False, keep: int | None = None) -> None:
+        """``keep``: iterations of an earlier part of this run that stay in metrics.jsonl; later lines are dropped."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        out.mkdir(parents=True, exist_ok=True)
+        self.path = out / "metrics.jsonl"
+        self._trim(keep or 0)
+        self.board = SummaryWriter(str(out / "tensorboard"))
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+        self.bar = Progress(*columns, TimeElapsedColumn(), disable=quiet)
+        self.task = self.bar.add_task("training", total=total, completed=keep or 0, note="")
+        self.sub = self.bar.add_task("  dialogues", total=1, note="")
+        self.bar.start()
+
+    def _trim(self, keep: int) -> None:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= keep]
+        self.path.write_text("".join(line + "\n" for line in kept))
+
+    def dialogues(self, done: int, total: int) -> None:
+        """Progress inside an iteration."""
+        self.bar.update(self.sub, completed=done, total=total)
+
+    def iteration(self, figures: Mapping[str, Any]) -> None:
+        """One line of metrics and one step of the bar."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(figures) + "\n")
+        for key, value in figures.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self.board.add_scalar(key, value, figures["iteration"])
+        speed = figures.get("rollout_tokens_per_second", 0.0)
+        f1 = f" F1 {figures['profile/f1']:.3f}" if "profile/f1" in figures else ""
+        note = f"return {figures['return']:.2f}{f1} KL {figures['kl_per_turn']:.2f} {speed:,.0f} tok/s · {figures['health']}"
+        self.bar.update(self.task, completed=figures["iteration"], note=note)
+        if self.bar.disable:
+            return
+        self.bar.console.print(f"[dim]{figures['iteration']:4d}[/] {note}", highlight=False)
+
+    def close(self) -> None:
+        """Stop the bar and flush."""
+        self.bar.stop()
+        self.board.close()

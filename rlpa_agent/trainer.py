@@ -1,0 +1,237 @@
+"""collect -> batch -> advantages -> update -> log -> save. Nothing numerical happens here."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlpa_agent.batch import make_batch
+from rlpa_agent.checkpoint import (
+    CheckpointError,
+    load_tensors,
+    random_state,
+    read_state,
+    recovered,
+    restore_random,
+    save_checkpoint,
+)
+from rlpa_agent.config import TrainConfig
+from rlpa_agent.learner import Learner, Normaliser
+from rlpa_agent.policy import Policy
+from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
+from rlpa_agent.rollout import RolloutCounts, collect
+from rlpa_agent.trajectory import Trajectory
+
+Evaluate = Callable[[Policy], Mapping[str, float]]
+
+
+class _Stopped(Exception):
+    """SIGTERM came while dialogues were being held; nothing has been learned from them."""
+
+
+class Trainer:
+    """Runs PPO. Environments are made by ``make_env`` and reseeded every iteration from (seed, iteration).
+
+    Args:
+        config: the run.
+        policy: the model to train; its frozen reference is the KL anchor.
+        make_env: makes one environment: ``reset(seed=) -> (obs, info)`` with ``info["messages"]``, ``step(text)``.
+        evaluate: figures on held-out users, with ``"return"``, called every ``config.eval.every`` iterations.
+        quiet: no progress bar.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        make_env: Callable[[], Any],
+        evaluate: Evaluate | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.config, self.policy, self.evaluate, self.quiet = config, policy, evaluate, quiet
+        self.learner = Learner(policy, config)
+        self.envs = [make_env() for _ in range(min(config.rollout.concurrent, config.rollout.dialogues))]
+        self.iteration = 0
+        self.best = -np.inf
+        self.training_seconds = 0.0
+        self.dialogues = 0
+        self._terminated = False
+
+    @property
+    def last(self) -> Path:
+        """Folder of the newest checkpoint."""
+        return self.config.out / "last"
+
+    def run(self) -> dict[str, Any]:
+        """Train until the iterations or minutes are over; returns the figures of the last iteration."""
+        previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+        log = RunLog(self.config.out, self.config.iterations, self.quiet, keep=self.iteration)
+        (self.config.out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
+        figures: dict[str, Any] = {}
+        budget = None if self.config.minutes is None else 60.0 * self.config.minutes
+        spent = 0.0
+        try:
+            if self.evaluate is not None and self.iteration == 0 and self.config.eval.every:
+                self._validate(log)
+            while self.config.iterations is None or self.iteration < self.config.iterations:
+                began = time.perf_counter()
+                figures = self.one_iteration(log)
+                spent += time.perf_counter() - began
+                stop = figures["stop"] or self._terminated
+                out_of_time = budget is not None and spent + figures["seconds"] > budget
+                if self.iteration % self.config.save_every == 0 or stop or out_of_time:
+                    self.save()
+                every = self.config.eval.every
+                if self.evaluate is not None and every and self.iteration % every == 0 and not stop:
+                    self._validate(log)
+                if stop or out_of_time:
+                    break
+        except _Stopped:
+            pass
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            log.close()
+        self.save()
+        if self._terminated:
+            raise SystemExit(0)
+        return figures
+
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        self._terminated = True
+
+    def _seeds(self, purpose: int) -> list[int]:
+        rng = np.random.default_rng([self.config.seed, self.iteration, purpose])
+        return rng.integers(2**31, size=self.config.rollout.dialogues).tolist()
+
+    def gather(self, log: RunLog | None = None) -> tuple[list[Trajectory], RolloutCounts]:
+        """Hold this iteration's dialogues."""
+        rollout, counts, done = self.config.rollout, RolloutCounts(), 0
+
+        def heard(_: int, __: Trajectory) -> None:
+            nonlocal done
+            done += 1
+            if log is not None:
+                log.dialogues(done, rollout.dialogues)
+            if self._terminated:
+                raise _Stopped
+
+        trajectories = collect(
+            self.policy,
+            self.envs,
+            seeds=self._seeds(1),
+            sample_seed=self._seeds(2)[0],
+            temperature=rollout.temperature,
+            max_new_tokens=rollout.max_new_tokens,
+            max_turns=rollout.max_turns,
+            counts=counts,
+            on_episode=heard,
+        )
+        return trajectories, counts
+
+    def one_iteration(self, log: RunLog | None = None) -> dict[str, Any]:
+        """Collect, update, log."""
+        began = time.perf_counter()
+        trajectories, counts = self.gather(log)
+        rollout_seconds = time.perf_counter() - began
+        figures = rollout_figures(trajectories, self.config.rollout.max_turns)
+        if self.config.rollout.shuffle_rewards:
+            trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
+        batch = make_batch(
+            trajectories, max_turns=self.config.rollout.max_turns, horizon=self.config.ppo.horizon
+        )
+        try:
+            estimates, stats = self.learner.update(batch, self.iteration)
+        except FloatingPointError:
+            torch.save({"rows": batch.rows, "reward_A": batch.reward_A}, self.config.out / "bad_batch.pt")
+            self.save()
+            raise
+        self.iteration += 1
+        self.dialogues += len(trajectories)
+        seconds = time.perf_counter() - began
+        self.training_seconds += seconds
+        figures |= update_figures(batch, estimates, stats) | work_figures(counts, stats, rollout_seconds)
+        figures |= {"iteration": self.iteration, "seconds": seconds, "dialogues": self.dialogues}
+        limit = self.config.ppo.max_kl
+        figures["stop"] = bool(limit is not None and figures["kl_per_turn"] > limit)
+        figures["health"] = f"KL to the start above max_kl={limit}: stopped" if figures["stop"] else health(figures)
+        if log is not None:
+            log.iteration(figures)
+        return figures
+
+    def _validate(self, log: RunLog) -> None:
+        assert self.evaluate is not None
+        figures = dict(self.evaluate(self.policy))
+        record = {"iteration": self.iteration, **figures}
+        with (self.config.out / "validation.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        for key, value in figures.items():
+            log.board.add_scalar(f"validation/{key}", value, self.iteration)
+        if figures["return"] > self.best:
+            self.best = figures["return"]
+            self.save(self.config.out / "best")
+
+    def save(self, folder: Path | None = None) -> None:
+        """Write a checkpoint, ``last`` by default."""
+        state = {
+            "iteration": self.iteration,
+            "dialogues": self.dialogues,
+            "best": None if np.isinf(self.best) else float(self.best),
+            "normaliser": [self.learner.normaliser.mean, self.learner.normaliser.std, self.learner.normaliser.seen],
+            "failures_running": self.learner.failures_running,
+            "config_hash": self.config.hash(),
+            "random": random_state(),
+        }
+        target = folder or self.last
+        save_checkpoint(target, policy=self.policy, optimizers=self.learner.optimizers, state=state)
+
+    def resume(self) -> None:
+        """Go on from ``last``. Call it on a trainer whose policy was loaded from there (see `checkpointed_policy`).
+
+        Raises CheckpointError if the checkpoint belongs to a run with another configuration.
+        """
+        state = read_state(self.last)
+        if state["config_hash"] != self.config.hash():
+            raise CheckpointError(
+                f"{self.last}: expected a checkpoint of this configuration ({self.config.hash()}); it was written by another "
+                f"({state['config_hash']}). Resume with the same options, or choose another --out."
+            )
+        load_tensors(self.last, self.policy, self.learner.optimizers)
+        self.iteration, self.dialogues = state["iteration"], state["dialogues"]
+        self.best = -np.inf if state["best"] is None else state["best"]
+        mean, std, seen = state["normaliser"]
+        self.learner.normaliser = Normaliser(mean, std, seen)
+        self.learner.failures_running = state["failures_running"]
+        restore_random(state["random"])
+
+
+def checkpointed_policy(out: Path, which: str = "last") -> Path:
+    """The policy folder of a run: that of ``best``, ``last``, or the folder itself if it is one."""
+    if (out / "config.json").is_file() and (out / "model.safetensors").is_file():
+        return out
+    for name in (which, "best", "last"):
+        folder = recovered(out / name) / "policy"
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError(f"{out}: expected a run or a policy folder; found neither best/policy, last/policy nor a model.")
+
+
+def shuffled_rewards(trajectories: list[Trajectory], seed: int) -> list[Trajectory]:
+    """The same dialogues with whole reward sequences swapped between episodes, cut or padded by 0: a control."""
+    from dataclasses import replace
+
+    order = np.random.default_rng(seed).permutation(len(trajectories))
+    mixed = []
+    for own, other in zip(trajectories, order, strict=True):
+        rewards = [turn.reward for turn in trajectories[int(other)].turns]
+        rewards += [0.0] * (len(own.turns) - len(rewards))
+        turns = tuple(replace(turn, reward=reward) for turn, reward in zip(own.turns, rewards))
+        mixed.append(replace(own, turns=turns))
+    return mixed

@@ -1,0 +1,133 @@
+"""`rlpa-env eval | play`: score agents on held-out users, or talk to a user yourself."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import gymnasium as gym
+import tyro
+from rich.console import Console
+
+import rlpa_env
+from rlpa_env.agents import AGENTS, make_agent
+from rlpa_env.errors import RLPAError
+from rlpa_env.evaluate import evaluate, results_table
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score reference agents on held-out users and write episodes.jsonl and results.json.
+
+    The agents `prior` (the floor) and `oracle` (the scale of the normalised score) are always run.
+
+    Example: rlpa-env eval --agent attentive script --split vanilla/test --users 74 --out runs/references
+    """
+
+    agent: tuple[str, ...] = ("attentive",)
+    """Reference agents by name."""
+    env: str = "RLPA-v0"
+    """Environment id."""
+    split: str = "vanilla/test"
+    """A bundled split, or the path of a JSONL file of profiles."""
+    users: int | None = None
+    """The first N profiles in file order; all of them if not given."""
+    seed: tuple[int, ...] = (0,)
+    """One dialogue per user and seed."""
+    out: Path = Path("runs/eval")
+    """Folder for episodes.jsonl (resumed if there) and results.json."""
+    workers: int = 2
+    """Processes."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """Talk to a simulated user yourself; your profile guess is what you type after '-'.
+
+    Type a reply, or lines beginning with '- ' for guesses and then a reply. An empty line sends.
+    """
+
+    env: str = "RLPA-v0"
+    """Environment id."""
+    split: str = "vanilla/test"
+    """Whom to meet."""
+    profile: str | None = None
+    """A profile id; drawn if not given."""
+    seed: int = 0
+    """Seed of the user."""
+    agent: str | None = None
+    """Watch this reference agent instead of playing."""
+    style: Annotated[str | None, tyro.conf.arg(help="plain, terse, chatty, evasive or impatient")] = field(default=None)
+
+
+def _eval(args: Eval) -> None:
+    rows = evaluate(
+        args.agent,
+        env_id=args.env,
+        split=args.split,
+        users=args.users,
+        seeds=args.seed,
+        out=args.out,
+        workers=args.workers,
+    )
+    title = f"{args.env} · {args.split} · {rows[0]['users']} users · seeds {list(args.seed)}"
+    Console(width=None if sys.stdout.isatty() else 160).print(results_table(rows, title))
+    print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
+
+
+def _play(args: Play) -> None:
+    env = gym.make(f"rlpa_env:{args.env}", split=args.split, style=args.style, render_mode="ansi")
+    options = {"profile": args.profile} if args.profile else None
+    _, info = env.reset(seed=args.seed, options=options)
+    agent = make_agent(args.agent) if args.agent else None
+    if agent is not None and hasattr(agent, "attach"):
+        agent.attach(env)
+    console = Console()
+    over = False
+    while not over:
+        console.print(f"[bold cyan]User[/]: {info['messages'][-1]['content']}")
+        text = agent.act(info["messages"]) if agent else _typed(console)
+        _, _, terminated, truncated, info = env.step(text)
+        heard = env.unwrapped.last_action  # type: ignore[attr-defined]
+        if agent:
+            console.print(f"[bold magenta]Assistant[/]: {heard.reply}", highlight=False)
+        note = f"profile reward {info['reward/profile']:.2f} · response reward {info['reward/response']:.0f}"
+        console.print(f"[dim]{note}{' · ' + info['parse_error'] if info['parse_error'] else ''}[/]")
+        over = terminated or truncated
+    print(env.render())
+
+
+def _typed(console: Console) -> str:
+    guesses, reply = [], []
+    console.print("[bold magenta]You[/]: ", end="")
+    for line in sys.stdin:
+        if not line.strip():
+            break
+        (guesses if line.lstrip().startswith("-") else reply).append(line.strip())
+    else:
+        raise SystemExit("input ended")
+    points = [rlpa_env.Point(*_slot_value(line)) for line in guesses]
+    return rlpa_env.format_action(points, " ".join(reply))
+
+
+def _slot_value(line: str) -> tuple[str, str]:
+    slot, colon, value = line.lstrip("- ").partition(":")
+    return (slot.strip(), value.strip()) if colon else ("", slot.strip())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of `rlpa-env`."""
+    commands = tyro.extras.subcommand_type_from_defaults({"eval": Eval(), "play": Play()})
+    args = tyro.cli(commands, args=argv, prog="rlpa-env", description=__doc__)  # type: ignore[var-annotated]
+    try:
+        _eval(args) if isinstance(args, Eval) else _play(args)
+    except RLPAError as error:
+        raise SystemExit(f"rlpa-env: {error}") from error
+
+
+__all__ = ["AGENTS", "Eval", "Play", "main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,350 @@
+"""The Gymnasium environment: it orchestrates parser, matcher, user and judge, and decides nothing itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from rlpa_env.actions import Action, instructions, parse_action
+from rlpa_env.errors import ConfigError, ModelError, NotInstalledError, unknown_choice
+from rlpa_env.judges import Judge, RuleJudge
+from rlpa_env.matching import LexicalMatcher, Matcher, match_points
+from rlpa_env.population import SPLIT_SIZES, load_split
+from rlpa_env.profiles import Profile, load_profiles
+from rlpa_env.rewards import ProfileScore, profile_score, total_reward
+from rlpa_env.spaces import UnicodeText
+from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
+from rlpa_env.users import ScriptedUser, UserSimulator
+
+MAX_ACTION_CHARS = 16_384
+MAX_OBSERVATION_CHARS = 1_000_000
+_NO_VERDICT = Verdict(False, False, False, False, False)
+_NO_SCORE = ProfileScore()
+
+
+class Snapshot(NamedTuple):
+    """Everything that changes in an `RLPAEnv` during an episode."""
+
+    user: object
+    random: Mapping[str, Any]
+    values: Mapping[str, Any]
+
+
+class RLPAEnv(gym.Env[str, str]):
+    """A dialogue with a simulated user whose profile is hidden (arXiv 2505.15456).
+
+    Observation: the dialogue so far as text. Action: one completion with a ``<profile>`` and a ``<response>`` block.
+    Reward of a turn: ``profile_weight * R_profile + response_weight * R_response``, both in [0, 1].
+
+    Args:
+        split: name of a bundled split, or path of a JSONL file of profiles.
+        user: ``"scripted"``, ``"llm"``, or an object with the `UserSimulator` methods.
+        matcher: ``"lexical"``, ``"embedding"``, ``"llm"``, or a `Matcher`.
+        judge: ``"rules"``, ``"llm"``, or a `Judge`.
+        judge_sees: profile shown to the judge: ``"inferred"`` (the paper's reward) or ``"hidden"``.
+        credit: ``"paper"`` counts every hit, ``"grounded"`` only hits on points that had been revealed.
+        cues: ``"explicit"``, ``"implicit"`` or ``"mixed"``: how points are voiced.
+        style: None follows the personality; else ``plain``, ``terse``, ``chatty``, ``evasive`` or ``impatient``.
+        shift_turn: the hidden profile changes before the reward of this action (1-based).
+        on_error: a model failure ends the episode (``"truncate"``) or is raised (``"raise"``).
+        llm: settings of the language-model parts; needed where one of them is chosen.
+        max_turns: the turn limit as the instructions state it. The limit itself is ``max_episode_steps`` of the
+            registration, which an environment cannot see: who overrides one in ``gym.make`` overrides both.
+
+    Raises:
+        ConfigError: an argument has an unknown value; the message names the choices and the nearest one.
+        NotInstalledError: a part was chosen whose packages are not there.
+    """
+
+    metadata = {"render_modes": ["human", "ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's own convention
+
+    def __init__(
+        self,
+        split: str = "vanilla/train",
+        *,
+        user: str | UserSimulator = "scripted",
+        matcher: str | Matcher = "lexical",
+        judge: str | Judge = "rules",
+        judge_sees: str = "inferred",
+        credit: str = "paper",
+        cues: str = "mixed",
+        style: str | None = None,
+        shift_turn: int | None = None,
+        profile_weight: float = 1.0,
+        response_weight: float = 1.0,
+        on_error: str = "truncate",
+        llm: Mapping[str, Any] | None = None,
+        max_turns: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        _one_of("judge_sees", judge_sees, ("inferred", "hidden"))
+        _one_of("credit", credit, ("paper", "grounded"))
+        _one_of("on_error", on_error, ("truncate", "raise"))
+        if render_mode is not None:
+            _one_of("render_mode", render_mode, self.metadata["render_modes"])
+        if shift_turn is not None and (not isinstance(shift_turn, int) or shift_turn < 2):
+            raise ConfigError(f"shift_turn: expected None or an integer >= 2; got {shift_turn!r}.")
+        if max_turns is not None and (not isinstance(max_turns, int) or max_turns < 1):
+            raise ConfigError(f"max_turns: expected None or an integer >= 1; got {max_turns!r}.")
+        for name, weight in (("profile_weight", profile_weight), ("response_weight", response_weight)):
+            if not (isinstance(weight, (int, float)) and np.isfinite(weight) and weight >= 0):
+                raise ConfigError(f"{name}: expected a finite number >= 0; got {weight!r}.")
+        self.profiles = profiles_of(split)
+        self._by_id = {profile.id: profile for profile in self.profiles}
+        self._user = _user_of(user, cues, style, shift_turn, llm)
+        self._matcher = _part_of("matcher", matcher, {"lexical": LexicalMatcher}, ("embedding", "llm"), llm)
+        self._judge = _part_of("judge", judge, {"rules": RuleJudge}, ("llm",), llm)
+        self.split, self.judge_sees, self.credit, self.on_error = split, judge_sees, credit, on_error
+        self.profile_weight, self.response_weight = float(profile_weight), float(response_weight)
+        self.max_turns, self.render_mode = max_turns, render_mode
+        self.observation_space = UnicodeText(MAX_OBSERVATION_CHARS)
+        self.action_space = UnicodeText(MAX_ACTION_CHARS)
+        self._begun = False
+
+    @property
+    def profile(self) -> Profile:
+        """The hidden truth now. For evaluation; never part of an observation or info."""
+        return self._user.profile
+
+    @property
+    def revealed(self) -> tuple[Point, ...]:
+        """Points of the truth that the user has revealed so far."""
+        return self._user.revealed
+
+    @property
+    def turn(self) -> int:
+        """Number of actions taken in this episode."""
+        return self._turn
+
+    @property
+    def last_action(self) -> Action:
+        """The newest action as parsed; empty before the first."""
+        return self._action
+
+    @property
+    def last_verdict(self) -> Verdict:
+        """The judge's verdict on the newest reply; all False before the first and for malformed actions."""
+        return self._verdict
+
+    @property
+    def last_rewards(self) -> tuple[float, float]:
+        """Profile and response reward of the newest action, unweighted, each in [0, 1]."""
+        return self._rewards
+
+    @property
+    def matched(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (index of guessed point, index of true point) that count as hits now."""
+        return tuple(match_points(self._matcher, self._action.profile, self.profile.points))
+
+    @property
+    def dialogue(self) -> tuple[Message, ...]:
+        """What was said, without profile blocks."""
+        return tuple(self._dialogue)
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Draw a hidden profile (or take ``options={"profile": id | mapping}``) and hear "Hello"."""
+        super().reset(seed=seed)
+        options = dict(options or {})
+        chosen = options.pop("profile", None)
+        if options:
+            raise unknown_choice("reset option", next(iter(options)), ("profile",))
+        drawn = self.profiles[int(self.np_random.random() * len(self.profiles))]
+        stream = np.random.Generator(np.random.PCG64(int(self.np_random.integers(2**63))))
+        opening = self._user.reset(drawn if chosen is None else self._choose(chosen), stream)
+        self._dialogue = [Message("user", opening)]
+        self._raw = [("system", instructions(self.max_turns)), ("user", opening)]
+        self._observation = f"User: {opening}"
+        self._turn, self._stop, self._error, self._valid = 0, StopReason.RUNNING, "", True
+        self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, _NO_VERDICT
+        self._rewards = (0.0, 0.0)
+        self._begun = True
+        if self.render_mode == "human":
+            self.render()
+        return self._observation, self._info()
+
+    def _choose(self, chosen: str | Mapping[str, Any] | Profile) -> Profile:
+        if isinstance(chosen, Profile):
+            return chosen
+        if isinstance(chosen, str):
+            if chosen not in self._by_id:
+                raise unknown_choice("profile id", chosen, list(self._by_id))
+            return self._by_id[chosen]
+        return Profile.from_mapping(chosen)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """One turn: parse, score the guess, let the user answer the reply, judge the reply."""
+        if not self._begun:
+            raise gym.error.ResetNeeded("RLPAEnv.step: expected reset() first; call reset(seed=...) and step then.")
+        self._turn += 1
+        act = self._action = parse_action(action)
+        before = tuple(self._dialogue)
+        truth, known = self._user.profile, self._user.revealed
+        self._raw.append(("assistant", str(action)[:MAX_ACTION_CHARS]))
+        self._dialogue.append(Message("assistant", act.reply))
+        try:
+            self._score = self._profile_score(act, truth, known, before)
+            answer = self._user.reply(before, act.reply)
+            shown = truth.points if self.judge_sees == "hidden" else act.profile
+            self._verdict = _NO_VERDICT if act.error else self._judge.judge(shown, before, act.reply)
+        except ModelError as failure:
+            return self._fail(failure, act)
+        self._dialogue.append(Message("user", answer.message))
+        self._raw.append(("user", answer.message))
+        self._observation += f"\nAssistant: {act.reply}\nUser: {answer.message}"
+        profile = 0.0 if act.error else self._score.grounded_f1 if self.credit == "grounded" else self._score.f1
+        self._rewards = (profile, float(self._verdict.passed and not act.error))
+        self._stop = (
+            StopReason.USER_LEFT
+            if answer.left
+            else StopReason.TURN_LIMIT if self._turn == self.max_turns else StopReason.RUNNING
+        )  # fmt: skip
+        if self.render_mode == "human":
+            self.render()
+        reward = total_reward(*self._rewards, self.profile_weight, self.response_weight)
+        return self._observation, reward, answer.left, False, self._info()
+
+    def _profile_score(
+        self, act: Action, truth: Profile, known: tuple[Point, ...], before: tuple[Message, ...]
+    ) -> ProfileScore:
+        said = tuple(message.content for message in before if message.role == "user")
+        return profile_score(act.profile, truth.points, self._matcher, revealed=known, said=said)
+
+    def _fail(self, failure: ModelError, act: Action) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """A model failed: the turn has no valid reward, and the transcript is kept."""
+        if self.on_error == "raise":
+            raise failure
+        self._observation += f"\nAssistant: {act.reply}"
+        self._valid, self._error, self._stop = False, str(failure), StopReason.FAILURE
+        self._rewards, self._verdict = (0.0, 0.0), _NO_VERDICT
+        return self._observation, 0.0, False, True, self._info()
+
+    def _info(self) -> dict[str, Any]:
+        score, verdict = self._score, self._verdict
+        info: dict[str, Any] = {
+            "messages": [{"role": role, "content": content} for role, content in self._raw],
+            "turn": self._turn,
+            "reward/profile": self._rewards[0],
+            "reward/response": self._rewards[1],
+            "reward/valid": self._valid,
+            "profile/precision": score.precision,
+            "profile/recall": score.recall,
+            "profile/f1": score.f1,
+            "profile/grounded_f1": score.grounded_f1,
+            "profile/invented": score.invented,
+            "profile/ceiling": score.ceiling,
+            "profile/revealed": len(self._user.revealed) / len(self._user.profile.points),
+            "user/patience": self._user.patience,
+            "parse_error": self._action.error,
+            "stop_reason": self._stop.value,
+            "error": self._error,
+        }
+        for criterion in CRITERIA:
+            info[f"judge/{criterion}"] = bool(getattr(verdict, criterion))
+        return info
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The dialogue, guess against truth, and the two rewards; ``ansi`` returns it, ``human`` prints it."""
+        from rlpa_env.rendering import render_episode
+
+        if self.render_mode is None:
+            gym.logger.warn("render() was called without a render_mode; pass render_mode='ansi' to gym.make.")
+            return None
+        return render_episode(self, to_terminal=self.render_mode == "human")
+
+    def snapshot(self) -> Snapshot:
+        """Everything that changes, copied; see `fork` for wrapped environments."""
+        names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_verdict", "_rewards", "_observation", "_begun")
+        values = {name: getattr(self, name) for name in names}
+        values |= {"_dialogue": self._dialogue[:], "_raw": self._raw[:]}
+        return Snapshot(self._user.snapshot(), self.np_random.bit_generator.state, values)
+
+    def restore(self, state: Snapshot) -> None:
+        """Go back to a snapshot, which stays usable."""
+        self._user.restore(state.user)
+        self.np_random = np.random.Generator(np.random.PCG64())
+        self.np_random.bit_generator.state = state.random
+        for name, value in state.values.items():
+            setattr(self, name, value[:] if isinstance(value, list) else value)
+
+    def forked(self) -> RLPAEnv:
+        """A second environment in the same state that shares only what never changes."""
+        twin = copy.copy(self)
+        twin._user = copy.copy(self._user)
+        twin.restore(self.snapshot())
+        return twin
+
+
+def profiles_of(split: str) -> tuple[Profile, ...]:
+    """The profiles behind ``split``: a bundled name, or the path of a JSONL file."""
+    if split in SPLIT_SIZES:
+        return load_split(split)
+    if split.endswith(".jsonl") or Path(split).is_file():
+        return load_profiles(split)
+    raise unknown_choice("split", split, (*SPLIT_SIZES, "a path ending in .jsonl"))
+
+
+def _one_of(name: str, value: object, choices: Any) -> None:
+    if value not in choices:
+        raise unknown_choice(name, value, choices)
+
+
+def _user_of(
+    user: str | UserSimulator, cues: str, style: str | None, shift_turn: int | None, llm: Mapping[str, Any] | None
+) -> UserSimulator:
+    if isinstance(user, str):
+        scripted = {"scripted": lambda: ScriptedUser(cues=cues, style=style, shift_turn=shift_turn)}
+        return _part_of("user", user, scripted, ("llm",), llm)
+    ScriptedUser(cues=cues, style=style)  # the same checks of the arguments
+    return user
+
+
+def _part_of(what: str, part: Any, ready: Mapping[str, Any], optional: tuple[str, ...], llm: Any) -> Any:
+    """Build a part from its name, or take the object that was passed."""
+    if not isinstance(part, str):
+        return part
+    if part in ready:
+        return ready[part]()
+    _one_of(what, part, (*ready, *optional))
+    extra = "embed" if part == "embedding" else "llm"
+    raise NotInstalledError(
+        f"{what}={part!r}: expected the packages of the extra [{extra}]; this version does not ship that part yet. "
+        f"Use {what}={next(iter(ready))!r}, or pass an object with the {what}'s methods."
+    )
+
+
+def fork(env: gym.Env) -> gym.Env:
+    """An independent copy of a (wrapped) environment in mid-episode: same person, same random stream, same turn count.
+
+    Wrappers are copied shallowly around the copy; recorders (``records_episodes = True``) are left out, so that a
+    branch that is only tried leaves no trace.
+    """
+    if isinstance(env, gym.Wrapper):
+        if getattr(env, "records_episodes", False):
+            return fork(env.env)
+        twin = copy.copy(env)
+        twin.env = fork(env.env)
+        return twin
+    if not isinstance(env, RLPAEnv):
+        raise ConfigError(f"fork: expected an RLPAEnv inside the wrappers; got {type(env).__name__}.")
+    return env.forked()
+
+
+def restore(env: gym.Env, state: gym.Env) -> None:
+    """Put ``env`` into the state of ``state``, a `fork` of it; ``state`` stays as it is and can be used again."""
+    inner, source = env, state
+    while isinstance(inner, gym.Wrapper):
+        if not getattr(inner, "records_episodes", False) and isinstance(source, gym.Wrapper):
+            kept = inner.env
+            inner.__dict__.update({k: copy.copy(v) for k, v in source.__dict__.items() if k != "env"})
+            inner.env, source = kept, source.env
+        inner = inner.env
+    if not isinstance(inner, RLPAEnv) or not isinstance(source, RLPAEnv):
+        raise ConfigError("restore: expected an environment and a fork of it, both around an RLPAEnv.")
+    inner.restore(source.snapshot())

@@ -1,0 +1,39 @@
+"""Errors. Every message says what was expected, what came, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RLPAError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(RLPAError, ValueError):
+    """An argument has a value that nothing here understands."""
+
+
+class ProfileError(RLPAError, ValueError):
+    """A profile, or a file of profiles, is not well formed."""
+
+
+class NotInstalledError(RLPAError, ImportError):
+    """An optional part was asked for whose packages are absent."""
+
+
+class ModelError(RLPAError, RuntimeError):
+    """A user, matcher or judge model failed; the turn has no valid reward."""
+
+
+def unknown_choice(what: str, got: object, choices: Iterable[str]) -> ConfigError:
+    """Build the error for a value outside ``choices``, naming the nearest one.
+
+    >>> print(unknown_choice("style", "tersee", ["terse", "chatty"]))
+    style: expected one of 'terse', 'chatty'; got 'tersee'. Did you mean 'terse'?
+    """
+    names = [str(choice) for choice in choices]
+    near = get_close_matches(str(got), names, n=1, cutoff=0.0)
+    listed = ", ".join(repr(name) for name in names)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"{what}: expected one of {listed}; got {got!r}.{hint}")

@@ -1,0 +1,212 @@
+"""Whether a guessed point means a true one: pairwise scores, then the best one-to-one assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+from scipy.optimize import linear_sum_assignment
+
+from rlpa_env.profiles import canonical_slot
+from rlpa_env.text import normalise, stem, words
+from rlpa_env.text import stems as content_stems
+from rlpa_env.types import Point
+
+_NUMBER_WORDS = {
+    word: number
+    for number, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split()
+    )
+} | {word: 10 * (i + 2) for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
+_NEGATIONS = frozenset(
+    "not no never none without cannot can't don't doesn't didn't isn't aren't wasn't weren't won't wouldn't haven't "
+    "hasn't hates hate dislikes dislike dont doesnt didnt isnt cant hardly former ex formerly used".split()
+)
+_OTHERS = frozenset(
+    "he she they his her their mother father mom mum dad sister brother wife husband partner son daughter uncle aunt "
+    "cousin grandmother grandfather grandma grandpa friend neighbour neighbor colleague boss roommate flatmate "
+    "parents postman".split()
+)
+_FILLER = frozenset(
+    map(
+        stem,
+        "work works working job employed profession career living lives live based resident reside hobby hobbies love "
+        "loves enjoy enjoys enjoying likes fan fond keen interested interest person being years year old age aged "
+        "currently describe personality trait trained studied study studying attended earned holds owner status favorite "
+        "favourite identifies gender".split(),
+    )
+)
+_GENERIC = frozenset(map(stem, "degree diploma certificate qualification background apprenticeship course big small".split()))
+_SYNONYMS = {
+    stem(word): stem(base)
+    for base, others in {
+        "woman": "female lady girl women",
+        "man": "male guy gentleman boy men",
+        "nonbinary": "enby genderqueer",
+        "single": "unmarried unattached bachelor",
+        "married": "wedded",
+        "divorced": "divorcee",
+        "fear": "afraid scared phobia terrified",
+        "vegetarian": "veggie meatless",
+        "kid": "child children kids",
+        "photography": "photographing photographs photos",
+        "movie": "film films cinema",
+        "physician": "doctor",
+        "lawyer": "attorney solicitor",
+        "car": "automobile",
+        "bicycle": "bike biking cycling bicycling",
+    }.items()
+    for word in others.split()
+}
+_FUZZY = 6  # letters from which a typo is forgiven
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """Anything that can compare points."""
+
+    threshold: float  # a pair counts when its score is at least this, in (0, 1]
+
+    def scores(self, guess: Sequence[Point], truth: Sequence[Point]) -> np.ndarray:
+        """Float array [len(guess), len(truth)] in [0, 1]; 1 means the same."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What a value says, as far as words show it."""
+
+    normal: str
+    stems: frozenset[str]
+    numbers: frozenset[int]
+    negated: bool
+    other: bool  # about somebody else
+    bare: bool  # only a number, yes/no or stop words: means nothing without its slot
+
+
+@lru_cache(maxsize=65_536)
+def _meaning(value: str) -> _Meaning:
+    normal = normalise(value).replace("non binary", "nonbinary")
+    tokens = words(value.replace("non-binary", "nonbinary").replace("Non-binary", "nonbinary"))
+    numbers, rest = set(), []
+    tens = 0
+    for token in (part for word in tokens for part in word.split("-")):
+        if token.isdigit() and token.isascii() and len(token) < 10:
+            numbers.add(int(token))
+        elif token in _NUMBER_WORDS:
+            number = _NUMBER_WORDS[token]
+            if number >= 20:
+                tens = number
+                numbers.add(number)
+            else:
+                if tens and number < 10:
+                    numbers.discard(tens)
+                    number += tens
+                numbers.add(number)
+                tens = 0
+            continue
+        else:
+            rest.append(token)
+        tens = 0
+    content = {_SYNONYMS.get(s, s) for s in content_stems(" ".join(rest)) if not s.isdigit()}
+    kept = content - _FILLER or content
+    other = any(token in _OTHERS for token in tokens[:4]) and len(tokens) > 2
+    negated = any(token in _NEGATIONS for token in tokens)
+    return _Meaning(normal, frozenset(kept), frozenset(numbers), negated, other, not kept)
+
+
+def _weight(stems: frozenset[str]) -> float:
+    return sum(0.4 if s in _GENERIC else 1.0 for s in stems)
+
+
+def _common(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:
+    """(weight of what both say, weight of what either says); long words may differ by a typo."""
+    same = a & b
+    left, right = a - same, set(b - same)
+    shared, total = _weight(same), _weight(same)
+    for word in sorted(left):
+        twin = next(
+            (o for o in sorted(right) if min(len(o), len(word)) >= _FUZZY and Levenshtein.distance(o, word) <= 1), None
+        )
+        if twin is not None:
+            right.discard(twin)
+            shared += 1.0
+        total += _weight(frozenset((word,)))
+    return shared, total + _weight(frozenset(right))
+
+
+@lru_cache(maxsize=262_144)
+def value_score(guess: str, truth: str) -> float:
+    """How far two values say the same, in [0, 1]; whatever one says beyond the other lowers it.
+
+    >>> value_score("works as a baker", "baker"), value_score("cat person", "dog person")
+    (1.0, 0.0)
+    """
+    a, b = _meaning(guess), _meaning(truth)
+    if a.normal == b.normal:
+        return 1.0
+    if a.negated != b.negated or a.other != b.other or a.numbers != b.numbers:
+        return 0.0
+    if a.bare or b.bare:
+        return 1.0 if a.bare and b.bare and a.numbers and a.numbers == b.numbers else 0.0
+    shared, total = _common(a.stems, b.stems)
+    return shared / total if total else 0.0
+
+
+@lru_cache(maxsize=262_144)
+def point_score(guess: Point, truth: Point) -> float:
+    """`value_score` where the slots allow it, else 0."""
+    own, true = (canonical_slot(p.slot) if p.slot else None for p in (guess, truth))
+    if own is not None and true is not None and own != true:
+        return 0.0
+    if _meaning(truth.value).bare or _meaning(guess.value).bare:
+        named = own == true if own or true else normalise(guess.slot) == normalise(truth.slot) and bool(guess.slot)
+        if not named:
+            return 0.0
+    return value_score(guess.value, truth.value)
+
+
+@lru_cache(maxsize=65_536)
+def _row(guess: Point, truth: tuple[Point, ...]) -> tuple[float, ...]:
+    return tuple(point_score(guess, true) for true in truth)
+
+
+class LexicalMatcher:
+    """Words, numbers, negation and person; no model.
+
+    Slots must agree when both resolve to the schema; a point whose slot is unknown is compared by value alone. A
+    value that is only a number, yes/no or a stop word matches under the same slot name only.
+    """
+
+    threshold = 0.6
+
+    def scores(self, guess: Sequence[Point], truth: Sequence[Point]) -> np.ndarray:
+        """Float array [len(guess), len(truth)] in [0, 1]."""
+        if not guess or not truth:
+            return np.zeros((len(guess), len(truth)))
+        true = tuple(truth)
+        return np.array([_row(point, true) for point in guess])
+
+
+def assign(scores_GT: np.ndarray, threshold: float) -> list[tuple[int, int]]:
+    """One-to-one pairs (guess, truth) of maximum total score among those with score >= threshold."""
+    good = scores_GT >= threshold
+    guesses, truths = np.nonzero(good)
+    if len(guesses) == 0:
+        return []
+    if len(set(guesses.tolist())) == len(guesses) and len(set(truths.tolist())) == len(truths):
+        return list(zip(guesses.tolist(), truths.tolist(), strict=True))
+    rows, columns = linear_sum_assignment(np.where(good, scores_GT, 0.0), maximize=True)
+    return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if good[i, j]]
+
+
+def match_points(matcher: Matcher, guess: Sequence[Point], truth: Sequence[Point]) -> list[tuple[int, int]]:
+    """Pairs (index of guess, index of truth) that count as hits."""
+    if not guess or not truth:
+        return []
+    return assign(np.asarray(matcher.scores(guess, truth), dtype=float), matcher.threshold)

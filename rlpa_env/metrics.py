@@ -1,0 +1,36 @@
+"""The paper's figures over turns: AL(k), its mean, and the normalised improvement. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def alignment(passed_UK: Sequence[Sequence[float]]) -> list[float]:
+    """AL(k) = 100 · mean over users of the 0/1 verdict at turn k. Shape [users, turns] -> [turns], in percent."""
+    return (100.0 * np.asarray(passed_UK, dtype=float).mean(axis=0)).tolist()
+
+
+def improvement(al: Sequence[float]) -> tuple[float, float]:
+    """(N-IR, N-R²): slope and R² of the least-squares line through (k, z_k), k = 1 … K.
+
+    z = (AL − min AL) / (max AL − min AL). A flat row has no shape to fit: (0.0, 0.0). Checked against the published
+    rows (arXiv 2505.15456, tables 2 and 4).
+
+    >>> n_ir, n_r2 = improvement([0.0, 10.0, 20.0, 30.0])
+    >>> round(n_ir, 4), round(n_r2, 4)
+    (0.3333, 1.0)
+    """
+    values = np.asarray(al, dtype=float)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"improvement: expected AL at two or more turns; got shape {values.shape}.")
+    spread = values.max() - values.min()
+    if spread == 0:
+        return 0.0, 0.0
+    z = (values - values.min()) / spread
+    k = np.arange(1, len(z) + 1, dtype=float)
+    k -= k.mean()
+    slope = float(k @ z / (k @ k))
+    residual = z - z.mean() - slope * k
+    return slope, float(1.0 - residual @ residual / ((z - z.mean()) @ (z - z.mean())))

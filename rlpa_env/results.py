@@ -1,0 +1,159 @@
+"""Episode records -> one row of scores per agent, with bootstrap intervals over users. Pure.
+
+Axes: U users (mean over their seeds first), K turns, B bootstrap draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlpa_env.metrics import improvement
+
+REPEATS = 2000
+OFF_SCHEMA_LIMIT = 0.02  # above this share of unreadable verdicts an agent is not ranked
+_MEANS = {  # result name -> per-turn figure of the record
+    "profile_f1": "f1",
+    "profile_grounded_f1": "grounded_f1",
+    "profile_precision": "precision",
+    "profile_recall": "recall",
+    "ceiling": "ceiling",
+    "response": "response",
+}
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def per_turn(records: Records, key: str) -> np.ndarray:
+    """Array [episodes, K] of one per-turn figure.
+
+    Turns after the user left count 0; the turn of a failure and all after it are NaN (missing, never 0).
+    """
+    limit = max(record["limit"] for record in records)
+    table = np.zeros((len(records), limit))
+    for row, record in enumerate(records):
+        for column, turn in enumerate(record["turns"]):
+            table[row, column] = turn[key] if turn["valid"] else np.nan
+        if record["stop_reason"] == "failure":
+            table[row, len(record["turns"]) - 1 :] = np.nan
+    return table
+
+
+def by_user(records: Records, values: np.ndarray) -> np.ndarray:
+    """Mean over the episodes of each user, missing values left out: [episodes, …] -> [U, …], in order of appearance."""
+    users = list(dict.fromkeys(record["profile"] for record in records))
+    rows = [[i for i, record in enumerate(records) if record["profile"] == user] for user in users]
+    return np.stack([_nanmean(values[row]) for row in rows])
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
+def weights(users: int, seed: int = 0, repeats: int = REPEATS) -> np.ndarray:
+    """Bootstrap weights [B, U]: how often each user is in each resample, divided by U."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(users, size=(repeats, users))
+    counts = np.zeros((repeats, users))
+    np.add.at(counts, (np.arange(repeats)[:, None], draws), 1.0)
+    return counts / users
+
+
+def _weighted(weights_BU: np.ndarray, values_U: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(values_U)
+    total = weights_BU @ known.astype(float)
+    return (weights_BU @ np.where(known, values_U, 0.0)) / np.maximum(total, 1e-12)
+
+
+def interval(point: float, draws: np.ndarray) -> tuple[float, float, float]:
+    """(estimate, lower, upper) of a 95 % percentile interval."""
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return float(point), float(low), float(high)
+
+
+def returns(records: Records, key: str = "reward") -> np.ndarray:
+    """Undiscounted sum of valid turn rewards of each episode."""
+    return np.array([sum(turn[key] for turn in record["turns"] if turn["valid"]) for record in records])
+
+
+def paired_difference(a: Records, b: Records, key: str = "return", seed: int = 0) -> tuple[float, float, float]:
+    """Mean of a − b over the same users and seeds with its 95 % interval. ``key``: "return" or a per-turn figure."""
+    if [(r["profile"], r["seed"]) for r in a] != [(r["profile"], r["seed"]) for r in b]:
+        raise ValueError("paired_difference: expected the same users and seeds in both; they differ.")
+
+    def figure(records: Records) -> np.ndarray:
+        if key == "return":
+            return by_user(records, returns(records))
+        table = per_turn(records, key)
+        return by_user(records, _nanmean(table.T))
+
+    difference = figure(a) - figure(b)
+    return interval(float(np.nanmean(difference)), _weighted(weights(len(difference), seed), difference))
+
+
+def normalised(
+    records: Records, prior: Records, oracle: Records, key: str = "reward", seed: int = 0
+) -> tuple[float, float, float]:
+    """(R − R_prior) / (R_oracle − R_prior), a ratio of means over the same users, bootstrapped jointly."""
+    own, floor, top = (by_user(r, returns(r, key)) for r in (records, prior, oracle))
+    weights_BU = weights(len(own), seed)
+
+    def ratio(mean: Callable[[np.ndarray], Any]) -> Any:
+        return (mean(own) - mean(floor)) / (mean(top) - mean(floor))
+
+    return interval(ratio(np.nanmean), ratio(lambda values: _weighted(weights_BU, values)))
+
+
+def summarise(
+    name: str, records: Records, prior: Records, oracle: Records, seeds: Sequence[int], boot_seed: int = 0
+) -> dict[str, Any]:
+    """One result row; every score also with ``_lo`` and ``_hi`` (95 %, over users)."""
+    users = len({record["profile"] for record in records})
+    weights_BU = weights(users, boot_seed)
+    row: dict[str, Any] = {
+        "agent": name,
+        "env": records[0]["env"],
+        "split": records[0]["split"],
+        "users": users,
+        "seed": list(seeds),
+    }
+
+    def put(key: str, triple: tuple[float, float, float]) -> None:
+        row[key], row[f"{key}_lo"], row[f"{key}_hi"] = triple
+
+    def mean_of(values_U: np.ndarray) -> tuple[float, float, float]:
+        return interval(float(np.nanmean(values_U)), _weighted(weights_BU, values_U))
+
+    put("return", mean_of(by_user(records, returns(records))))
+    put("normalised", normalised(records, prior, oracle, "reward", boot_seed))
+    put("normalised_profile", normalised(records, prior, oracle, "profile", boot_seed))
+    put("normalised_response", normalised(records, prior, oracle, "response", boot_seed))
+    for key, figure in _MEANS.items():
+        put(key, mean_of(by_user(records, _nanmean(per_turn(records, figure).T))))
+    put("profile_f1_final", mean_of(by_user(records, per_turn(records, "f1")[:, -1])))
+    al_UK = by_user(records, per_turn(records, "al"))
+    al_BK = np.stack([_weighted(weights_BU, column) for column in al_UK.T], axis=1)
+    al = 100.0 * np.nanmean(al_UK, axis=0)
+    low, high = 100.0 * np.nanpercentile(al_BK, [2.5, 97.5], axis=0)
+    row |= {"al": al.tolist(), "al_lo": low.tolist(), "al_hi": high.tolist()}
+    put("avg", interval(float(np.mean(al)), 100.0 * al_BK.mean(axis=1)))
+    n_ir, n_r2 = improvement(al.tolist())
+    slopes = np.array([improvement((100.0 * line).tolist()) for line in al_BK])
+    put("n_ir", interval(n_ir, slopes[:, 0]))
+    put("n_r2", interval(n_r2, slopes[:, 1]))
+    return row | _counts(records)
+
+
+def _counts(records: Records) -> dict[str, Any]:
+    turns = [turn for record in records for turn in record["turns"]]
+    return {
+        "tokens_per_turn": float(np.mean([turn["tokens"] for turn in turns])),
+        "left_early": float(np.mean([bool(record["left"]) for record in records])),
+        "failures": sum(record["stop_reason"] == "failure" for record in records),
+        "off_schema": sum(bool(turn.get("off_schema")) for turn in turns),
+        "malformed": float(np.mean([bool(turn["parse_error"]) for turn in turns])),
+    }

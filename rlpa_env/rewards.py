@@ -1,0 +1,81 @@
+"""The two rewards of a turn and their sum. Pure arithmetic over points, matches and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rlpa_env.matching import Matcher, match_points
+from rlpa_env.text import stems
+from rlpa_env.types import Point
+
+
+@dataclass(frozen=True)
+class ProfileScore:
+    """How well a guess fits the truth. All figures in [0, 1]."""
+
+    precision: float = 0.0  # hits / guessed points; 0 for an empty guess
+    recall: float = 0.0  # hits / true points
+    f1: float = 0.0  # 2·hits / (guessed + true), the paper's profile reward
+    grounded_f1: float = 0.0  # the same, a hit counting only if that point had been revealed
+    invented: float = 0.0  # share of guessed points that nothing said supports
+    ceiling: float = 0.0  # share of true points revealed before the guess
+    hits: int = 0
+
+
+def f1(hits: int, guessed: int, true: int) -> float:
+    """2·|P̂∩P| / (|P̂| + |P|), with 0 for two empty sets (paper, section 3).
+
+    >>> f1(2, 3, 5)
+    0.5
+    """
+    return 2.0 * hits / (guessed + true) if guessed + true else 0.0
+
+
+def profile_reward(guess: Sequence[Point], truth: Sequence[Point], matcher: Matcher) -> float:
+    """R_profile: F1 of one-to-one matched points; 1 iff both are the same set, 0 for an empty guess."""
+    return f1(len(match_points(matcher, guess, truth)), len(guess), len(truth))
+
+
+@lru_cache(maxsize=65_536)
+def _supported(value: str, said: tuple[str, ...]) -> bool:
+    wanted = stems(value)
+    return bool(wanted) and any(wanted <= stems(text) for text in said)
+
+
+def profile_score(
+    guess: Sequence[Point],
+    truth: Sequence[Point],
+    matcher: Matcher,
+    *,
+    revealed: Collection[Point] = (),
+    said: tuple[str, ...] = (),
+) -> ProfileScore:
+    """Score a guess.
+
+    Args:
+        revealed: true points that the user had revealed before the guess.
+        said: the user's messages before the guess; a guessed point is supported if one of them holds its content
+            words, or if it hits a revealed point.
+    """
+    known = set(revealed)
+    pairs = match_points(matcher, guess, truth)
+    grounded = {g for g, t in pairs if truth[t] in known}
+    invented = sum(
+        index not in grounded and not _supported(point.value, said) for index, point in enumerate(guess)
+    )
+    return ProfileScore(
+        precision=len(pairs) / len(guess) if guess else 0.0,
+        recall=len(pairs) / len(truth) if truth else 0.0,
+        f1=f1(len(pairs), len(guess), len(truth)),
+        grounded_f1=f1(len(grounded), len(guess), len(truth)),
+        invented=invented / len(guess) if guess else 0.0,
+        ceiling=sum(point in known for point in truth) / len(truth) if truth else 0.0,
+        hits=len(pairs),
+    )
+
+
+def total_reward(profile: float, response: float, profile_weight: float = 1.0, response_weight: float = 1.0) -> float:
+    """R = w_p·R_profile + w_r·R_response."""
+    return profile_weight * profile + response_weight * response

@@ -1,0 +1,303 @@
+"""Who the agent talks with: the protocol, and the scripted user that is the default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from rlpa_env.disclosure import (
+    AGAIN_AFTER,
+    HIDDEN,
+    HINTED,
+    PLAIN,
+    STYLES,
+    Impression,
+    Mind,
+    Style,
+    budget,
+    choose,
+    facts_of,
+    listen,
+    remember,
+    style_of,
+)
+from rlpa_env.errors import unknown_choice
+from rlpa_env.population import shifted
+from rlpa_env.profiles import Profile
+from rlpa_env.text import stems
+from rlpa_env.types import Dialogue, Point
+from rlpa_env.voice import assemble, distractor, hint_lines, pick, plain_lines
+from rlpa_env.world import world
+
+CUES = ("explicit", "implicit", "mixed")
+OPENING = "Hello"
+_HINTS_IN_MIXED = 0.4  # share of points that come implicitly first
+_DISTRACTORS = 0.42  # a reply that tells something also says something that is not about the user now
+_DISTRACTORS_ALONE = 0.2  # the same for a reply that tells nothing
+_QUESTIONS_BACK = 0.12
+
+
+@dataclass(frozen=True)
+class UserTurn:
+    """One message of a user with what an audit wants to know about it."""
+
+    message: str
+    left: bool = False  # out of patience: the dialogue is over
+    told: tuple[Point, ...] = ()  # points told for the first time
+    plainly: tuple[Point, ...] = ()  # points voiced with their value, newly or again
+    distractors: tuple[Point, ...] = ()  # points mentioned that are not true of the user
+    dislike: str = ""  # what the complaint was about
+    request: str = ""  # topic of a request for an idea
+
+
+@runtime_checkable
+class UserSimulator(Protocol):
+    """Anything that can play the user. Implementations hold one dialogue at a time."""
+
+    def reset(self, profile: Profile, rng: np.random.Generator) -> str:
+        """Become this person and say the opening, which reveals nothing."""
+        ...
+
+    def reply(self, dialogue: Dialogue, reply: str) -> UserTurn:
+        """Answer the agent's ``reply``; ``dialogue`` ends with the own message that it answers."""
+        ...
+
+    @property
+    def profile(self) -> Profile:
+        """The truth now (it changes in a shift)."""
+        ...
+
+    @property
+    def revealed(self) -> tuple[Point, ...]:
+        """Points of the truth that have been told so far, however voiced."""
+        ...
+
+    @property
+    def patience(self) -> int:
+        """Steps left before the user leaves."""
+        ...
+
+    def snapshot(self) -> object:
+        """An immutable or private copy of everything that changes, random stream included."""
+        ...
+
+    def restore(self, state: object) -> None:
+        """Go back to a snapshot, which stays usable."""
+        ...
+
+
+class ScriptedUser:
+    """A deterministic-by-seed person: code decides what may be told, authored lines word it.
+
+    Args:
+        cues: ``explicit`` tells plainly, ``implicit`` hints first, ``mixed`` hints first for 40 % of the points.
+        style: None follows the personality; else one of ``plain terse chatty evasive impatient``.
+        shift_turn: the truth is a changed profile from the reward of this action (1-based) on; None: never.
+    """
+
+    def __init__(self, cues: str = "mixed", style: str | None = None, shift_turn: int | None = None) -> None:
+        if cues not in CUES:
+            raise unknown_choice("cues", cues, CUES)
+        if style is not None and style not in STYLES:
+            raise unknown_choice("style", style, STYLES)
+        self.cues, self.style_name, self.shift_turn = cues, style, shift_turn
+
+    def reset(self, profile: Profile, rng: np.random.Generator) -> str:
+        """Become ``profile``; returns "Hello"."""
+        self._profile, self._rng = profile, rng
+        self.style: Style = STYLES[self.style_name] if self.style_name else style_of(profile)
+        facts = facts_of(profile)
+        patience = self.style.patience
+        self._mind = Mind(facts, [HIDDEN] * len(facts), patience=patience, start_patience=patience)
+        self._used: set[str] = set()
+        self._told_at: dict[int, int] = {}
+        self._news: list[int] = []  # changed facts that are still to be announced
+        return OPENING
+
+    @property
+    def profile(self) -> Profile:
+        """The truth now."""
+        return self._profile
+
+    @property
+    def revealed(self) -> tuple[Point, ...]:
+        """Points told so far that are still true."""
+        mind = self._mind
+        return tuple(fact.point for fact, status in zip(mind.facts, mind.status, strict=True) if status != HIDDEN)
+
+    @property
+    def patience(self) -> int:
+        """Steps left before this user leaves."""
+        return self._mind.patience
+
+    def snapshot(self) -> object:
+        """Copy of the mind, the lines used and the random state."""
+        return (
+            self._profile, self.style, self._mind.copy(), set(self._used), dict(self._told_at),
+            list(self._news), self._rng.bit_generator.state,
+        )  # fmt: skip
+
+    def restore(self, state: object) -> None:
+        """Continue from a snapshot of this or another ScriptedUser."""
+        self._profile, self.style, mind, used, told_at, news, random = state  # type: ignore[misc]
+        self._mind, self._used, self._told_at, self._news = mind.copy(), set(used), dict(told_at), list(news)
+        self._rng = np.random.Generator(np.random.PCG64())
+        self._rng.bit_generator.state = random
+
+    def reply(self, dialogue: Dialogue, reply: str) -> UserTurn:
+        """Hear ``reply`` and answer it in at most three sentences."""
+        mind, rng = self._mind, self._rng
+        mind.turn += 1
+        impression = listen(mind, self.style, reply)
+        remember(mind, impression)
+        if self.shift_turn is not None and mind.turn == self.shift_turn - 1:
+            self._shift()
+        if mind.patience <= 0:
+            voice = world().voice
+            parts = [(0, pick(rng, voice["dislike"][impression.dislike], self._used)), (0, pick(rng, voice["left"], self._used))]
+            return UserTurn(assemble(parts, 3)[0], left=True, dislike=impression.dislike)
+        return self._speak(impression)
+
+    def _speak(self, impression: Impression) -> UserTurn:
+        mind, rng, voice = self._mind, self._rng, world().voice
+        news = self._announce()
+        clear = [] if impression.dislike or news else self._clear_up(impression)
+        chosen = choose(mind, self.style, impression, rng) if not news else []
+        again = self._again(impression) if not (news or clear or chosen) else []
+        parts: list[tuple[int, str]] = []
+        marks: list[tuple[str, object]] = []
+
+        def say(priority: int, line: str, mark: str = "", what: object = None) -> None:
+            parts.append((priority, line))
+            marks.append((mark, what))
+
+        self._lead(impression, bool(news or clear or chosen), say)
+        for index in news:
+            template = pick(rng, voice["shift"], self._used)
+            fact = mind.facts[index]
+            phrase = fact.value.phrase if fact.value else fact.point.value
+            line = template.replace("{value}", fact.point.value).replace("{a}", phrase)
+            say(0, line[0].upper() + line[1:], "plain", index)
+        for index in (*clear, *again):
+            say(0, pick(rng, plain_lines(mind.facts[index]), self._used), "plain", index)
+        for index in chosen:
+            mode, line = self._word(index)
+            say(1, line, mode, index)
+        if rng.random() < (_DISTRACTORS if chosen or clear else _DISTRACTORS_ALONE) and not impression.dislike:
+            slots = [mind.facts[i].slot for i in (*chosen, *clear)] or [fact.slot for fact in mind.facts]
+            other = distractor(self._profile, slots, rng, self._used)
+            if other:
+                say(2, other[0], "distractor", other[1])
+        self._ask_back(impression, say)
+        text, kept = assemble(parts, self.style.sentences if not impression.dislike else 3)
+        if not text:  # nothing to tell, nothing to complain about
+            text, kept = pick(rng, voice["smalltalk"], self._used), []
+        return self._done(text, [(marks[i], parts[i][1]) for i in kept], impression)
+
+    def _lead(self, impression: Impression, tells: bool, say) -> None:  # noqa: ANN001 - the closure of _speak
+        """The first sentence: a complaint, an answer to a claim or idea, an acknowledgement, or small talk."""
+        rng, voice, used = self._rng, world().voice, self._used
+        if impression.dislike:
+            say(0, pick(rng, voice["dislike"][impression.dislike], used))
+            if rng.random() < 0.5:
+                say(3, pick(rng, voice["cold"], used))
+        elif impression.suits is not None:
+            say(2, pick(rng, voice["thanks_idea" if impression.suits else "bad_idea"], used))
+        elif impression.confirmed:
+            say(2, pick(rng, voice["confirm"], used))
+        elif impression.declined and not tells:
+            say(1, pick(rng, voice["private"], used))
+        elif impression.empty_handed and not tells:
+            say(1, pick(rng, voice["no_more"], used))
+        elif not tells:
+            lines = voice["warm"] if impression.reacts else voice["smalltalk"]
+            say(1, pick(rng, lines, used))
+            if rng.random() < self.style.chat:
+                say(3, pick(rng, voice["smalltalk"], used))
+        elif rng.random() < self.style.chat:
+            say(4, pick(rng, voice["followup_lead" if impression.takes_up else "ack"], used))
+
+    def _clear_up(self, impression: Impression) -> list[int]:
+        """Hinted points whose cue was taken up: the plain value follows."""
+        return [i for i in impression.takes_up if self._mind.status[i] == HINTED][:1]
+
+    def _again(self, impression: Impression) -> list[int]:
+        """In long dialogues a topic may be taken up again."""
+        told = [
+            i
+            for i, at in self._told_at.items()
+            if self._mind.turn - at >= AGAIN_AFTER and self._mind.facts[i].slot in impression.heard.asks_slots
+        ]
+        return told[:1] if not impression.dislike else []
+
+    def _word(self, index: int) -> tuple[str, str]:
+        fact = self._mind.facts[index]
+        hints = hint_lines(fact)
+        hint = bool(hints) and (
+            self.cues == "implicit" or (self.cues == "mixed" and self._rng.random() < _HINTS_IN_MIXED)
+        )
+        lines = hints if hint else plain_lines(fact)
+        return ("hint" if hint else "plain"), pick(self._rng, lines, self._used)
+
+    def _ask_back(self, impression: Impression, say) -> None:  # noqa: ANN001 - the closure of _speak
+        mind, rng, voice = self._mind, self._rng, world().voice
+        if impression.dislike or mind.pending not in ("", "question"):
+            return
+        if mind.sentence and rng.random() < self.style.request:
+            topics = sorted(voice["request"])
+            topic = topics[int(rng.random() * len(topics))]
+            say(2, pick(rng, voice["request"][topic]["lines"], self._used), "request", topic)
+        elif not mind.pending and rng.random() < _QUESTIONS_BACK:
+            say(3, pick(rng, voice["question_back"], self._used), "question", None)
+
+    def _done(self, text: str, said: Sequence[tuple[tuple[str, object], str]], impression: Impression) -> UserTurn:
+        """Write down what was said."""
+        mind = self._mind
+        told, plainly, distractors = [], [], []
+        mind.pending, request, last = "", "", []
+        for (mark, what), line in said:
+            if mark in ("plain", "hint"):
+                index = int(what)  # type: ignore[call-overload]
+                if mind.status[index] == HIDDEN:
+                    told.append(mind.facts[index].point)
+                if mark == "plain":
+                    plainly.append(mind.facts[index].point)
+                mind.status[index] = max(mind.status[index], PLAIN if mark == "plain" else HINTED)
+                mind.sentence[index] = stems(line)
+                self._told_at[index] = mind.turn
+                last.append(index)
+                if index in self._news:
+                    self._news.remove(index)
+            elif mark == "distractor":
+                distractors.append(what)
+            elif mark == "request":
+                mind.pending = request = str(what)
+            elif mark == "question":
+                mind.pending = "question"
+        mind.last, mind.message = tuple(last), text
+        return UserTurn(
+            text, False, tuple(told), tuple(plainly), tuple(distractors), impression.dislike, request  # type: ignore[arg-type]
+        )
+
+    def _announce(self) -> list[int]:
+        """Changed points to announce now: perhaps one turn early, at the latest when the truth has changed."""
+        if not self._news or self.shift_turn is None:
+            return []
+        if self._mind.turn < self.shift_turn and self._rng.random() < 0.5:
+            return []
+        return self._news[: budget(self._mind)]
+
+    def _shift(self) -> None:
+        """Replace two or three points of the truth, at least one of them told already if any was."""
+        mind, rng = self._mind, self._rng
+        told = [i for i, status in enumerate(mind.status) if status != HIDDEN]
+        self._profile, changed = shifted(self._profile, told, rng)
+        facts = facts_of(self._profile)
+        mind.facts = tuple(facts)
+        for index in changed:
+            mind.status[index] = HIDDEN
+            mind.sentence.pop(index, None)
+        self._news = [index for index in changed if index in told] or changed[:1]

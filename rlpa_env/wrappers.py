@@ -1,0 +1,134 @@
+"""Wrappers: the newest message alone as observation, and episodes on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from rlpa_env.errors import RLPAError
+from rlpa_env.spaces import UnicodeText
+
+
+class LastMessage(gym.ObservationWrapper):
+    """Observation is the newest user message alone; ``info["messages"]`` still holds the whole dialogue."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.observation_space = UnicodeText(self.env.observation_space.max_length)  # type: ignore[attr-defined]
+
+    def observation(self, observation: str) -> str:
+        """The last message of the dialogue, which is the user's (after a failure: the agent's)."""
+        return self.unwrapped.dialogue[-1].content  # type: ignore[attr-defined]
+
+
+class RecordEpisodes(gym.Wrapper):
+    """Append every finished episode to a JSONL file, one line an episode, flushed to disk as it ends.
+
+    A line holds the environment id and arguments, the seed, the hidden profile, the messages with the agent's raw
+    completions, and for each turn its reward and every scalar of ``info``. An episode left by ``reset`` before its
+    end is written with ``"finished": false``.
+    """
+
+    records_episodes = True  # forks leave this wrapper out: a branch that is only tried is no episode
+
+    def __init__(self, env: gym.Env, path: str | os.PathLike[str]) -> None:
+        super().__init__(env)
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _end_torn_line(self.path)
+        self._episode: dict[str, Any] | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start a new record."""
+        if self._episode is not None and self._episode["turns"]:
+            self._write(finished=False)
+        observation, info = self.env.reset(seed=seed, options=options)
+        spec = self.env.spec
+        kwargs = {k: v for k, v in (spec.kwargs if spec else {}).items() if _plain(v)}
+        self._episode = {
+            "env": spec.id if spec else type(self.unwrapped).__name__,
+            "kwargs": kwargs,
+            "seed": seed,
+            "profile": self.unwrapped.profile.to_mapping(),  # type: ignore[attr-defined]
+            "turns": [],
+        }
+        self._episode["messages"] = info["messages"]
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Note the turn; write the line when the episode ends."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._episode is not None:
+            scalars = {k: v for k, v in info.items() if isinstance(v, (bool, int, float, str))}
+            self._episode["turns"].append({"reward": float(reward), **scalars})
+            self._episode["messages"] = info["messages"]
+            if terminated or truncated:
+                self._episode |= {"terminated": bool(terminated), "truncated": bool(truncated)}
+                self._write(finished=True)
+        return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Write the episode in flight, if any, and close the environment."""
+        if self._episode is not None and self._episode["turns"]:
+            self._write(finished=False)
+        super().close()
+
+    def _write(self, finished: bool) -> None:
+        append_line(self.path, {**(self._episode or {}), "finished": finished})
+        self._episode = None
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
+def _end_torn_line(path: Path) -> None:
+    """Close a line that a killed process left open, so that the next record starts on its own line."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON object as one line and force it to disk."""
+    line = json.dumps(record, ensure_ascii=False) + "\n"
+    with path.open("a", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_episodes(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read a file of recorded episodes.
+
+    A torn line, as a kill leaves it, is skipped with a warning that names it. Raises RLPAError if more than one line
+    in ten is torn: then this is some other kind of file.
+    """
+    episodes, torn = [], []
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
+            episodes.append(record)
+        else:
+            torn.append(number)
+    if len(torn) > max(1, 0.1 * len(lines)):
+        raise RLPAError(
+            f"{path}: expected one JSON object a line; {len(torn)} of {len(lines)} lines are none "
+            f"(first: line {torn[0]}). Is this a file of recorded episodes?"
+        )
+    if torn:
+        warnings.warn(f"{path}: skipped torn line {', '.join(map(str, torn))}", stacklevel=2)
+    return episodes

@@ -1,0 +1,166 @@
+"""T23: a dialogue MDP small enough to be solved exactly, and the trainer on it.
+
+Three turns, two hidden types. Turn 1 and 2 may ask A (the answer shows the type) or B (pays 0.05 at once, shows
+nothing); X and Y guess the type, which pays only in turn 3. Guessing early pays nothing, asking late pays nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toy import ToyEnv, char_policy, toy_config
+
+from rlpa_agent.advantages import chain_gae
+from rlpa_agent.batch import make_batch
+from rlpa_agent.learner import Learner
+from rlpa_agent.ppo import policy_loss
+from rlpa_agent.rollout import collect
+from rlpa_agent.trainer import Trainer
+
+ACTIONS, TURNS = "ABXY", 3
+
+
+def play(kind: int, said: str) -> tuple[float, str]:
+    last = said[-1]
+    if len(said) == TURNS:
+        return float(last == "XY"[kind]), "."
+    return (0.05 if last == "B" else 0.0), (str(kind) if last == "A" else "?")
+
+
+def observed(kind: int, said: str) -> str:
+    return "".join(play(kind, said[: i + 1])[1] for i in range(len(said)))
+
+
+def optimum(said: str = "", seen: str = "") -> float:
+    """Dynamic programming over histories; the belief is uniform over the types that fit what was seen."""
+    if len(said) == TURNS:
+        return 0.0
+    kinds = [kind for kind in (0, 1) if observed(kind, said) == seen]
+    best = -1.0
+    for action in ACTIONS:
+        values = []
+        for kind in kinds:
+            reward, answer = play(kind, said + action)
+            later = optimum(said + action, seen + answer) if len(said) + 1 < TURNS else 0.0
+            values.append(reward + later)
+        best = max(best, float(np.mean(values)))
+    return best
+
+
+def test_T23_dynamic_programming_by_hand():
+    assert optimum() == pytest.approx(1.05)  # one A and one B in either order, then the right guess
+
+
+def probabilities(policy, turns=TURNS):
+    """log p of every (kind, said) under the policy with gradient, by one forward over all histories."""
+    chat, ids_of = policy.chat, policy.tokenizer.convert_tokens_to_ids
+    rows, where, names = [], [], []
+    for kind in (0, 1):
+        for said in map("".join, itertools.product(ACTIONS, repeat=turns)):
+            ids, places = chat.opening([{"role": "user", "content": "h"}]).tolist(), []
+            for i, action in enumerate(said):
+                places.append(len(ids))
+                ids.append(ids_of(action))
+                ids += chat.follow([ids_of(action)], play(kind, said[: i + 1])[1]).tolist()
+            rows.append(ids)
+            where.append(places)
+            names.append((kind, said))
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    row_A = torch.arange(len(rows)).repeat_interleave(turns)
+    pos_A = torch.tensor([place for places in where for place in places])
+    scored = policy.score(padded, lengths, row_A, pos_A, torch.zeros(len(row_A)), temperature=1.0, need=("logp",))
+    return names, scored.logp.view(len(rows), turns)
+
+
+def exact_value(policy) -> torch.Tensor:
+    """J = mean over types of the sum over action sequences of p(sequence) R(sequence)."""
+    names, logp = probabilities(policy)
+    returns = torch.tensor([sum(play(k, s[: i + 1])[0] for i in range(TURNS)) for k, s in names])
+    return 0.5 * (logp.sum(1).exp() * returns).sum()
+
+
+def test_T23_gradient_at_lambda_1_equals_the_enumerated_one(tmp_path):
+    policy = char_policy(ACTIONS, seed=5)
+    parameters = list(policy.parameters_policy())
+    exact = torch.autograd.grad(exact_value(policy), parameters)
+
+    chat, ids_of = policy.chat, policy.tokenizer.convert_tokens_to_ids
+    from rlpa_agent.trajectory import Trajectory, Turn
+
+    names, logp = probabilities(policy)
+    trajectories = []
+    for kind, said in names:
+        ids, turns = chat.opening([{"role": "user", "content": "h"}]).tolist(), []
+        for i, action in enumerate(said):
+            reward, answer = play(kind, said[: i + 1])
+            sampled = np.array([ids_of(action)])
+            turns.append(Turn(np.array(ids), sampled, np.zeros(1, np.float32), reward))
+            ids += [*sampled.tolist(), *chat.follow(sampled, answer).tolist()]
+        trajectories.append(Trajectory(tuple(turns), np.array(ids), False, True, "turn_limit"))
+    batch = make_batch(trajectories, max_turns=TURNS)
+    config = toy_config(tmp_path, TURNS)
+    learner = Learner(policy, config)
+    with torch.no_grad():  # a critic that is not 0: the baseline must not change the expected gradient
+        torch.nn.init.normal_(policy.value_head.outer.weight, std=0.5, generator=torch.Generator().manual_seed(1))
+    estimates = learner.estimate(batch, 0)
+    discounts = dict.fromkeys(("gamma_token", "gamma_turn", "lam_token", "lam_turn"), 1.0)
+    boot = torch.zeros(len(batch.starts_C))
+    advantages, _ = chain_gae(batch.reward_A, estimates.values_A, batch.turn_A, batch.starts_C, boot, **discounts)
+    weights = 0.5 * logp.detach().sum(1).exp()
+    total = None
+    for micro in learner._micro(batch, list(range(len(batch.rows)))):
+        scored = policy.score(
+            micro.input_ids_BL, micro.lengths_B, micro.rows_A, micro.pos_A, batch.fraction_A[micro.index_A],
+            temperature=1.0, need=("logp",),
+        )  # fmt: skip
+        loss = policy_loss(
+            scored.logp,
+            estimates.logp_old_A[micro.index_A],
+            advantages[micro.index_A],
+            clip_low=0.2,
+            clip_high=0.2,
+            weights_A=weights[batch.chain_A[micro.index_A]],
+        ).loss
+        total = loss if total is None else total + loss
+    ours = torch.autograd.grad(-total, parameters)
+    scale = max(float(gradient.abs().max()) for gradient in exact)
+    assert scale > 1e-4
+    for mine, theirs in zip(ours, exact, strict=True):
+        assert float((mine - theirs).abs().max()) <= 1e-5 * max(1.0, scale)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_T23_ppo_reaches_the_optimum_and_the_critic_knows_its_value(tmp_path, seed):
+    began = time.perf_counter()
+    policy = char_policy(ACTIONS, seed=seed)
+    trainer = Trainer(
+        toy_config(tmp_path, TURNS, seed=seed, iterations=90, ppo={"entropy": 0.02, "epochs": 4, "minibatches": 2}),
+        policy,
+        lambda: ToyEnv(play, TURNS),
+        quiet=True,
+    )
+    start = float(exact_value(policy))
+    for _ in range(90):
+        trainer.one_iteration()
+        if float(exact_value(policy).detach()) >= 0.97 * optimum():
+            break
+    assert start < 0.7
+    assert float(exact_value(policy).detach()) >= 0.95 * optimum()
+    trainer.learner.config = replace(trainer.config, ppo=replace(trainer.config.ppo, critic_warmup=10**6))
+    for _ in range(15):  # the policy stands still now, the critic catches up
+        trainer.one_iteration()
+    trajectories = collect(
+        policy, trainer.envs, seeds=list(range(64)), temperature=1.0, max_new_tokens=1, max_turns=TURNS
+    )
+    first = make_batch(trajectories, max_turns=TURNS)
+    estimates = trainer.learner.estimate(first, 0)
+    openings = estimates.values_A[first.starts_C]
+    value = float(exact_value(policy).detach())
+    assert float((openings - value).abs().max()) <= 0.1
+    assert time.perf_counter() - began < 60

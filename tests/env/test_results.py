@@ -1,0 +1,86 @@
+"""Figures from records: by hand on a few numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlpa_env.results import by_user, normalised, paired_difference, per_turn, returns, summarise
+
+
+def turn(reward=0.0, profile=0.0, response=0.0, al=0.0, valid=True, **more):
+    base = dict.fromkeys(("f1", "grounded_f1", "precision", "recall", "ceiling", "revealed", "invented"), profile)
+    return {**base, "reward": reward, "profile": profile, "response": response, "al": al, "valid": valid, "tokens": 3, "parse_error": "", **more}
+
+
+def record(profile, turns, seed=0, left=False, stop="turn_limit", limit=3):
+    return {"profile": profile, "seed": seed, "turns": turns, "left": left, "limit": limit, "stop_reason": stop,
+            "env": "RLPA-v0", "split": "vanilla/test"}  # fmt: skip
+
+
+A = [record("a", [turn(1.0, 0.5, 0.5)] * 3), record("b", [turn(2.0, 1.0, 1.0)] * 3)]
+FLOOR = [record("a", [turn(0.0)] * 3), record("b", [turn(0.0)] * 3)]
+TOP = [record("a", [turn(2.0, 1.0, 1.0)] * 3), record("b", [turn(4.0, 2.0, 2.0)] * 3)]
+
+
+def test_turns_after_the_user_left_count_0_in_every_mean():
+    short = [record("a", [turn(1.0, 0.9, 1.0)], left=True, stop="user_left")]
+    assert per_turn(short, "f1").tolist() == [[0.9, 0.0, 0.0]]
+    row = summarise("x", short, FLOOR[:1], TOP[:1], [0])
+    assert row["profile_f1"] == pytest.approx(0.3)
+    assert row["return"] == pytest.approx(1.0)
+    assert row["left_early"] == 1.0
+
+
+def test_a_failure_is_missing_and_never_a_0():
+    failed = [record("a", [turn(1.0, 0.6), turn(valid=False)], stop="failure"), record("b", [turn(1.0, 0.6)] * 3)]
+    table = per_turn(failed, "f1")
+    assert np.isnan(table[0, 1:]).all()
+    assert table[0, 0] == 0.6
+    row = summarise("x", failed, FLOOR, TOP, [0])
+    assert row["profile_f1"] == pytest.approx(0.6)
+    assert row["failures"] == 1
+
+
+def test_normalised_is_a_ratio_of_means_with_a_joint_interval():
+    estimate, low, high = normalised(A, FLOOR, TOP)
+    assert estimate == pytest.approx(0.5)
+    assert low == pytest.approx(0.5)  # every user is exactly half way: a joint bootstrap has no spread
+    assert high == pytest.approx(0.5)
+
+
+def test_values_above_1_are_legal():
+    assert normalised(TOP, FLOOR, A)[0] == pytest.approx(2.0)
+
+
+def test_paired_difference_by_hand_and_refuses_other_users():
+    estimate, low, high = paired_difference(TOP, A)
+    assert estimate == pytest.approx((3.0 + 6.0) / 2)
+    assert low == pytest.approx(3.0)
+    assert high == pytest.approx(6.0)
+    with pytest.raises(ValueError, match="same users"):
+        paired_difference(TOP, [record("c", [turn()] * 3), A[1]])
+
+
+def test_seeds_of_one_user_are_averaged_before_the_bootstrap():
+    twice = [record("a", [turn(1.0)] * 3, seed=0), record("a", [turn(3.0)] * 3, seed=1), record("b", [turn(5.0)] * 3)]
+    assert by_user(twice, returns(twice)).tolist() == [6.0, 15.0]
+
+
+def test_al_is_in_percent_and_a_flat_row_has_no_slope():
+    flat = [record(name, [turn(al=1.0)] * 3) for name in "ab"]
+    row = summarise("x", flat, FLOOR, TOP, [0])
+    assert row["al"] == [100.0, 100.0, 100.0]
+    assert row["avg"] == 100.0
+    assert (row["n_ir"], row["n_r2"]) == (0.0, 0.0)
+
+
+def test_every_score_has_its_interval_around_it():
+    row = summarise("x", A, FLOOR, TOP, [0])
+    scores = [key[:-3] for key in row if key.endswith("_lo") and key != "al_lo"]
+    assert {"return", "normalised", "normalised_profile", "normalised_response", "profile_f1", "profile_f1_final",
+            "profile_grounded_f1", "profile_precision", "profile_recall", "ceiling", "response", "avg", "n_ir",
+            "n_r2"} <= set(scores)  # fmt: skip
+    for key in scores:
+        assert row[f"{key}_lo"] <= row[key] + 1e-9
+        assert row[key] <= row[f"{key}_hi"] + 1e-9

@@ -1,0 +1,113 @@
+"""Recording survives a kill; the last message alone can be the observation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import pytest
+
+from rlpa_env import Point, RLPAError, fork, format_action
+from rlpa_env.wrappers import LastMessage, RecordEpisodes, read_episodes
+
+ACTION = format_action([Point("Occupation", "baker")], "I had a slow morning. What do you do for a living?")
+
+
+def play(env, seed):
+    env.reset(seed=seed)
+    turns, over = 0, False
+    while not over:
+        _, _, terminated, truncated, _ = env.step(ACTION)
+        turns += 1
+        over = terminated or truncated
+    return turns
+
+
+def test_last_message_shows_the_newest_user_message_only():
+    env = LastMessage(gym.make("RLPA-v0"))
+    observation, _ = env.reset(seed=0)
+    assert observation == "Hello"
+    observation, *_, info = env.step(ACTION)
+    assert observation == info["messages"][-1]["content"]
+    assert observation in env.observation_space
+    assert len(info["messages"]) == 4
+
+
+def test_one_line_an_episode_with_everything_in_it(tmp_path):
+    env = RecordEpisodes(gym.make("RLPA-v0"), tmp_path / "deep" / "episodes.jsonl")
+    turns = [play(env, seed) for seed in (1, 2, 3)]
+    episodes = read_episodes(tmp_path / "deep" / "episodes.jsonl")
+    assert [episode["seed"] for episode in episodes] == [1, 2, 3]
+    assert [len(episode["turns"]) for episode in episodes] == turns
+    assert all(episode["finished"] for episode in episodes)
+    assert episodes[0]["messages"][2]["content"] == ACTION
+    assert episodes[0]["profile"]["slots"]
+    assert {"reward", "profile/f1", "user/patience"} <= set(episodes[0]["turns"][0])
+
+
+def test_an_abandoned_episode_is_marked(tmp_path):
+    env = RecordEpisodes(gym.make("RLPA-v0"), tmp_path / "e.jsonl")
+    env.reset(seed=1)
+    env.step(ACTION)
+    env.reset(seed=2)
+    env.close()
+    assert [(e["seed"], e["finished"]) for e in read_episodes(tmp_path / "e.jsonl")] == [(1, False)]
+
+
+def test_branches_that_are_only_tried_are_not_recorded(tmp_path):
+    env = RecordEpisodes(gym.make("RLPA-v0"), tmp_path / "e.jsonl")
+    env.reset(seed=1)
+    twin = fork(env)
+    over = False
+    while not over:
+        _, _, terminated, truncated, _ = twin.step(ACTION)
+        over = terminated or truncated
+    assert not (tmp_path / "e.jsonl").exists()
+
+
+def test_a_torn_last_line_is_reported_and_skipped_and_does_not_eat_the_next(tmp_path):
+    path = tmp_path / "e.jsonl"
+    env = RecordEpisodes(gym.make("RLPA-v0"), path)
+    play(env, 1)
+    with path.open("a") as file:
+        file.write('{"seed": 2, "tur')
+    with pytest.warns(UserWarning, match="torn line 2"):
+        assert [episode["seed"] for episode in read_episodes(path)] == [1]
+    play(RecordEpisodes(gym.make("RLPA-v0"), path), 3)
+    with pytest.warns(UserWarning, match="torn line 2"):
+        assert [episode["seed"] for episode in read_episodes(path)] == [1, 3]
+
+
+def test_another_kind_of_file_is_refused(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("these\nare\nnotes\n")
+    with pytest.raises(RLPAError, match="expected one JSON object a line"):
+        read_episodes(path)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_kill_9_loses_at_most_the_episode_in_flight(tmp_path):
+    path = tmp_path / "e.jsonl"
+    code = (
+        "import gymnasium as gym, sys; sys.path.insert(0, 'tests/env'); import test_wrappers as t\n"
+        f"env = t.RecordEpisodes(gym.make('rlpa_env:RLPA-v0'), {str(path)!r})\n"
+        "for seed in range(10**6): t.play(env, seed); print(seed, flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(20):
+        last = int(process.stdout.readline())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    last = max([last, *(int(line) for line in process.stdout.read().split())])
+    process.stdout.close()
+    time.sleep(0.05)
+    lines = path.read_text().splitlines()
+    whole = [json.loads(line)["seed"] for line in lines[: last + 1]]
+    assert whole == list(range(last + 1))
+    assert len(lines) <= last + 2

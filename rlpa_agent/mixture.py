@@ -5,7 +5,7 @@ writes them down exactly, but it is *weak* on purpose:
 
 - each turn it lists every told point only with a probability drawn for that turn from U(0.25, 0.85);
 - with probability 0.3 per mentioned distractor it believes what was said of somebody else;
-- its reply is a sensible reaction with a question in 35 % of turns, else one of six kinds of poor reply.
+- its reply is that of the attentive reference agent in 65 % of turns, else one of six kinds of poor reply.
 
 Nine of ten values are replaced by random word pairs, so that copying is learned instead of a list of values. Users are
 drawn from vanilla/train (extended/train for one dialogue in ten); words of held-out values are never used.
@@ -27,7 +27,7 @@ from rlpa_env.text import words
 from rlpa_env.world import world
 
 REPLACED = 0.9  # share of values that become random words
-GOOD_REPLIES = 0.35
+GOOD_REPLIES = 0.65
 LISTED = (0.25, 0.85)  # range of the per-turn probability that a told point is listed
 FOOLED = 0.3  # probability that a distractor is taken for a fact, decided once per distractor
 EXTENDED = 0.1

@@ -22,9 +22,7 @@ Messages = Sequence[Mapping[str, str]]
 _ARTICLE = r"(?:(?:an?|the) )?"
 _VALUE = r"(?P<value>[^.!?,;:]{2,48}?)"
 _CLOSED = ("Gender", "Marital Status")  # slots whose few values everybody knows
-_REQUEST = re.compile(
-    r"\b(idea|ideas|suggest\w*|recommend\w*|should i|tips?|would you (?:do|pick|choose|go)|advice|what could i)\b", re.I
-)
+_REQUEST = re.compile(r"\b(?:ideas?|suggest\w*|recommend\w*|tips?|advice|(?:should|could) i|me|my|we|myself)\b", re.I)
 _ORDER = (
     "Occupation", "Interests", "Location", "Education Background", "Personality Traits", "Other Information",
     "Family Background", "Marital Status", "Age", "Interests", "Gender", "Personality Traits", "Other Information",
@@ -121,13 +119,13 @@ def answer(messages: Messages) -> str:
     new = read(last)
     if len(messages) <= 2:
         first = replies.nth(replies.lines()["hello"], key)
-    elif _REQUEST.search(last) and "?" in last:
+    elif _REQUEST.search(_asked(last)):
         fitting = [p for p in known if p.slot in ("Interests", "Other Information", "Occupation") and p not in new]
         point = fitting[len(messages) % len(fitting)] if fitting else Point("Interests", "a walk and a warm drink")
-        return replies.suggestion(point, key)
-    elif new:
+        first = replies.suggestion(point, key)
+    elif new and not _asked(last):
         first = replies.reaction_to(new[0], key)
-    elif last.rstrip().endswith("?"):
+    elif _asked(last):
         first = replies.nth(replies.lines()["answer"], key, said)
     else:
         first = replies.pick_up(last, key)
@@ -135,11 +133,16 @@ def answer(messages: Messages) -> str:
     turn = len(messages) // 2
     if len(messages) > 2 and not new and telling and "?" not in last:
         question = replies.follow_up(telling, key, said)
-    elif new and turn % 3 == 0:
+    elif new and turn % 4 == 0:
         question = replies.follow_up(new[0].value, key, said)
     else:
         question = replies.question_for(_next_slot(said, known), key, said)
     return f"{first} {question}"
+
+
+def _asked(message: str) -> str:
+    """The question that a message ends with, "" if it ends with none."""
+    return next((line for line in sentences(message)[-1:] if line.endswith("?")), "")
 
 
 def _next_slot(said: frozenset[str], known: Sequence[Point]) -> str:

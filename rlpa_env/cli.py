@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import gymnasium as gym
 import tyro
@@ -100,7 +100,8 @@ def _play(args: Play) -> None:
 
 
 def _typed(console: Console) -> str:
-    guesses, reply = [], []
+    guesses: list[str] = []
+    reply: list[str] = []
     console.print("[bold magenta]You[/]: ", end="")
     for line in sys.stdin:
         if not line.strip():
@@ -119,8 +120,8 @@ def _slot_value(line: str) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `rlpa-env`."""
-    commands = tyro.extras.subcommand_type_from_defaults({"eval": Eval(), "play": Play()})
-    args = tyro.cli(commands, args=argv, prog="rlpa-env", description=__doc__)  # type: ignore[var-annotated]
+    commands: Any = tyro.extras.subcommand_type_from_defaults({"eval": Eval(), "play": Play()})
+    args: Eval | Play = tyro.cli(commands, args=argv, prog="rlpa-env", description=__doc__)
     try:
         _eval(args) if isinstance(args, Eval) else _play(args)
     except RLPAError as error:

@@ -249,7 +249,7 @@ class RLPAEnv(gym.Env[str, str]):
             info[f"judge/{criterion}"] = bool(getattr(verdict, criterion))
         return info
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The dialogue, guess against truth, and the two rewards; ``ansi`` returns it, ``human`` prints it."""
         from rlpa_env.rendering import render_episode
 

@@ -183,7 +183,7 @@ def collect(
             missing = [e for e in episodes if (name, *e) not in found]
             task = progress.add_task(name, total=len(episodes), completed=len(episodes) - len(missing))
 
-            def done(record: dict[str, Any], task=task) -> None:  # noqa: ANN001
+            def done(record: dict[str, Any], task=task) -> None:
                 found[record["agent"], record["profile"], record["seed"]] = record
                 if path:
                     append_line(path, record)

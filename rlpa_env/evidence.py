@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from rlpa_env.hearing import Heard, hear, split_questions
 from rlpa_env.text import is_question, normalise, sentences, stem, stems, words
@@ -109,8 +110,7 @@ _DISLIKES = re.compile(
 _ABSTAINS = re.compile(r"\b(?:don't|do not|dont|never|can't|cannot|can not|no longer) (?P<what>drink|swim|fly|run)\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """One user message as evidence."""
 
     text: str
@@ -125,8 +125,7 @@ class Said:
     values: frozenset[Key]  # authored values that are told or hinted of oneself
 
 
-@dataclass(frozen=True)
-class History:
+class History(NamedTuple):
     """Everything said in a dialogue so far. Sets only grow; ``last`` and ``previous`` are the newest messages."""
 
     stems: frozenset[str] = frozenset()
@@ -216,8 +215,7 @@ def about_self(sentence: str) -> bool:
     return not _OTHERS.match(sentence) or bool(_OF_ME.search(sentence))
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     """One sentence of a user as evidence; users say the same sentences again, so these are what is cached."""
 
     stems: frozenset[str]
@@ -238,7 +236,7 @@ def _line(sentence: str) -> _Line:
     first = _Line(found, asked, bool(_REQUEST.search(sentence)), bool(_BEGS.search(sentence)))
     told = frozenset(_lines()[0].get(normalise(sentence), ()))
     if told:
-        return replace(first, own=found, values=told | values_named(found))
+        return first._replace(own=found, values=told | values_named(found))
     if not about_self(sentence):
         return first
     disliked = [stems(match.group("what")) for pattern in (_DISLIKES, _ABSTAINS) for match in pattern.finditer(sentence)]
@@ -247,7 +245,7 @@ def _line(sentence: str) -> _Line:
     denied = frozenset().union(*(part for part, denies in parts if denies))
     wrong = frozenset().union(*disliked) - COMMON if denied else _NONE
     values = values_named(own) | {key for key in values_named(denied) if _DENIES.search(key[1])}  # "no smartphone"
-    return replace(first, own=own, denied=denied, disliked=wrong | kinds_in(wrong, own), values=values)
+    return first._replace(own=own, denied=denied, disliked=wrong | kinds_in(wrong, own), values=values)
 
 
 def _kind(lines: Sequence[_Line], question: str) -> str:
@@ -289,9 +287,10 @@ def said(message: str) -> Said:
     )
 
 
-def wording(reply: str, answered: Said | None) -> frozenset[str]:
+@lru_cache(maxsize=16_384)
+def wording(reply: str, answered: str) -> frozenset[str]:
     """The words of a reply without those it takes over from the message: what a template keeps from turn to turn."""
-    theirs = answered.stems if answered else frozenset()
+    theirs = said(answered).stems
     return frozenset(word for word in words(reply) if stem(word) not in theirs)
 
 
@@ -340,5 +339,5 @@ def _history(dialogue: tuple[Message, ...]) -> History:
         previous=heard,
         replies=before.replies | {normalise(message.content)},
         lines=before.lines.union(map(normalise, (*heard.sentences, *heard.questions))),
-        wordings=(*before.wordings, wording(message.content, before.last)),
+        wordings=(*before.wordings, wording(message.content, before.last.text if before.last else "")),
     )

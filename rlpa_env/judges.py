@@ -146,9 +146,8 @@ class RuleJudge:
         }
         scores = {name: score for name, (score, _) in found.items()}
         reasons = {name: reason for name, (_, reason) in found.items()}
-        return Verdict(
-            *(score >= 0.5 for score in scores.values()), scores=MappingProxyType(scores), reasons=MappingProxyType(reasons)
-        )
+        passed = {name: score >= 0.5 for name, score in scores.items()}
+        return Verdict(**passed, scores=MappingProxyType(scores), reasons=MappingProxyType(reasons))
 
 
 Opinion = tuple[float, str]  # score in [0, 1] (passes from 0.5 on) and a reason
@@ -241,7 +240,7 @@ def _repeats(history: History, reply: str, traits: ReplyTraits) -> bool:
     lines = [line for line in traits.lines if line.count(" ") >= 2]
     if lines and all(line in history.lines for line in lines):
         return True
-    own = wording(reply, history.last)
+    own = wording(reply, history.last.text if history.last else "")
     for earlier in history.wordings:
         both = len(own & earlier)
         if len(own) > 3 and both >= _SAME * (len(own) + len(earlier) - both):

@@ -70,13 +70,12 @@ class Profile:
         points = tuple(Point(slot, value) for slot, values in checked.items() for value in values)
         for name, value in (("id", id), ("slots", MappingProxyType(checked)), ("points", points)):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_hash", hash((id, points)))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"Profile is immutable; make a new one instead of setting {name!r}.")
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash((self.id, self.points))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Profile) and (self.id, self.points) == (other.id, other.points)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from rlpa_env.world import world
 CUES = ("explicit", "implicit", "mixed")
 OPENING = "Hello"
 _HINTS_IN_MIXED = 0.4  # share of points that come implicitly first
-_DISTRACTORS = 0.42  # a reply that tells something also says something that is not about the user now
+_DISTRACTORS = 0.48  # a reply that tells something also says something that is not about the user now
 _DISTRACTORS_ALONE = 0.2  # the same for a reply that tells nothing
 _QUESTIONS_BACK = 0.12
 
@@ -140,9 +140,9 @@ class ScriptedUser:
             list(self._news), self._rng.bit_generator.state,
         )  # fmt: skip
 
-    def restore(self, state: object) -> None:
+    def restore(self, state: Any) -> None:
         """Continue from a snapshot of this or another ScriptedUser."""
-        self._profile, self.style, mind, used, told_at, news, random = state  # type: ignore[misc]
+        self._profile, self.style, mind, used, told_at, news, random = state
         self._mind, self._used, self._told_at, self._news = mind.copy(), set(used), dict(told_at), list(news)
         self._rng = np.random.Generator(np.random.PCG64())
         self._rng.bit_generator.state = random
@@ -197,7 +197,7 @@ class ScriptedUser:
             text, kept = pick(rng, voice["smalltalk"], self._used), []
         return self._done(text, [(marks[i], parts[i][1]) for i in kept], impression)
 
-    def _lead(self, impression: Impression, tells: bool, say) -> None:  # noqa: ANN001 - the closure of _speak
+    def _lead(self, impression: Impression, tells: bool, say) -> None:
         """The first sentence: a complaint, an answer to a claim or idea, an acknowledgement, or small talk."""
         rng, voice, used = self._rng, world().voice, self._used
         if impression.dislike:
@@ -242,7 +242,7 @@ class ScriptedUser:
         lines = hints if hint else plain_lines(fact)
         return ("hint" if hint else "plain"), pick(self._rng, lines, self._used)
 
-    def _ask_back(self, impression: Impression, say) -> None:  # noqa: ANN001 - the closure of _speak
+    def _ask_back(self, impression: Impression, say) -> None:
         mind, rng, voice = self._mind, self._rng, world().voice
         if impression.dislike or mind.pending not in ("", "question"):
             return
@@ -300,4 +300,4 @@ class ScriptedUser:
         for index in changed:
             mind.status[index] = HIDDEN
             mind.sentence.pop(index, None)
-        self._news = [index for index in changed if index in told] or changed[:1]
+        self._news = [index for index in changed if index in told] or list(changed[:1])

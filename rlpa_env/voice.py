@@ -46,9 +46,9 @@ def plain_lines(fact: Fact) -> tuple[str, ...]:
         spec = world().slots[fact.value.slot]
         return (*fact.value.explicit, *(_fill(line, value, fact.value.phrase) for line in spec.say))
     bare = value.strip().rstrip(".")
-    spec = world().slots.get(fact.slot)
-    if spec and len(bare.split()) <= _SHORT:
-        return tuple(_fill(line, bare, _with_article(spec, bare)) for line in spec.say)
+    known = world().slots.get(fact.slot)
+    if known and len(bare.split()) <= _SHORT:
+        return tuple(_fill(line, bare, _with_article(known, bare)) for line in known.say)
     if fact.point.slot and len(bare.split()) <= _SHORT:
         slot = fact.point.slot.lower()
         return tuple(_fill(line.replace("{slot_lower}", slot), bare, bare) for line in voice["generic_say"])

@@ -145,7 +145,7 @@ def test_T23_ppo_reaches_the_optimum_and_the_critic_knows_its_value(tmp_path, se
         lambda: ToyEnv(play, TURNS),
         quiet=True,
     )
-    start = float(exact_value(policy))
+    start = float(exact_value(policy).detach())
     for _ in range(90):
         trainer.one_iteration()
         if float(exact_value(policy).detach()) >= 0.97 * optimum():

@@ -7,12 +7,25 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from rlpa_env import ConfigError
 
 SHIPPED = "shipped"
 """``ModelConfig.path`` of the start checkpoint that comes with the package."""
+
+
+def shipped_start() -> Path:
+    """Folder of the start checkpoint of the preset "tiny"; `rlpa_agent.warm_start` says how it was made."""
+    folder = Path(__file__).parent / "data" / "tiny"
+    if not (folder / "model.safetensors").is_file():
+        raise ConfigError(
+            f"{folder}: expected the start checkpoint that comes with the package; it is missing. Reinstall, or make it "
+            "anew with `python -m rlpa_agent.warm_start OUT`."
+        )
+    return folder
 
 
 def _in_range(group: str, name: str, value: float, low: float, high: float = float("inf")) -> None:
@@ -30,7 +43,7 @@ def _one_of(group: str, name: str, value: object, choices: tuple[object, ...]) -
 class ModelConfig:
     """Which policy, and in which precision it runs."""
 
-    path: str = SHIPPED
+    path: Annotated[str, tyro.conf.arg(name="model", prefix_name=False)] = SHIPPED
     """A Hugging Face folder or id; "shipped": the tiny start checkpoint."""
     value_grad: str = "detach"
     """detach: the critic does not move the trunk; shared: it does, times vf_coef."""
@@ -49,7 +62,7 @@ class RolloutConfig:
     """What one iteration collects."""
 
     env_id: str = "RLPA-v0"
-    split: str = "vanilla/train"
+    split: Annotated[str, tyro.conf.arg(name="split", prefix_name=False)] = "vanilla/train"
     """A bundled split or the path of a JSONL file of profiles."""
     dialogues: int = 32
     """Episodes per iteration."""
@@ -57,6 +70,8 @@ class RolloutConfig:
     """Dialogues decoded at once."""
     max_turns: int = 10
     max_new_tokens: int = 160
+    max_user_tokens: int = 96
+    """Longer user messages are cut."""
     temperature: float = 1.0
     cues: str = "mixed"
     credit: str = "paper"

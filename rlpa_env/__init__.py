@@ -3,22 +3,27 @@
 import gymnasium as gym
 
 from rlpa_env.actions import Action, format_action, instructions, parse_action
+from rlpa_env.agents import Agent
 from rlpa_env.env import RLPAEnv, fork, restore
 from rlpa_env.errors import ConfigError, ModelError, NotInstalledError, ProfileError, RLPAError
+from rlpa_env.evaluate import evaluate
 from rlpa_env.judges import Judge, RuleJudge
 from rlpa_env.matching import LexicalMatcher, Matcher
 from rlpa_env.population import load_split
 from rlpa_env.profiles import Profile, load_profiles
 from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
 from rlpa_env.users import ScriptedUser, UserSimulator, UserTurn
+from rlpa_env.wrappers import LastMessage, RecordEpisodes, read_episodes
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CRITERIA",
     "Action",
+    "Agent",
     "ConfigError",
     "Judge",
+    "LastMessage",
     "LexicalMatcher",
     "Matcher",
     "Message",
@@ -29,18 +34,21 @@ __all__ = [
     "ProfileError",
     "RLPAEnv",
     "RLPAError",
+    "RecordEpisodes",
     "RuleJudge",
     "ScriptedUser",
     "StopReason",
     "UserSimulator",
     "UserTurn",
     "Verdict",
+    "evaluate",
     "fork",
     "format_action",
     "instructions",
     "load_profiles",
     "load_split",
     "parse_action",
+    "read_episodes",
     "restore",
 ]
 

@@ -114,7 +114,9 @@ def _meaning(value: str) -> _Meaning:
             rest.append(token)
         tens = 0
     content = {_SYNONYMS.get(s, s) for s in content_stems(" ".join(rest)) if not s.isdigit()}
-    kept = content - _FILLER or content
+    kept = content - _FILLER
+    if not kept and not numbers:  # "works": nothing but filler, so the filler is what it says; "34 years old" is a number
+        kept = content
     other = any(token in _OTHERS for token in tokens[:4]) and len(tokens) > 2
     negated = any(token in _NEGATIONS for token in tokens)
     return _Meaning(normal, frozenset(kept), frozenset(numbers), negated, other, not kept)

@@ -111,8 +111,8 @@ def _checked(identity: object, slots: object) -> dict[str, tuple[str, ...]]:
         raise ProfileError(f"profile {identity!r}: expected 'slots' to be an object with at least one slot; got {slots!r}.")
     checked: dict[str, tuple[str, ...]] = {}
     for name, raw in slots.items():
-        if not isinstance(name, str) or (name and not name.strip()):
-            raise ProfileError(f"profile {identity!r}: expected slot names that are strings; got {name!r}.")
+        if not isinstance(name, str) or not name.strip():
+            raise ProfileError(f"profile {identity!r}: expected slot names that are non-empty strings; got {name!r}.")
         values = (raw,) if isinstance(raw, str) else raw
         if not isinstance(values, (list, tuple)) or not values:
             raise ProfileError(f"profile {identity!r}, slot {name!r}: expected a string or a list of them; got {raw!r}.")

@@ -263,7 +263,7 @@ def test_style_follows_personality_and_styles_differ():
 @pytest.mark.parametrize(
     "slots",
     [
-        {"Shoe size": ["43"], "": ["i have two cats.", "my father was a construction worker."], "Zodiac": "Leo"},
+        {"Shoe size": ["43"], "Notes": ["i have two cats.", "my father was a construction worker."], "Zodiac": "Leo"},
         {"Occupation": "freelance graphic designer", "Interests": ["hiking", "painting"], "Pets": "two cats named Pixel"},
         {"Favourite sentence": "I would rather be late than early, whatever people say about it."},
     ],

@@ -1,0 +1,230 @@
+"""`rlpa-agent train | eval | chat`: teach a policy, score it on held-out users, talk to it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import tyro
+from rich.console import Console
+
+from rlpa_agent.config import PRESETS, SHIPPED, EvalConfig, TrainConfig, shipped_start
+from rlpa_env import ConfigError, RLPAError, evaluate, instructions, parse_action
+from rlpa_env.evaluate import results_table
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a policy with token-level PPO in the RLPA environment.
+
+    Leaves in OUT: metrics.jsonl (a line an iteration), tensorboard/, validation.jsonl, config.json, best/ and last/ (each
+    with policy/, which transformers loads). Ctrl-C loses the iteration under way; SIGTERM saves first; --resume goes on.
+
+    Example: rlpa-agent train tiny --minutes 5 --seed 0 --out runs/tiny
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    resume: bool = False
+    """Go on from OUT/last instead of starting anew."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score policies, and reference agents beside them, on held-out users.
+
+    The agents `prior` (the floor) and `oracle` (the scale of the normalised score) are always run.
+
+    Example: rlpa-agent eval --policy runs/tiny --split extended/test --out runs/tiny-extended
+    """
+
+    policy: tuple[str, ...] = (SHIPPED,)
+    """Runs, policy folders, or Hugging Face models; "shipped" is the start checkpoint that comes with the package."""
+    agent: tuple[str, ...] = ()
+    """Reference agents by name, scored on the same users."""
+    env: str = "RLPA-v0"
+    """Environment id."""
+    split: str = "vanilla/test"
+    """A bundled split, or the path of a JSONL file of profiles."""
+    users: int | None = None
+    """The first N profiles in file order; all of them if not given."""
+    seed: tuple[int, ...] = (0,)
+    """One dialogue per user and seed."""
+    temperature: float | None = None
+    """Sampling temperature; 0 is greedy; the policy's own if not given."""
+    max_new_tokens: int = 160
+    """Tokens a turn, at most."""
+    out: Path = Path("runs/eval")
+    """Folder for episodes.jsonl (resumed if there) and results.json."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Talk to a policy and see after every answer what it believes about you. An empty line ends the dialogue."""
+
+    policy: str = SHIPPED
+    """A run, a policy folder or a Hugging Face model."""
+    temperature: float | None = None
+    """Sampling temperature; 0 is greedy; the policy's own if not given."""
+    seed: int = 0
+    """Seed of the sampling."""
+    turns: int = 10
+    """Turn limit that the policy is told about."""
+
+
+def policy_path(name: str) -> str:
+    """Where a policy lies: the shipped start, the newest good checkpoint of a run, a policy folder, or a model's name."""
+    from rlpa_agent.trainer import checkpointed_policy
+
+    if name == SHIPPED:
+        return str(shipped_start())
+    return str(checkpointed_policy(Path(name))) if Path(name).is_dir() and not _plain_model(Path(name)) else name
+
+
+def _plain_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and not (folder / "last").exists()
+
+
+def validation(config: EvalConfig, env_id: str, seed: int, max_new_tokens: int) -> Any:
+    """What the trainer calls every ``config.every`` iterations: mean figures on fixed validation users."""
+    from rlpa_agent.evaluate import PolicyAgent
+    from rlpa_env.evaluate import Setting, collect
+    from rlpa_env.results import per_turn, returns
+
+    people = min(config.users, _size(config.split))
+    setting = Setting(env_id, config.split, people, (seed,))
+
+    def figures(policy: Any) -> dict[str, float]:
+        agent = PolicyAgent(policy, temperature=config.temperature, seed=seed, max_new_tokens=max_new_tokens)
+        records = collect({"policy": agent}, setting, quiet=True)["policy"]
+        names = {"profile_f1": "f1", "profile_grounded_f1": "grounded_f1", "response": "response", "ceiling": "ceiling"}
+        means = {name: float(per_turn(records, key).mean()) for name, key in names.items()}
+        return {"return": float(returns(records).mean()), **means, "users": float(len(records))}
+
+    return figures
+
+
+def _size(split: str) -> int:
+    from rlpa_env.env import profiles_of
+
+    return len(profiles_of(split))
+
+
+def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Everything between a configuration and a trained policy in ``config.out``; returns the last figures."""
+    from rlpa_agent.policy import Policy
+    from rlpa_agent.trainer import Trainer, checkpointed_policy
+
+    rollout = config.rollout
+    if not resume and (config.out / "last").exists():
+        raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")
+    source = checkpointed_policy(config.out, "last") if resume else policy_path(config.model.path)
+    policy = Policy.from_pretrained(
+        source,
+        seed=config.seed,
+        temperature=rollout.temperature,
+        value_grad=config.model.value_grad,
+        max_user_tokens=rollout.max_user_tokens,
+    )
+    system = instructions(rollout.max_turns)
+    policy.chat.check_fits(
+        policy.context_limit, turns=rollout.max_turns, max_new_tokens=rollout.max_new_tokens, system=system
+    )
+
+    def make_env() -> gym.Env:
+        return gym.make(
+            f"rlpa_env:{rollout.env_id}",
+            max_episode_steps=rollout.max_turns,
+            max_turns=rollout.max_turns,
+            split=rollout.split,
+            cues=rollout.cues,
+            credit=rollout.credit,
+            profile_weight=rollout.profile_weight,
+            response_weight=rollout.response_weight,
+        )
+
+    judge = validation(config.eval, rollout.env_id, config.seed, rollout.max_new_tokens) if config.eval.every else None
+    trainer = Trainer(config, policy, make_env, judge, quiet)
+    if resume:
+        trainer.resume()
+    return trainer.run()
+
+
+def _train(args: Train) -> None:
+    figures = run_training(args.config, resume=args.resume, quiet=not sys.stderr.isatty())
+    if figures:
+        print(f"iteration {figures['iteration']}: return {figures['return']:.2f}, health: {figures['health']}")
+    print(f"policy: {args.config.out / 'last' / 'policy'}   metrics: {args.config.out / 'metrics.jsonl'}")
+
+
+def _eval(args: Eval) -> None:
+    from rlpa_agent.evaluate import policy_agent
+
+    agents: dict[str, Any] = {
+        name: policy_agent(
+            policy_path(name), temperature=args.temperature, seed=args.seed[0], max_new_tokens=args.max_new_tokens
+        )
+        for name in args.policy
+    }
+    agents |= dict.fromkeys(args.agent)
+    rows = evaluate(
+        agents, env_id=args.env, split=args.split, users=args.users, seeds=args.seed, out=args.out
+    )
+    title = f"{args.env} · {args.split} · {rows[0]['users']} users · seeds {list(args.seed)}"
+    Console(width=None if sys.stdout.isatty() else 160).print(results_table(rows, title))
+    print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
+
+
+def _chat(args: Chat) -> None:
+    from rlpa_agent.evaluate import policy_agent
+
+    agent = policy_agent(policy_path(args.policy), temperature=args.temperature, seed=args.seed)
+    console = Console()
+    messages = [{"role": "system", "content": instructions(args.turns)}]
+    for _ in range(args.turns):
+        console.print("[bold cyan]You[/]: ", end="")
+        line = sys.stdin.readline().strip()
+        if not line:
+            break
+        messages.append({"role": "user", "content": line})
+        messages.append({"role": "assistant", "content": agent.act(messages)})
+        action = parse_action(messages[-1]["content"])
+        believed = " · ".join(f"{point.slot}: {point.value}" if point.slot else point.value for point in action.profile)
+        console.print(f"[bold magenta]Policy[/]: {action.reply}", highlight=False)
+        console.print(f"[dim]believes: {believed or 'nothing yet'}{f' ({action.error})' if action.error else ''}[/]")
+
+
+def _parse_train(argv: Sequence[str]) -> Train:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: rlpa-agent train PRESET [options]   (rlpa-agent train PRESET --help lists them)\n\npresets:")
+        for name, preset in PRESETS.items():
+            print(f"  {name}: {preset.rollout.dialogues} dialogues an iteration, from {preset.model.path}")
+        raise SystemExit(0 if argv else 2)
+    if argv[0] not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; got {argv[0]!r}.")
+    prog = f"rlpa-agent train {argv[0]}"
+    return tyro.cli(Train, args=list(argv[1:]), prog=prog, default=Train(PRESETS[argv[0]]), description=Train.__doc__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `rlpa-agent`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["train"]:
+            _train(_parse_train(arguments[1:]))
+        else:
+            commands: Any = Annotated[
+                Annotated[Eval, tyro.conf.subcommand("eval")] | Annotated[Chat, tyro.conf.subcommand("chat")], None
+            ]
+            description = f"{__doc__}\n\nTraining: rlpa-agent train PRESET --help (presets: {', '.join(PRESETS)})"
+            args = tyro.cli(commands, args=arguments, prog="rlpa-agent", description=description)
+            _eval(args) if isinstance(args, Eval) else _chat(args)
+    except RLPAError as error:
+        raise SystemExit(f"rlpa-agent: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

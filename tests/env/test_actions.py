@@ -1,0 +1,144 @@
+"""Parsing: the form is kept or named, the guess never reaches the user, and nothing that is sent can break it."""
+
+from __future__ import annotations
+
+import time
+
+import gymnasium as gym
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rlpa_env  # noqa: F401 - registers the ids
+from rlpa_env import Point, format_action, parse_action
+from rlpa_env.actions import MAX_POINTS, MAX_REPLY_CHARS, PARSE_ERRORS
+
+
+def wrap(profile: str, reply: str = "Hi!") -> str:
+    return f"<profile>\n{profile}\n</profile>\n\n<response>\n{reply}\n</response>"
+
+
+@pytest.mark.parametrize(
+    ("lines", "points"),
+    [
+        ("- Age: 34\n- likes cats", [("Age", "34"), ("", "likes cats")]),
+        ("- Interests: chess, hiking and go", [("Interests", "chess"), ("Interests", "hiking"), ("Interests", "go")]),
+        ("- Age: 30-35", [("Age", "30"), ("Age", "35")]),
+        ("- Location: Rome/Milan or Turin", [("Location", "Rome"), ("Location", "Milan"), ("Location", "Turin")]),
+        ("- Age: 34\n- age: 34.\n- Age: ' 34 '", [("Age", "34")]),
+        ("- Age: unknown\n- Gender: N/A\n- Location: none\n- Pets:", []),
+        ('{"Age": 34, "Interests": ["chess", "go"], "Gender": null}', [("Age", "34"), ("Interests", "chess"), ("Interests", "go")]),
+        ("", []),
+    ],
+)
+def test_guess_lines(lines, points):
+    action = parse_action(wrap(lines))
+    assert list(action.profile) == [Point(*point) for point in points]
+    assert (action.reply, action.error) == ("Hi!", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "reply", "guessed"),
+    [
+        ("Hello there", "no_profile", "Hello there", 0),
+        ("<profile>\n- Age: 34\n</profile>\nHi!", "no_response", "Hi!", 1),
+        ("<profile>\n- Age: 34\nHi!", "unclosed_profile", "", 1),
+        ("<profile>\n- Age: 34\n<response>\nHi!\n</response>", "unclosed_profile", "Hi!", 1),
+        ("<profile>\n- Age: 34\n</profile>\n<response>\nHi!", "unclosed_response", "Hi!", 1),
+        ("<response>\nHi!\n</response>\n<profile>\n- Age: 34\n</profile>", "wrong_order", "Hi!", 1),
+        (wrap("- Age: 34") + wrap("- Age: 35"), "repeated_tag", "Hi!  Hi!", 1),
+        ("Sure. " + wrap("- Age: 34"), "text_outside", None, 1),
+        (wrap("Age is 34"), "bad_line", "Hi!", 0),
+        (wrap('{"Age": '), "bad_line", "Hi!", 0),
+        (wrap("\n".join(f"- item {i}" for i in range(70))), "too_many_points", "Hi!", MAX_POINTS),
+        (wrap("- Age: 34", "x" * 2001), "reply_too_long", "x" * 2000, 1),
+    ],
+)
+def test_what_is_wrong_has_a_name_and_the_guess_stays_hidden(text, error, reply, guessed):
+    action = parse_action(text)
+    assert action.error == error
+    assert len(action.profile) == guessed
+    assert "34" not in action.reply
+    if reply is not None:
+        assert " ".join(action.reply.split()) == " ".join(reply.split())
+
+
+@given(st.lists(st.tuples(st.sampled_from(["Age", "Pets", ""]), st.text("abc xyz", min_size=1, max_size=20)), max_size=8))
+def test_what_is_formatted_is_read_back(pairs):
+    points = {(slot, " ".join(value.split())) for slot, value in pairs if value.strip()}
+    points = {point for point in points if point[1] not in ("", "a", "x")}
+    action = parse_action(format_action([Point(*point) for point in sorted(points)], "Fine."))
+    assert action.error == ""
+    assert {(slot, value) for slot, value in action.profile} == points
+
+
+PIECES = st.sampled_from(
+    ["<profile>", "</profile>", "<response>", "</response>", "< Profile >", "- Age: 34", "- SECRETWORD: x", "\n", "hello", "{", "}", "\x00",
+     "\ud800", "<|im_start|>system", "：", "\u202e", "User: hi", "<profile", "&lt;profile&gt;"]
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(PIECES, st.text(max_size=30)), max_size=14).map("".join))
+@settings(max_examples=400, deadline=None)
+def test_any_text_is_an_action(text):
+    action = parse_action(text)
+    assert action.error in ("", *PARSE_ERRORS)
+    assert len(action.reply) <= MAX_REPLY_CHARS
+    assert len(action.profile) <= MAX_POINTS
+    assert "<profile>" not in action.reply.lower()
+    assert "<response>" not in action.reply.lower()
+    assert "\x00" not in action.reply
+    action.reply.encode("utf-8")
+    opened = text.lower().find("<profile>")
+    if text.count("SECRETWORD") == 1 and text.lower().count("profile") == 1 and 0 <= opened < text.find("SECRETWORD"):
+        after = text[opened:].lower().find("<response>")
+        if after < 0 or opened + after > text.find("SECRETWORD"):
+            assert "SECRETWORD" not in action.reply
+
+
+@given(st.lists(st.one_of(PIECES, st.text(max_size=40)), max_size=10).map("".join))
+@settings(max_examples=60, deadline=None)
+def test_any_text_is_a_turn_of_the_environment(text):
+    env = gym.make("RLPA-v0")
+    env.reset(seed=1)
+    observation, reward, _, _, info = env.step(text)
+    assert observation in env.observation_space
+    assert 0 <= reward <= 2
+    assert info["turn"] == 1
+    if info["parse_error"]:
+        assert reward == 0
+    env.step(format_action([], "How are you?"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 1_000_000,
+        "<profile>" * 100_000,
+        "<profile>\n" + "- a: b, " * 120_000 + "</profile><response>hi</response>",
+        wrap("- Age: 34", "</response><profile>- Age: 99</profile>" * 20_000),
+        "<" * 1_000_000,
+        wrap("{" * 100_000),
+        "".join(chr(i % 256) for i in range(1_000_000)),
+        "",
+    ],
+    ids=["long", "tags", "line", "injected", "brackets", "json", "binary", "empty"],
+)
+def test_a_megabyte_is_read_in_little_time_and_scored(text):
+    env = gym.make("RLPA-v0")
+    env.reset(seed=1)
+    began = time.perf_counter()
+    observation, reward, _, _, info = env.step(text)
+    assert time.perf_counter() - began < 2
+    assert reward == 0
+    assert info["parse_error"] in PARSE_ERRORS
+    assert observation in env.observation_space
+    assert env.step(wrap("- Age: 34"))[4]["parse_error"] == ""
+
+
+@pytest.mark.parametrize("action", [None, 3, b"bytes", ["a"]])
+def test_other_things_than_text_are_scored_as_malformed(action):
+    env = gym.make("RLPA-v0", disable_env_checker=True)
+    env.reset(seed=1)
+    _, reward, _, _, info = env.step(action)
+    assert (reward, info["parse_error"]) == (0, "no_profile")

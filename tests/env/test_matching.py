@@ -1,0 +1,147 @@
+"""Matching: what means the same counts, near misses and padding do not, and the assignment is one to one."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlpa_env import LexicalMatcher, Point, load_split
+from rlpa_env.matching import assign, match_points
+from rlpa_env.rewards import f1, profile_reward, profile_score, total_reward
+from rlpa_env.testing import check_matcher
+
+MATCHER = LexicalMatcher()
+
+
+def hit(guess: tuple[str, str], truth: tuple[str, str]) -> bool:
+    return bool(match_points(MATCHER, [Point(*guess)], [Point(*truth)]))
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth"),
+    [
+        (("Occupation", "works as a baker"), ("Occupation", "baker")),
+        (("job", "Baker"), ("Occupation", "baker")),
+        (("", "baker"), ("Occupation", "baker")),
+        (("Hobby", "loves hiking"), ("Interests", "hiking")),
+        (("Age", "thirty-four"), ("Age", "34")),
+        (("Age", "34 years old"), ("Age", "34")),
+        (("City", "lives in Ghent"), ("Location", "Ghent")),
+        (("Pets", "two cats"), ("Persona", "i have two cats.")),
+        (("Gender", "female"), ("Gender", "woman")),
+        (("Interests", "gardenning"), ("Interests", "gardening")),
+    ],
+)
+def test_the_same_in_other_words_matches(guess, truth):
+    assert hit(guess, truth)
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth"),
+    [
+        (("Age", "33"), ("Age", "34")),
+        (("", "34"), ("Age", "34")),
+        (("Location", "34"), ("Age", "34")),
+        (("", "the"), ("Notes", "the")),
+        (("Interests", "dog person"), ("Interests", "cat person")),
+        (("Interests", "does not like hiking"), ("Interests", "hiking")),
+        (("Interests", "hates hiking"), ("Interests", "likes hiking")),
+        (("Family Background", "her sister is a nurse"), ("Family Background", "nurse")),
+        (("Occupation", "baker"), ("Interests", "baker")),
+        (("Interests", "hiking swimming chess opera sailing"), ("Interests", "chess")),
+        (("Other Information", "two cats"), ("Other Information", "three cats")),
+        (("Occupation", "former teacher"), ("Occupation", "teacher")),
+        (("", "I am somebody who really enjoys long walks with a camera"), ("Interests", "camera")),
+    ],
+)
+def test_near_misses_padding_and_other_people_do_not(guess, truth):
+    assert not hit(guess, truth)
+
+
+def test_a_named_slot_outside_the_schema_goes_with_other_information():
+    assert hit(("Quirk", "afraid of heights"), ("Other Information", "afraid of heights"))
+    assert hit(("Shoe size", "43"), ("Shoe size", "43"))
+    assert not hit(("", "43"), ("Shoe size", "43"))
+
+
+def test_it_passes_its_own_conformance_check():
+    check_matcher(MATCHER)
+    assert 0 < MATCHER.threshold <= 1
+    scores = MATCHER.scores(load_split("vanilla/val")[0].points, load_split("vanilla/val")[1].points)
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+    assert MATCHER.scores([], [Point("Age", "3")]).shape == (0, 1)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 5))
+@settings(max_examples=80, deadline=None)
+def test_the_assignment_is_the_best_of_all(seed, rows, columns):
+    scores = np.random.default_rng(seed).choice([0.0, 0.3, 0.61, 0.8, 1.0], size=(rows, columns))
+    pairs = assign(scores, 0.6)
+    assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
+    assert all(scores[pair] >= 0.6 for pair in pairs)
+    good = np.where(scores >= 0.6, scores, 0.0)
+    small, large = min(rows, columns), max(rows, columns)
+    table = good if rows <= columns else good.T
+    best = max(sum(table[i, p[i]] for i in range(small)) for p in itertools.permutations(range(large), small))
+    assert sum(scores[pair] for pair in pairs) == pytest.approx(best)
+
+
+PEOPLE = load_split("vanilla/train")[:60]
+
+
+@given(st.sampled_from(PEOPLE), st.sampled_from(PEOPLE), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_f1_is_bounded_order_free_and_1_only_for_the_same_set(one, other, shuffler):
+    guess, truth = list(one.points), list(other.points)
+    reward = profile_reward(guess, truth, MATCHER)
+    assert 0 <= reward <= 1
+    assert (reward == 1) == (set(guess) == set(truth))
+    shuffler.shuffle(guess)
+    shuffler.shuffle(truth)
+    assert profile_reward(guess, truth, MATCHER) == reward
+    assert profile_reward(truth, truth, MATCHER) == 1
+    assert profile_reward([], truth, MATCHER) == 0
+    assert profile_reward(truth[:5], truth, MATCHER) == pytest.approx(10 / (5 + len(truth)))
+
+
+def test_no_two_different_people_share_a_point_by_accident():
+    """Among authored values of one slot, different values do not match: a wrong guess is wrong."""
+    from rlpa_env.world import world
+
+    wrong = []
+    for spec in world().slots.values():
+        points = [Point(spec.name, value.value) for value in spec.values]
+        scores = MATCHER.scores(points, points)
+        np.fill_diagonal(scores, 0)
+        wrong += [(points[i], points[j]) for i, j in zip(*np.nonzero(scores >= MATCHER.threshold), strict=True)]
+    assert len(wrong) <= 0.02 * sum(len(spec.values) for spec in world().slots.values()), wrong
+
+
+def test_grounded_invented_and_ceiling_by_hand():
+    truth = [Point("Age", "34"), Point("Occupation", "baker"), Point("Interests", "chess"), Point("Location", "Ghent")]
+    guess = [Point("Age", "34"), Point("Occupation", "baker"), Point("Interests", "opera")]
+    said = ("I am 34.", "My sister goes to the opera.")
+    score = profile_score(guess, truth, MATCHER, revealed=[truth[0], truth[3]], said=said)
+    assert score.precision == pytest.approx(2 / 3)
+    assert score.recall == 0.5
+    assert score.f1 == pytest.approx(4 / 7)
+    assert score.grounded_f1 == pytest.approx(2 / 7)  # baker is right, but nobody had said so
+    assert score.invented == pytest.approx(1 / 3)  # baker; opera was mentioned, if of somebody else
+    assert score.ceiling == 0.5
+    assert f1(0, 0, 0) == 0
+    assert total_reward(0.5, 1.0, 2.0, 3.0) == 4.0
+
+
+def test_listing_everything_does_not_pay():
+    """64 common guesses earn less than the five points that were read."""
+    from rlpa_env.agents import frequencies
+
+    stuffed = list(frequencies("vanilla/train"))[:64]
+    for person in load_split("vanilla/test")[:20]:
+        read = list(person.points[3:8])
+        assert profile_reward(stuffed, person.points, MATCHER) < profile_reward(read, person.points, MATCHER)

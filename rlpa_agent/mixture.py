@@ -99,27 +99,36 @@ def dialogue(rng: np.random.Generator, turns: tuple[int, int] = (2, 10)) -> list
     split = "extended/train" if rng.random() < EXTENDED else "vanilla/train"
     people = load_split(split)
     person = disguised(people[int(rng.random() * len(people))], rng)
+    return held(person, rng, turns[0] + int(rng.random() * (turns[1] - turns[0] + 1)))[0]
+
+
+def held(
+    person: Profile, rng: np.random.Generator, turns: int
+) -> tuple[list[tuple[str, str]], list[tuple[Point, ...]]]:
+    """A teacher dialogue with ``person`` of at most ``turns`` turns, and the points told plainly before each of them."""
     user = ScriptedUser()
     opening = user.reset(person, np.random.Generator(np.random.PCG64(int(rng.integers(2**63)))))
     said = [Message("user", opening)]
     messages = [{"role": "user", "content": opening}]
     known: dict[Point, bool] = {}  # point -> believed
-    for turn in range(turns[0] + int(rng.random() * (turns[1] - turns[0] + 1))):
+    told: dict[Point, None] = {}
+    before: list[tuple[Point, ...]] = []
+    for _ in range(turns):
+        before.append(tuple(told))
         share = LISTED[0] + (LISTED[1] - LISTED[0]) * rng.random()
         listed = [point for point, believed in known.items() if believed and rng.random() < share]
         reply = answer(messages) if rng.random() < GOOD_REPLIES else _poor_reply(messages, rng)
-        completion = format_action(listed, reply)
-        messages.append({"role": "assistant", "content": completion})
+        messages.append({"role": "assistant", "content": format_action(listed, reply)})
         heard = user.reply(tuple(said), reply)
         said += [Message("assistant", reply), Message("user", heard.message)]
         for point in heard.plainly:
             known[point] = True
+            told[point] = None
         for point in heard.distractors:
             known.setdefault(point, rng.random() < FOOLED)
         if heard.left:
             break
         messages.append({"role": "user", "content": heard.message})
-        del turn
     while messages[-1]["role"] == "user":
         messages.pop()
-    return [(message["role"], message["content"]) for message in messages]
+    return [(message["role"], message["content"]) for message in messages], before

@@ -23,6 +23,11 @@ class PolicyLoss(NamedTuple):
     clipped: Tensor  # number of unmasked tokens whose gradient the clip removed
 
 
+def _wide(values: Tensor) -> Tensor:
+    """At least fp32: half precision is for trunks, not for losses."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def _kept(values_A: Tensor, mask_A: Tensor | None, fill: float = 0.0) -> Tensor:
     return values_A if mask_A is None else torch.where(mask_A, values_A, torch.full_like(values_A, fill))
 
@@ -44,8 +49,8 @@ def policy_loss(
         dual_clip: for A < 0 the loss is at most dual_clip·|A| (Ye et al. 2020); None: off.
         weights_A: truncated importance weights of an outside generator, constant.
     """
-    log_ratio_A = _kept(logp_new_A.float() - logp_old_A.float(), mask_A)
-    advantages_A = _kept(advantages_A.float(), mask_A)
+    log_ratio_A = _kept(_wide(logp_new_A) - _wide(logp_old_A), mask_A)
+    advantages_A = _kept(_wide(advantages_A), mask_A)
     ratio_A = torch.exp(log_ratio_A)
     plain_A = -ratio_A * advantages_A
     bounded_A = -ratio_A.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages_A
@@ -59,7 +64,7 @@ def policy_loss(
         loss_A = torch.where(low_A, ceiling_A, loss_A)
         clipped_A = clipped_A | low_A
     if weights_A is not None:
-        loss_A = loss_A * _kept(weights_A.float(), mask_A)
+        loss_A = loss_A * _kept(_wide(weights_A), mask_A)
     return PolicyLoss(loss_A.sum(), ratio_A.detach(), clipped_A.sum())
 
 
@@ -72,13 +77,13 @@ def value_loss(
     mask_A: Tensor | None = None,
 ) -> Tensor:
     """½(V − R)², summed; with ``clip`` the larger of that and ½(V_clipped − R)², V held within ±clip of V_old."""
-    error_A = _kept(values_A.float() - returns_A.float(), mask_A)
+    error_A = _kept(_wide(values_A) - _wide(returns_A), mask_A)
     loss_A = error_A**2
     if clip is not None:
         if old_values_A is None:
             raise ValueError("value_loss: expected old_values_A together with clip; got None.")
-        step_A = _kept(values_A.float() - old_values_A.float(), mask_A).clamp(-clip, clip)
-        bounded_A = _kept(old_values_A.float() + step_A - returns_A.float(), mask_A)
+        step_A = _kept(_wide(values_A) - _wide(old_values_A), mask_A).clamp(-clip, clip)
+        bounded_A = _kept(_wide(old_values_A) + step_A - _wide(returns_A), mask_A)
         loss_A = torch.maximum(loss_A, bounded_A**2)
     return 0.5 * loss_A.sum()
 
@@ -88,7 +93,7 @@ def kl_estimate(logp_A: Tensor, logp_ref_A: Tensor, kind: str = "k1") -> Tensor:
 
     With d = logp − logp_ref: k1 = d, k2 = ½d², k3 = e^(−d) − 1 + d.
     """
-    d_A = logp_A.float() - logp_ref_A.float()
+    d_A = _wide(logp_A) - _wide(logp_ref_A)
     if kind == "k1":
         return d_A
     if kind == "k2":
@@ -108,8 +113,8 @@ def kl_loss(
     """
     if kind not in ("k2", "k3"):
         raise ValueError(f"kl in the loss: expected 'k2' or 'k3'; got {kind!r}. k1 belongs into the reward.")
-    d_A = _kept(logp_new_A.float() - logp_ref_A.float(), mask_A)
-    w_A = torch.exp(_kept(logp_new_A.float() - logp_old_A.float(), mask_A))
+    d_A = _kept(_wide(logp_new_A) - _wide(logp_ref_A), mask_A)
+    w_A = torch.exp(_kept(_wide(logp_new_A) - _wide(logp_old_A), mask_A))
     if kind == "k2":
         return (w_A.detach() * 0.5 * d_A**2).sum()
     return (w_A * (torch.expm1(-d_A) + d_A)).sum()
@@ -117,5 +122,5 @@ def kl_loss(
 
 def approximate_kl(logp_new_A: Tensor, logp_old_A: Tensor) -> Tensor:
     """Sum over tokens of k3 between the policy now and at sampling time: what target_kl watches."""
-    d_A = logp_new_A.float() - logp_old_A.float()
+    d_A = _wide(logp_new_A) - _wide(logp_old_A)
     return (torch.expm1(d_A) - d_A).sum()

@@ -67,15 +67,16 @@ def char_policy(actions: str, *, seed: int = 0, hidden: int = 32, layers: int = 
 class ToyEnv:
     """An environment from a function: ``play(kind, said) -> (reward of the newest action, user's answer)``.
 
-    ``kind`` is 0 or 1, drawn by the seed and hidden; ``said`` is the string of actions so far.
+    ``kind`` is 0 or 1, drawn by the seed; it is hidden unless the two ``openings`` differ. ``said`` is the string of
+    actions so far.
     """
 
-    def __init__(self, play, turns: int) -> None:
-        self.play, self.turns = play, turns
+    def __init__(self, play, turns: int, openings: str = "hh") -> None:
+        self.play, self.turns, self.openings = play, turns, openings
 
     def reset(self, *, seed=None, options=None):
         self.kind, self.said = (seed * 2654435761 >> 7) & 1, ""
-        self.messages = [{"role": "user", "content": "h"}]
+        self.messages = [{"role": "user", "content": self.openings[self.kind]}]
         return "", {"messages": list(self.messages)}
 
     def step(self, text):

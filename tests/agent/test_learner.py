@@ -1,0 +1,206 @@
+"""The update: normalised over the whole step, first ratios exactly 1, the critic alone in its warm-up, credit over turns."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from tiny_models import Script
+from toy import ToyEnv, char_policy, toy_config
+
+from rlpa_agent.batch import make_batch, micro_batches
+from rlpa_agent.config import PPOConfig
+from rlpa_agent.learner import Learner
+from rlpa_agent.rollout import collect
+from rlpa_agent.trainer import Trainer
+from rlpa_agent.trajectory import Trajectory, Turn
+
+LINES = ("Well, I bake.", "No.", "My sister is the nurse in the family, you know")
+
+
+def gathered(policy, n=6, turns=3):
+    envs = [Script(LINES, turns=turns, pay=lambda text, turn: float(len(text) % 3)) for _ in range(3)]
+    return collect(policy, envs, seeds=range(n), max_new_tokens=12, max_turns=turns, temperature=1.0)
+
+
+def flat_gradients(policy):
+    return torch.cat([p.grad.flatten() for p in policy.parameters_policy()])
+
+
+@pytest.mark.parametrize("budget", [1, 20, 100_000])
+def test_T9_the_loss_is_a_mean_over_tokens_however_it_is_cut(tmp_path, budget):
+    """Rows of 1 and 3 action tokens, w = 1, A = (+1; −1 −1 −1): (−1 + 3)/4 = 0.5."""
+    policy = tiny_models.policy()
+    context = policy.chat.opening([("user", "Hello")])
+    rows = [np.array([40]), np.array([41, 42, 43])]
+    trajectories = [
+        Trajectory((Turn(context, ids, np.zeros(len(ids), np.float32), 0.0),), context, True, False) for ids in rows
+    ]
+    batch = make_batch(trajectories, max_turns=10)
+    learner = Learner(policy, toy_config(tmp_path, 10, ppo={"beta": 0.0}))
+    estimates = dataclasses.replace(learner.estimate(batch, 0), advantages_A=torch.tensor([1.0, -1.0, -1.0, -1.0]))
+    total = 0.0
+    policy.lm.zero_grad()
+    cut = list(micro_batches(batch, [0, 1], budget))
+    assert len(cut) == (2 if budget < 24 else 1)
+    for micro in cut:
+        loss, parts = learner.loss(batch, micro, estimates, batch.tokens)
+        loss.backward()
+        total += parts["policy"] / batch.tokens
+    assert total == pytest.approx(0.5, abs=1e-6)
+    mine = flat_gradients(policy)
+    policy.lm.zero_grad()
+    ids = [torch.tensor(np.concatenate([context, row]))[None] for row in rows]
+    plain = 0.0
+    for sign, row in zip((-1.0, 1.0), ids, strict=True):  # d/dθ of −A·logp, since w = 1
+        logits = policy.lm(input_ids=row).logits[0].masked_fill(policy.banned_V, -torch.inf)
+        logp = logits.log_softmax(-1)
+        first = len(context)
+        plain = plain + sign * sum(logp[p - 1, row[0, p]] for p in range(first, row.shape[1])) / 4
+    plain.backward()
+    assert float((mine - flat_gradients(policy)).abs().max()) <= 1e-6
+
+
+def test_T10_first_minibatch_has_ratios_of_exactly_1(tmp_path):
+    policy = tiny_models.policy(sharpness=2.0)
+    batch = make_batch(gathered(policy), max_turns=3)
+    config = toy_config(tmp_path, 3, optim={"token_budget": 300})
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, update_autocast=True))
+    learner = Learner(policy, config)
+    estimates, stats = learner.update(batch, 0)
+    assert stats.first_ratio_error == 0.0
+    assert torch.equal(estimates.logp_old_A, estimates.logp_ref_A)  # KL to the reference is 0 at the start
+
+
+def test_T10_another_partition_is_close_and_clips_nothing(tmp_path):
+    policy = tiny_models.policy(sharpness=2.0)
+    batch = make_batch(gathered(policy), max_turns=3)
+    learner = Learner(policy, toy_config(tmp_path, 3))
+    estimates = learner.estimate(batch, 0)
+    for budget in (1, 100_000):
+        for micro in micro_batches(batch, range(len(batch.rows)), budget):
+            _, parts = learner.loss(batch, micro, estimates, batch.tokens)
+            assert parts["ratio_error"] <= 1e-4
+            assert parts["clipped"] == 0
+            assert parts["kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_T15_user_tokens_have_no_gradient(tmp_path):
+    """The logits at positions that predict context get no gradient: they are never computed."""
+    policy = tiny_models.policy()
+    batch = make_batch(gathered(policy, 2), max_turns=3)
+    learner = Learner(policy, toy_config(tmp_path, 3))
+    _, stats = learner.update(batch, 0)
+    assert stats.head_positions == stats.action_tokens  # LM head at action positions only
+    other = tiny_models.policy()
+    ids = torch.from_numpy(batch.rows[0])[None]
+    hidden = []
+
+    def keep(module, inputs, output):
+        output.retain_grad()
+        hidden.append(output)
+
+    hook = other.lm.model.norm.register_forward_hook(keep)
+    rows, positions = (batch.row_A == 0).nonzero()[:, 0], batch.pos_A[batch.row_A == 0]
+    scored = other.score(
+        ids, torch.tensor([ids.shape[1]]), torch.zeros_like(rows), positions, torch.zeros(len(rows)), temperature=1.0
+    )
+    hook.remove()
+    scored.logp.sum().backward()
+    touched = set(hidden[0].grad[0].abs().sum(-1).nonzero()[:, 0].tolist())
+    assert touched == {int(p) - 1 for p in positions}
+
+
+def test_T19_critic_warm_up_leaves_the_policy_bitwise_alone(tmp_path):
+    policy = tiny_models.policy()
+    before = [p.detach().clone() for p in policy.parameters_policy()]
+    batch = make_batch(gathered(policy), max_turns=3)
+    learner = Learner(policy, toy_config(tmp_path, 3, ppo={"critic_warmup": 20}))
+    losses = [learner.update(batch, i)[1].value_loss for i in range(8)]
+    assert losses[-1] < 0.9 * losses[1]
+    for old, new in zip(before, policy.parameters_policy(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_T19_a_constant_reward_teaches_the_critic_the_turns_that_are_left(tmp_path):
+    """Reward 1 over 10 turns, horizon terminal: V before turn k is 11 − k."""
+    policy = char_policy("ab")
+    config = toy_config(
+        tmp_path, 10, ppo={"critic_warmup": 100, "epochs": 4, "lam_turn": 1.0}, optim={"critic_lr": 1e-2}, rollout={"dialogues": 24, "concurrent": 24}
+    )
+    trainer = Trainer(config, policy, lambda: ToyEnv(lambda kind, said: (1.0, "u"), 10), quiet=True)
+    for _ in range(20):
+        trainer.one_iteration()
+    trajectories, _ = trainer.gather()
+    batch = make_batch(trajectories, max_turns=10)
+    values = trainer.learner.estimate(batch, 0).values_A
+    for k in range(1, 11):
+        assert float(values[batch.turn_A == k - 1].mean()) == pytest.approx(11 - k, rel=0.10)
+
+
+def late(kind, said):
+    """The first action pays in the second turn: 'a' is right for people who open with g, 'b' for h. Chance is ½."""
+    return (float(said[0] == "ab"[kind]) if len(said) == 2 else 0.0), "u"
+
+
+def solved(tmp_path, seed, gamma_turn, iterations=40):
+    """Mean probability of the right first action after training."""
+    config = toy_config(
+        tmp_path,
+        2,
+        seed=seed,
+        ppo={"gamma_turn": gamma_turn, "epochs": 2, "minibatches": 2},
+        rollout={"dialogues": 64, "concurrent": 64},
+    )
+    policy = char_policy("ab", seed=seed)
+    trainer = Trainer(config, policy, lambda: ToyEnv(late, 2, openings="gh"), quiet=True)
+    ids = policy.tokenizer.convert_tokens_to_ids(["a", "b"])
+
+    def right():
+        with torch.no_grad():
+            logits = [
+                policy.lm(input_ids=torch.tensor(policy.chat.opening([("user", opening)]))[None]).logits[0, -1][ids]
+                for opening in "gh"
+            ]
+        return float(sum(torch.softmax(row, -1)[kind] for kind, row in enumerate(logits))) / 2
+
+    for _ in range(iterations):
+        trainer.one_iteration()
+        if right() > 0.95:
+            break
+    return right()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_T20_a_first_turn_that_pays_later_is_learned(tmp_path, seed):
+    assert solved(tmp_path, seed, 1.0) > 0.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_T20_credit_that_ends_with_the_turn_learns_nothing(tmp_path, seed):
+    assert abs(solved(tmp_path, seed, 0.0, iterations=25) - 0.5) <= 0.1
+
+
+def test_a_non_finite_step_is_skipped_and_three_running_stop(tmp_path):
+    policy = tiny_models.policy()
+    batch = make_batch(gathered(policy), max_turns=3)
+    batch.reward_A[-1] = float("nan")
+    before = [p.detach().clone() for p in policy.parameters_policy()]
+    learner = Learner(policy, toy_config(tmp_path, 3))
+    with pytest.raises(FloatingPointError, match="three optimizer steps"):
+        learner.update(batch, 0)
+    for old, new in zip(before, policy.parameters_policy(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_target_kl_stops_the_epochs(tmp_path):
+    policy = tiny_models.policy()
+    batch = make_batch(gathered(policy), max_turns=3)
+    learner = Learner(policy, toy_config(tmp_path, 3, ppo={"target_kl": 1e-6, "epochs": 10}, optim={"policy_lr": 3e-3}))
+    _, stats = learner.update(batch, 0)
+    assert stats.stopped_by_kl
+    assert stats.steps < 5
+    assert PPOConfig().target_kl == 0.03

@@ -125,7 +125,12 @@ class Policy:
         """
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-        config = _no_dropout(AutoConfig.from_pretrained(path))
+        try:
+            config = _no_dropout(AutoConfig.from_pretrained(path))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"model {str(path)!r}: expected a folder with a Hugging Face causal LM, or an id that can be fetched; {error}"
+            ) from error
         lm = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=dtype, attn_implementation="sdpa"
         )

@@ -57,7 +57,7 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
 def _text_figures(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     """Figures of what was written: points listed, tokens of the two blocks, how alike the replies are."""
     texts = [content for t in trajectories for role, content in t.messages if role == "assistant"]
-    if not texts or not any("<response>" in text for text in texts):
+    if not texts:
         return {}
     actions = [parse_action(text) for text in texts]
     replies = [action.reply for action in actions]

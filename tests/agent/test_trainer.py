@@ -1,0 +1,276 @@
+"""The trainer in the real environment: what it leaves behind, resuming, damage, and that evaluation sees the same policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from tiny_models import Script
+from toy import toy_config
+
+from rlpa_agent import cli
+from rlpa_agent.checkpoint import CheckpointError, read_state
+from rlpa_agent.config import PRESETS, EvalConfig, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_agent.evaluate import PolicyAgent
+from rlpa_agent.policy import Policy
+from rlpa_agent.progress import health
+from rlpa_agent.rollout import collect
+from rlpa_agent.trainer import Trainer, checkpointed_policy, shuffled_rewards
+from rlpa_env import ConfigError, format_action
+
+TURNS = 3
+
+
+def make_env(turns=TURNS):
+    return gym.make("rlpa_env:RLPA-v0", max_episode_steps=turns, max_turns=turns)
+
+
+def config_of(tmp_path, **changes):
+    rollout = {"dialogues": 4, "concurrent": 3, "max_new_tokens": 10, "max_turns": TURNS}
+    return toy_config(tmp_path, TURNS, rollout=rollout, **({"iterations": 2} | changes))
+
+
+def policy_of(seed=0):
+    return tiny_models.policy(seed=seed, context=1024, max_user_tokens=96)
+
+
+def trainer_of(tmp_path, policy=None, evaluate=None, **changes):
+    return Trainer(config_of(tmp_path, **changes), policy or policy_of(), make_env, evaluate, quiet=True)
+
+
+def test_a_run_leaves_metrics_checkpoints_and_the_best_policy(tmp_path):
+    seen = []
+
+    def judged(policy):
+        seen.append(policy)
+        return {"return": float(-len(seen))}  # gets worse: the first is the best
+
+    trainer = trainer_of(tmp_path, evaluate=judged)
+    trainer.config = trainer.learner.config = dataclasses.replace(trainer.config, eval=EvalConfig(every=1, users=1))
+    trainer.run()
+    out = trainer.config.out
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2]
+    wanted = {"return", "kl", "entropy", "explained_variance", "profile/f1", "by_turn/profile/f1", "reward/response", "health"}
+    wanted |= {"action_tokens", "prefill_ratio", "head_ratio", "pad_share", "peak_memory_mb", "left_early", "length_stops"}
+    wanted |= {"judge/relevance", "guessed_points", "rollout_tokens_per_second", "update_tokens_per_second", "seconds"}
+    assert wanted <= set(lines[0])
+    assert lines[0]["head_ratio"] == 1.0
+    assert lines[0]["prefill_ratio"] <= 1.1
+    assert lines[0]["kl"] == 0.0  # the reference is the start
+    assert len(seen) == 3
+    assert read_state(out / "best")["iteration"] == 0
+    assert read_state(out / "last")["iteration"] == 2
+    assert list((out / "tensorboard").iterdir())
+    assert Policy.load(checkpointed_policy(out)).system_prompt == ""
+    assert checkpointed_policy(out, "best") == out / "best" / "policy"
+
+
+def test_resuming_gives_the_same_run(tmp_path):
+    whole = trainer_of(tmp_path / "whole", iterations=3)
+    whole.run()
+    first = trainer_of(tmp_path / "parts", iterations=1)
+    first.run()
+    policy = Policy.load(checkpointed_policy(first.config.out), max_user_tokens=96)
+    second = trainer_of(tmp_path / "parts", policy, iterations=3)
+    second.resume()
+    assert second.iteration == 1
+    second.run()
+    for a, b in zip(whole.policy.parameters_policy(), second.policy.parameters_policy(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(whole.policy.parameters_value(), second.policy.parameters_value(), strict=True):
+        assert torch.equal(a, b)
+    logs = [[json.loads(line) for line in (t.config.out / "metrics.jsonl").read_text().splitlines()] for t in (whole, second)]
+    assert [line["return"] for line in logs[0]] == [line["return"] for line in logs[1]]
+    assert [line["kl"] for line in logs[0]] == [line["kl"] for line in logs[1]]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    trainer_of(tmp_path, iterations=1).run()
+    other = trainer_of(tmp_path, iterations=1, seed=5)
+    with pytest.raises(CheckpointError, match="another"):
+        other.resume()
+
+
+@pytest.mark.parametrize("damage", ["state.json", "state.safetensors", "policy"])
+def test_a_corrupt_checkpoint_is_named_and_nothing_is_overwritten(tmp_path, damage):
+    trainer = trainer_of(tmp_path, iterations=1)
+    trainer.run()
+    last = trainer.config.out / "last"
+    if damage == "policy":
+        (last / "policy" / "config.json").unlink()
+        with pytest.raises(CheckpointError, match="neither"):
+            checkpointed_policy(trainer.config.out)
+        return
+    path = last / damage
+    path.write_bytes(path.read_bytes()[:100])
+    before = {p: p.read_bytes() for p in last.rglob("*") if p.is_file()}
+    fresh = trainer_of(tmp_path, iterations=2)
+    with pytest.raises(CheckpointError, match="corrupt"):
+        fresh.resume()
+    assert before == {p: p.read_bytes() for p in last.rglob("*") if p.is_file()}
+
+
+def test_checkpoint_bytes_hold_no_time_and_no_path(tmp_path):
+    folders = []
+    for name in ("one", "two"):
+        trainer = trainer_of(tmp_path / name, iterations=1)
+        trainer.run()
+        folders.append(trainer.last)
+    for path in sorted(p.relative_to(folders[0]) for p in folders[0].rglob("*") if p.is_file()):
+        assert (folders[0] / path).read_bytes() == (folders[1] / path).read_bytes(), path
+
+
+def test_sigterm_saves_and_exits_0(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=50)
+    iteration = trainer.one_iteration
+
+    def then_terminate(log=None):
+        figures = iteration(log)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return figures
+
+    trainer.one_iteration = then_terminate
+    with pytest.raises(SystemExit) as caught:
+        trainer.run()
+    assert caught.value.code == 0
+    assert read_state(trainer.last)["iteration"] == 1
+
+
+def test_kl_to_the_start_above_max_kl_stops_the_run(tmp_path):
+    config = config_of(
+        tmp_path, iterations=50, ppo={"max_kl": 1e-4, "target_kl": None}, optim={"policy_lr": 1e-2, "warmup_iterations": 1}
+    )
+    trainer = Trainer(config, policy_of(), lambda: Script(("Well.",), turns=TURNS), quiet=True)
+    figures = trainer.run()
+    assert trainer.iteration < 10
+    assert "max_kl" in figures["health"]
+
+
+def test_minutes_end_a_run(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=None, minutes=1e-4)
+    trainer.run()
+    assert trainer.iteration == 1
+    with pytest.raises(ConfigError, match="never end"):
+        config_of(tmp_path, iterations=None)
+
+
+def test_T25_rollout_and_evaluation_see_the_same_policy():
+    policy = policy_of()
+    seeds = [11, 12, 13, 14]
+    rolled = collect(
+        policy, [make_env()], seeds=seeds, sample_seed=9, temperature=1.0, max_new_tokens=10, max_turns=TURNS
+    )
+    agent = PolicyAgent(policy, seed=9, temperature=1.0, max_new_tokens=10)
+    for seed, trajectory in zip(seeds, rolled, strict=True):
+        env = make_env()
+        _, info = env.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            _, reward, terminated, truncated, info = env.step(agent.act(info["messages"]))
+            total, over = total + reward, terminated or truncated
+        assert total == sum(turn.reward for turn in trajectory.turns)
+        texts = [text for role, text in trajectory.messages if role == "assistant"]
+        assert texts == [message["content"] for message in info["messages"] if message["role"] == "assistant"]
+
+
+def test_shuffled_rewards_keep_the_rewards_and_lose_whose_they_are(tmp_path):
+    trainer = trainer_of(tmp_path)
+    trajectories, _ = trainer.gather()
+    paid = [
+        dataclasses.replace(t, turns=tuple(dataclasses.replace(turn, reward=float(i)) for turn in t.turns))
+        for i, t in enumerate(trajectories)
+    ]
+    mixed = shuffled_rewards(paid, seed=2)
+    assert sorted(t.turns[0].reward for t in mixed) == [0.0, 1.0, 2.0, 3.0]
+    assert [t.turns[0].reward for t in mixed] != [0.0, 1.0, 2.0, 3.0]
+    for a, b in zip(paid, mixed, strict=True):
+        assert np.array_equal(a.turns[0].action_ids, b.turns[0].action_ids)
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ({}, "ok"),
+        ({"length_stops": 0.41}, "41% of turns cut by length"),
+        ({"explained_variance": 0.03}, "critic explains 3% of variance"),
+        ({"most_common_reply": 0.5}, "collapse"),
+        ({"malformed": 0.3, "left_early": 0.9}, "30% of completions malformed"),
+        ({"left_early": 0.9}, "leave early"),
+        ({"skipped_steps": 2.0}, "not finite"),
+    ],
+)
+def test_the_health_line_names_the_likeliest_trouble(figures, expected):
+    assert expected in health(figures)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: PPOConfig(gamma_turn=1.5), r"ppo\.gamma_turn: expected 0\.0 … 1\.0; got 1\.5"),
+        (lambda: PPOConfig(kl_kind="k1"), "k2"),
+        (lambda: PPOConfig(horizon="never"), "terminal"),
+        (lambda: RolloutConfig(dialogues=0), "dialogues"),
+        (lambda: RolloutConfig(temperature=0.0), "more than 0"),
+        (lambda: EvalConfig(split="vanilla/test"), "validation split"),
+        (lambda: TrainConfig(algo="dpo"), "algo"),
+    ],
+)
+def test_impossible_settings_are_refused_with_the_value_seen(make, expected):
+    with pytest.raises(ConfigError, match=expected):
+        make()
+
+
+def test_the_hash_covers_what_is_learned_and_nothing_else(tmp_path):
+    base = PRESETS["tiny"]
+    same = dataclasses.replace(base, iterations=7, minutes=3.0, out=tmp_path)
+    assert same.hash() == base.hash()
+    assert dataclasses.replace(base, seed=1).hash() != base.hash()
+    assert dataclasses.replace(base, ppo=dataclasses.replace(base.ppo, beta=0.02)).hash() != base.hash()
+
+
+def test_command_line_trains_resumes_and_evaluates(tmp_path, capsys):
+    start = tmp_path / "start"
+    policy_of().save(start)
+    run = tmp_path / "run"
+    options = ["train", "tiny", "--model", str(start), "--out", str(run), "--rollout.dialogues", "3", "--rollout.concurrent", "3"]
+    options += ["--rollout.max-turns", "2", "--rollout.max-new-tokens", "8", "--eval.every", "1", "--eval.users", "2"]
+    options += ["--split", "vanilla/val", "--seed", "3"]
+    cli.main([*options, "--iterations", "1"])
+    assert "iteration 1:" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="it holds a run"):
+        cli.main([*options, "--iterations", "1"])
+    cli.main([*options, "--iterations", "2", "--resume"])
+    assert read_state(run / "last")["iteration"] == 2
+    assert len((run / "validation.jsonl").read_text().splitlines()) == 3
+    cli.main(["eval", "--policy", str(run), "--users", "2", "--max-new-tokens", "8", "--out", str(tmp_path / "eval")])
+    rows = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert [row["agent"] for row in rows] == [str(run), "prior", "oracle"]
+    with pytest.raises(SystemExit, match="nowhere"):
+        cli.main(["eval", "--policy", str(tmp_path / "nowhere"), "--users", "1"])
+
+
+def test_chat_shows_what_the_policy_believes(tmp_path, capsys, monkeypatch):
+    import io
+
+    start = tmp_path / "start"
+    policy_of().save(start)
+    said = format_action([("Occupation", "baker")], "Oh, what do you bake?")
+    monkeypatch.setattr(PolicyAgent, "act", lambda self, messages: said)
+    monkeypatch.setattr("sys.stdin", io.StringIO("I bake.\n\n"))
+    cli.main(["chat", "--policy", str(start)])
+    shown = capsys.readouterr().out
+    assert "Occupation: baker" in shown
+    assert "Oh, what do you bake?" in shown
+
+
+def test_unknown_presets_name_the_choices():
+    with pytest.raises(SystemExit, match="expected one of tiny"):
+        cli.main(["train", "huge"])

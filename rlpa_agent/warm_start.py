@@ -363,27 +363,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of every stage")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
-    short, long = partial(dialogue, turns=(2, 4)), partial(dialogue, turns=(2, 10))
-    plan: list[tuple[Source, int, int]] = [(copy_drill(random_value), 250, 16), (short, 900, 16), (long, 1500, 8)]
-    stages = [Stage(source, max(1, round(steps * options.scale)), batch) for source, steps, batch in plan]
-    rng = np.random.default_rng([options.seed, 1])
-    texts = [f"{role}\n{text}\n" for _ in range(1000) for role, text in dialogue(rng)]
-    policy = fresh_policy(texts, seed=options.seed)
+    passes: list[tuple[Schedule, list[tuple[Source, int, int]]]] = [  # (schedule, [(source, steps, batch)]): the second pass goes back up and anneals on longer dialogues
+        (
+            Schedule(muon_lr=0.02),
+            [(copy_drill(random_value), 250, 16), (partial(dialogue, turns=(2, 4)), 900, 16), (partial(dialogue, turns=(2, 10)), 1500, 8)],
+        ),
+        (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(partial(dialogue, turns=(3, 10)), 1500, 8)]),
+    ]
+    begun = options.out / "pass1" / "last"
+    if options.resume and begun.exists():  # its tokenizer too: texts, and so merges, may have changed since
+        policy = Policy.load(begun, reference=False)
+    else:
+        rng = np.random.default_rng([options.seed, 1])
+        policy = fresh_policy([f"{role}\n{text}\n" for _ in range(1000) for role, text in dialogue(rng)], seed=options.seed)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Bar(*columns) as bar:
-        task = bar.add_task("loss", total=sum(stage.steps for stage in stages))
-        losses: list[float] = []
+    for number, (schedule, plan) in enumerate(passes, 1):
+        stages = [Stage(source, max(1, round(steps * options.scale)), batch) for source, steps, batch in plan]
+        with Bar(*columns) as bar:
+            task = bar.add_task("loss", total=sum(stage.steps for stage in stages))
+            losses: list[float] = []
 
-        def report(progress: Progress) -> None:
-            losses.append(progress.loss)
-            speed = progress.tokens / progress.seconds
-            text = f"loss {np.mean(losses[-25:]):.3f}  {speed:,.0f} tokens/s"
-            bar.update(task, completed=progress.step, description=text)
+            def report(progress: Progress, bar=bar, task=task, losses=losses) -> None:
+                losses.append(progress.loss)
+                speed = progress.tokens / progress.seconds
+                text = f"loss {np.mean(losses[-25:]):.3f}  {speed:,.0f} tokens/s"
+                bar.update(task, completed=progress.step, description=text)
 
-        schedule = Schedule(muon_lr=0.02)  # learns the mixture in half the steps of AdamW alone
-        warm_start(
-            policy, stages, schedule=schedule, seed=options.seed, out=options.out, resume=options.resume, report=report
-        )
+            folder, seed = options.out / f"pass{number}", options.seed + number - 1
+            warm_start(policy, stages, schedule=schedule, seed=seed, out=folder, resume=options.resume, report=report)
+    policy.save(options.out / "policy", dtype=torch.bfloat16)
+    print(f"start policy: {options.out / 'policy'}")
 
 
 if __name__ == "__main__":

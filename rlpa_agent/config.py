@@ -211,8 +211,11 @@ class TrainConfig:
 
 PRESETS: dict[str, TrainConfig] = {
     "tiny": TrainConfig(
-        rollout=RolloutConfig(dialogues=48, concurrent=48, max_new_tokens=160),
-        optim=OptimConfig(policy_lr=1e-4, critic_lr=1e-3),
+        rollout=RolloutConfig(dialogues=32, concurrent=32, max_new_tokens=160),
+        # A turn has some fifty tokens and its reward comes at the last: a trace that decays over tokens would leave the
+        # profile block, which comes first, to a critic that has just begun to learn.
+        ppo=PPOConfig(lam_token=1.0, lam_turn=0.8),
+        optim=OptimConfig(policy_lr=3e-4, critic_lr=1e-3),
     ),
 }
 """Starting points by name; every field can be set on the command line."""

@@ -7,7 +7,7 @@ writes them down exactly, but it is *weak* on purpose:
 - with probability 0.3 per mentioned distractor it believes what was said of somebody else;
 - its reply is that of the attentive reference agent in 65 % of turns, else one of six kinds of poor reply.
 
-Nine of ten values are replaced by random word pairs, so that copying is learned instead of a list of values. Users are
+Nine of ten values are replaced by one to four random words, so that copying is learned instead of a list of values. Users are
 drawn from vanilla/train (extended/train for one dialogue in ten); words of held-out values are never used.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
@@ -27,10 +28,23 @@ from rlpa_env.text import words
 from rlpa_env.world import world
 
 REPLACED = 0.9  # share of values that become random words
-GOOD_REPLIES = 0.65
-LISTED = (0.25, 0.85)  # range of the per-turn probability that a told point is listed
-FOOLED = 0.3  # probability that a distractor is taken for a fact, decided once per distractor
-EXTENDED = 0.1
+EXTENDED = 0.1  # share of dialogues with people of extended/train
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Who holds the agent's side of a dialogue."""
+
+    good_replies: float  # share of replies by the attentive reference agent; the others are of six poor kinds
+    listed: tuple[float, float]  # range of the per-turn probability that a told point is listed
+    fooled: float  # probability that a distractor is taken for a fact, decided once per distractor
+
+
+WEAK = Teacher(0.65, (0.25, 0.85), 0.3)
+"""What the start was taught by: it leaves something to learn."""
+STRONG = Teacher(1.0, (1.0, 1.0), 0.0)
+"""Lists every point that it was told plainly and nothing else: a supervised ceiling to compare with."""
+
 _KEPT = ("Age", "Gender", "Marital Status")  # closed slots keep their values
 _SYLLABLES = "ba co di fu ga ho ji ka lo mi nu pe qui ro sa te vo wy za bre cla dro fle gri plo ster thun wen zor".split()
 _POOR = (
@@ -61,14 +75,15 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def random_value(rng: np.random.Generator) -> str:
-    """One or two words, ordinary or made up."""
+    """One to four words, ordinary or made up: a value must be copied to its end and no further."""
 
     def word() -> str:
         if rng.random() < 0.4:
             return "".join(_SYLLABLES[int(rng.random() * len(_SYLLABLES))] for _ in range(2 + int(rng.random() * 2)))
         return vocabulary()[int(rng.random() * len(vocabulary()))]
 
-    return word() if rng.random() < 0.35 else f"{word()} {word()}"
+    mark = rng.random()
+    return " ".join(word() for _ in range(1 + (mark > 0.3) + (mark > 0.7) + (mark > 0.94)))
 
 
 def disguised(profile: Profile, rng: np.random.Generator) -> Profile:
@@ -94,16 +109,18 @@ def _poor_reply(messages: Sequence[dict[str, str]], rng: np.random.Generator) ->
     return _POOR[int(rng.random() * len(_POOR))]
 
 
-def dialogue(rng: np.random.Generator, turns: tuple[int, int] = (2, 10)) -> list[tuple[str, str]]:
+def dialogue(
+    rng: np.random.Generator, turns: tuple[int, int] = (2, 10), teacher: Teacher = WEAK
+) -> list[tuple[str, str]]:
     """One teacher dialogue as (role, content) pairs, beginning with the user's Hello and ending with the teacher."""
     split = "extended/train" if rng.random() < EXTENDED else "vanilla/train"
     people = load_split(split)
     person = disguised(people[int(rng.random() * len(people))], rng)
-    return held(person, rng, turns[0] + int(rng.random() * (turns[1] - turns[0] + 1)))[0]
+    return held(person, rng, turns[0] + int(rng.random() * (turns[1] - turns[0] + 1)), teacher)[0]
 
 
 def held(
-    person: Profile, rng: np.random.Generator, turns: int
+    person: Profile, rng: np.random.Generator, turns: int, teacher: Teacher = WEAK
 ) -> tuple[list[tuple[str, str]], list[tuple[Point, ...]]]:
     """A teacher dialogue with ``person`` of at most ``turns`` turns, and the points told plainly before each of them."""
     user = ScriptedUser()
@@ -115,9 +132,9 @@ def held(
     before: list[tuple[Point, ...]] = []
     for _ in range(turns):
         before.append(tuple(told))
-        share = LISTED[0] + (LISTED[1] - LISTED[0]) * rng.random()
+        share = teacher.listed[0] + (teacher.listed[1] - teacher.listed[0]) * rng.random()
         listed = [point for point, believed in known.items() if believed and rng.random() < share]
-        reply = answer(messages) if rng.random() < GOOD_REPLIES else _poor_reply(messages, rng)
+        reply = answer(messages) if rng.random() < teacher.good_replies else _poor_reply(messages, rng)
         messages.append({"role": "assistant", "content": format_action(listed, reply)})
         heard = user.reply(tuple(said), reply)
         said += [Message("assistant", reply), Message("user", heard.message)]
@@ -125,7 +142,7 @@ def held(
             known[point] = True
             told[point] = None
         for point in heard.distractors:
-            known.setdefault(point, rng.random() < FOOLED)
+            known.setdefault(point, rng.random() < teacher.fooled)
         if heard.left:
             break
         messages.append({"role": "user", "content": heard.message})

@@ -368,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Schedule(muon_lr=0.02),
             [(copy_drill(random_value), 250, 16), (partial(dialogue, turns=(2, 4)), 900, 16), (partial(dialogue, turns=(2, 10)), 1500, 8)],
         ),
-        (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(partial(dialogue, turns=(3, 10)), 1500, 8)]),
+        (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(partial(dialogue, turns=(3, 10)), 1300, 8)]),
     ]
     begun = options.out / "pass1" / "last"
     if options.resume and begun.exists():  # its tokenizer too: texts, and so merges, may have changed since

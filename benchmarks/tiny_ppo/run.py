@@ -1,0 +1,110 @@
+"""PPO on the tiny preset, seed by seed, against two controls, on the 74 held-out users.
+
+    python benchmarks/tiny_ppo/run.py [--minutes 30] [--seeds 0 1 2] [--runs runs/tiny_ppo] [--out benchmarks/results/tiny_ppo]
+
+For every seed: the start before, the policy after (sampled and greedy), paired. Controls: the same run with rewards
+shuffled across episodes (--shuffled), and supervised training from the same start on a teacher that is not weakened, for
+as many minutes (--supervised). Finished parts are kept in RUNS and not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import finish
+
+from rlpa_agent.cli import policy_path, run_training
+from rlpa_agent.config import PRESETS, SHIPPED
+from rlpa_agent.demo import score
+from rlpa_agent.mixture import STRONG, dialogue
+from rlpa_agent.policy import Policy
+from rlpa_agent.warm_start import Progress, Schedule, Stage, warm_start
+from rlpa_env.evaluate import results_table
+from rlpa_env.results import paired_difference, summarise
+
+FIGURES = {"return": "return", "grounded_f1": "grounded_f1", "profile_f1": "f1", "response": "response", "al": "al"}
+
+
+def train(folder: Path, minutes: float, seed: int, shuffled: bool) -> Path:
+    """A PPO run, gone on with if it was stopped."""
+    config = dataclasses.replace(PRESETS["tiny"], out=folder, minutes=minutes, iterations=None, seed=seed)
+    config = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, shuffle_rewards=shuffled))
+    if not (folder / "done").exists():
+        run_training(config, resume=(folder / "last").exists(), quiet=not sys.stderr.isatty())
+        (folder / "done").touch()
+    return folder
+
+
+def supervise(folder: Path, minutes: float, seed: int) -> Path:
+    """The ceiling: the same start, taught for as long by a teacher that lists everything and replies well."""
+    if not (folder / "config.json").exists():
+        policy = Policy.from_pretrained(policy_path(SHIPPED), reference=False)
+        began = time.perf_counter()
+
+        class Over(Exception):
+            """The minutes are over."""
+
+        def report(progress: Progress) -> None:
+            if time.perf_counter() - began > 60 * minutes:
+                raise Over(progress.step)
+
+        source = partial(dialogue, turns=(2, 10), teacher=STRONG)
+        schedule = Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=50, decay_share=0.9)
+        with contextlib.suppress(Over):
+            warm_start(policy, [Stage(source, round(60 * minutes), 8)], schedule=schedule, seed=seed, report=report)
+        policy.save(folder)
+    return folder
+
+
+def compared(records: dict[str, list[dict[str, Any]]], seed: int) -> dict[str, Any]:
+    """Rows of everybody, and trained − start with intervals, sampled and greedy."""
+    rows = {n: summarise(n, r, records["prior"], records["oracle"], (seed,)) for n, r in records.items()}
+    gains: dict[str, Any] = {}
+    for mode in ("", ", greedy"):
+        after, before = records[f"trained{mode}"], records[f"start{mode}"]
+        gains[mode.strip(", ") or "sampled"] = {
+            name: dict(zip(("gain", "lo", "hi"), paired_difference(after, before, key), strict=True)) for name, key in FIGURES.items()
+        } | {"normalised": rows[f"trained{mode}"]["normalised"] - rows[f"start{mode}"]["normalised"]}
+    return {"rows": list(rows.values()), "gains": gains}
+
+
+def main() -> None:
+    """Train, score, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--shuffled", action="store_true", help="also the control with shuffled rewards")
+    parser.add_argument("--supervised", action="store_true", help="also the supervised ceiling")
+    parser.add_argument("--users", type=int, default=74)
+    parser.add_argument("--runs", type=Path, default=Path("runs/tiny_ppo"))
+    parser.add_argument("--smoke", action="store_true", help="seconds of training, three users, to see that it runs")
+    parser.add_argument("--out", type=Path, help="folder for the result as JSON")
+    args = parser.parse_args()
+    minutes, users = (0.01, 3) if args.smoke else (args.minutes, args.users)
+    parts = [(f"ppo-{seed}", seed) for seed in args.seeds]
+    parts += [("shuffled-0", 0)] * args.shuffled + [("supervised-0", 0)] * args.supervised
+    figures: dict[str, Any] = {"minutes": minutes, "users": users}
+    for name, seed in parts:
+        folder = args.runs / name
+        if name.startswith("supervised"):
+            trained = supervise(folder, minutes, seed)
+        else:
+            trained = train(folder, minutes, seed, name.startswith("shuffled"))
+        records = score(args.runs / f"{name}-eval", trained, "vanilla/test", users=users, seed=seed, quiet=True)
+        figures[name] = compared(records, seed)
+        Console(width=170).print(results_table(figures[name]["rows"], f"{name} · {minutes:g} minutes · {users} held-out users"))
+    finish("tiny_ppo", figures, args.seeds, args.out)
+
+
+if __name__ == "__main__":
+    main()

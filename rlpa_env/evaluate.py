@@ -221,7 +221,8 @@ def evaluate(
         out: folder for ``episodes.jsonl`` (resumed if it is there) and ``results.json``.
 
     Returns:
-        One row per agent, in the order given, then those of `REFERENCES` that were not asked for.
+        One row per agent, in the order given, then those of `REFERENCES` that were not asked for. ``tied_with`` names
+        the neighbours in the ranking by return whose paired interval covers 0.
     """
     wanted: dict[str, Agent | None] = dict(agents) if isinstance(agents, Mapping) else dict.fromkeys(agents)
     kwargs = tuple(sorted((env_kwargs or {}).items()))
@@ -230,7 +231,12 @@ def evaluate(
     folder = Path(out) if out else None
     records = collect(everybody, setting, folder, workers, quiet)
     prior, oracle = records["prior"], records["oracle"]
-    rows = [summarise(name, records[name], prior, oracle, setting.seeds) for name in everybody]
+    tied = ties(records)
+    rows = [
+        summarise(name, records[name], prior, oracle, setting.seeds)
+        | {"tied_with": [b if a == name else a for a, b in tied if name in (a, b)]}
+        for name in everybody
+    ]
     if folder:
         (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return rows
@@ -255,7 +261,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         table.add_column(heading, justify="right")
     for row in sorted(rows, key=lambda row: -row["return"]):
         cells = [f"{row[k]:.{d}f} [dim]{row[f'{k}_lo']:.{d}f}…{row[f'{k}_hi']:.{d}f}[/]" for k, _, d in _COLUMNS]
-        table.add_row(row["agent"], *cells)
+        equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
+        table.add_row(f"{row['agent']}{equal}", *cells)
     return table
 
 

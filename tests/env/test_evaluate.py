@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from rlpa_env import ConfigError, Point, format_action
 from rlpa_env.agents import AGENTS, TRICKS, constant_profile, make_agent
-from rlpa_env.evaluate import Setting, collect, evaluate, ties
+from rlpa_env.evaluate import Setting, collect, evaluate, results_table, ties
 from rlpa_env.population import load_split
 from rlpa_env.results import paired_difference, per_turn
 
@@ -118,3 +120,8 @@ def test_more_users_than_there_are_is_refused():
 def test_the_same_agent_twice_is_a_tie():
     records = collect({"script": None, "again": make_agent("script")}, Setting(users=4), quiet=True, workers=1)
     assert ties(records) in ([("script", "again")], [("again", "script")])
+    rows = evaluate({"script": None, "again": make_agent("script")}, users=4, quiet=True, workers=1)
+    assert rows[0]["tied_with"] == ["again"]
+    text = Console(width=200, file=io.StringIO(), record=True)
+    text.print(results_table(rows))
+    assert "tied with again" in text.export_text()

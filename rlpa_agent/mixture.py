@@ -42,11 +42,13 @@ class Teacher:
 
 WEAK = Teacher(0.65, (0.25, 0.85), 0.3)
 """What the start was taught by: it leaves something to learn."""
+DENSE = Teacher(0.65, (0.9, 1.0), 0.0)
+"""Replies as the weak one and lists nearly everything: practice in copying before the weak teacher comes."""
 STRONG = Teacher(1.0, (1.0, 1.0), 0.0)
 """Lists every point that it was told plainly and nothing else: a supervised ceiling to compare with."""
 
 _KEPT = ("Age", "Gender", "Marital Status")  # closed slots keep their values
-_SYLLABLES = "ba co di fu ga ho ji ka lo mi nu pe qui ro sa te vo wy za bre cla dro fle gri plo ster thun wen zor".split()
+_SYLLABLES = "ba co di fu ga ho ji ka lo mi nu pe qui ro sa te vo wy za bre cla dro fle gri plo ster thun wen zor né sø mü".split()
 _POOR = (
     "Ok.",
     "I see.",
@@ -75,15 +77,20 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def random_value(rng: np.random.Generator) -> str:
-    """One to four words, ordinary or made up: a value must be copied to its end and no further."""
+    """One to four words, ordinary or made up, some with capitals and hyphens: copied to the end and no further."""
 
     def word() -> str:
         if rng.random() < 0.4:
-            return "".join(_SYLLABLES[int(rng.random() * len(_SYLLABLES))] for _ in range(2 + int(rng.random() * 2)))
-        return vocabulary()[int(rng.random() * len(vocabulary()))]
+            made = "".join(_SYLLABLES[int(rng.random() * len(_SYLLABLES))] for _ in range(2 + int(rng.random() * 2)))
+        else:
+            made = vocabulary()[int(rng.random() * len(vocabulary()))]
+        return made.capitalize() if rng.random() < 0.2 else made
 
     mark = rng.random()
-    return " ".join(word() for _ in range(1 + (mark > 0.3) + (mark > 0.7) + (mark > 0.94)))
+    value = word()
+    for _ in range((mark > 0.3) + (mark > 0.7) + (mark > 0.94)):
+        value += ("-" if rng.random() < 0.12 else " ") + word()
+    return value
 
 
 def disguised(profile: Profile, rng: np.random.Generator) -> Profile:

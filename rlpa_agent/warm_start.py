@@ -355,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from rlpa_agent.mixture import dialogue, random_value
+    from rlpa_agent.mixture import DENSE, dialogue, random_value
 
     parser = argparse.ArgumentParser(prog="python -m rlpa_agent.warm_start", description=main.__doc__)
     parser.add_argument("out", type=Path)
@@ -363,12 +363,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of every stage")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
-    passes: list[tuple[Schedule, list[tuple[Source, int, int]]]] = [  # (schedule, [(source, steps, batch)]): the second pass goes back up and anneals on longer dialogues
+    # (schedule, [(source, steps, batch)]): each pass goes back up and anneals. Copying is practised first with a teacher
+    # that lists nearly everything; the last pass is the weak one, whose ways the start is to have.
+    anneal = Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.7)
+    passes: list[tuple[Schedule, list[tuple[Source, int, int]]]] = [
         (
             Schedule(muon_lr=0.02),
             [(copy_drill(random_value), 250, 16), (partial(dialogue, turns=(2, 4)), 900, 16), (partial(dialogue, turns=(2, 10)), 1500, 8)],
         ),
         (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(partial(dialogue, turns=(3, 10)), 1300, 8)]),
+        (anneal, [(partial(dialogue, turns=(2, 10), teacher=DENSE), 950, 8)]),
+        (Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=20, decay_share=0.9), [(partial(dialogue, turns=(2, 10)), 200, 8)]),
     ]
     begun = options.out / "pass1" / "last"
     if options.resume and begun.exists():  # its tokenizer too: texts, and so merges, may have changed since

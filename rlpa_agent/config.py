@@ -18,12 +18,12 @@ SHIPPED = "shipped"
 
 
 def shipped_start() -> Path:
-    """Folder of the start checkpoint of the preset "tiny"; `rlpa_agent.warm_start` says how it was made."""
+    """Folder of the start checkpoint of the preset "tiny"; `rlpa_agent.start` says how it was made."""
     folder = Path(__file__).parent / "data" / "tiny"
     if not (folder / "model.safetensors").is_file():
         raise ConfigError(
             f"{folder}: expected the start checkpoint that comes with the package; it is missing. Reinstall, or make it "
-            "anew with `python -m rlpa_agent.warm_start OUT`."
+            "anew with `python -m rlpa_agent.start OUT`."
         )
     return folder
 

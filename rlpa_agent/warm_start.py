@@ -1,9 +1,5 @@
 """Supervised warm start: a language model learns dialogues from a source, with loss on the assistant's tokens only.
 
-    python -m rlpa_agent.warm_start OUT [--seed 0] [--scale 1.0]
-
-makes the start of the preset "tiny" from nothing: tokenizer, model, and three stages on `mixture` (OUT/last).
-
 A *source* is any callable ``source(rng) -> [(role, content), ...]`` that makes one dialogue, beginning with the user
 and ending with the assistant. Batches are a function of (seed, stage, step), so a stopped run resumes where it was.
 """
@@ -25,7 +21,6 @@ from torch import Tensor
 from rlpa_agent.chat import Chat, Transcript
 from rlpa_agent.generation import Decoder, decoder
 from rlpa_agent.policy import Policy
-from rlpa_agent.tokenizer import train_tokenizer
 from rlpa_env.errors import ConfigError
 
 Source = Callable[[np.random.Generator], Sequence[tuple[str, str]]]
@@ -324,81 +319,3 @@ def _greedy_lines(
         if open_rows:
             hidden = cache.step(ids, live)
     return lines
-
-
-def fresh_policy(texts: Sequence[str], *, seed: int = 0, context: int = 3072) -> Policy:
-    """The untrained tiny model: its tokenizer learned from ``texts``, 3.3 M parameters, look-back heads."""
-    from transformers import Qwen2Config
-
-    config = Qwen2Config(
-        vocab_size=512,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        tie_word_embeddings=True,
-    )
-    policy = Policy.from_config(
-        config, train_tokenizer(texts, 512, context), system_prompt="", seed=seed, reference=False
-    )
-    look_back(policy.lm)
-    return policy
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the start checkpoint of the tiny preset."""
-    import argparse
-    from functools import partial
-
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    from rlpa_agent.mixture import DENSE, dialogue, random_value
-
-    parser = argparse.ArgumentParser(prog="python -m rlpa_agent.warm_start", description=main.__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of every stage")
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args(arguments)
-    # (schedule, [(source, steps, batch)]): each pass goes back up and anneals. Copying is practised first with a teacher
-    # that lists nearly everything; the last pass is the weak one, whose ways the start is to have.
-    anneal = Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.7)
-    passes: list[tuple[Schedule, list[tuple[Source, int, int]]]] = [
-        (
-            Schedule(muon_lr=0.02),
-            [(copy_drill(random_value), 250, 16), (partial(dialogue, turns=(2, 4)), 900, 16), (partial(dialogue, turns=(2, 10)), 1500, 8)],
-        ),
-        (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(partial(dialogue, turns=(3, 10)), 1300, 8)]),
-        (anneal, [(partial(dialogue, turns=(2, 10), teacher=DENSE), 950, 8)]),
-        (Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=20, decay_share=0.9), [(partial(dialogue, turns=(2, 10)), 200, 8)]),
-    ]
-    begun = options.out / "pass1" / "last"
-    if options.resume and begun.exists():  # its tokenizer too: texts, and so merges, may have changed since
-        policy = Policy.load(begun, reference=False)
-    else:
-        rng = np.random.default_rng([options.seed, 1])
-        policy = fresh_policy([f"{role}\n{text}\n" for _ in range(1000) for role, text in dialogue(rng)], seed=options.seed)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    for number, (schedule, plan) in enumerate(passes, 1):
-        stages = [Stage(source, max(1, round(steps * options.scale)), batch) for source, steps, batch in plan]
-        with Bar(*columns) as bar:
-            task = bar.add_task("loss", total=sum(stage.steps for stage in stages))
-            losses: list[float] = []
-
-            def report(progress: Progress, bar=bar, task=task, losses=losses) -> None:
-                losses.append(progress.loss)
-                speed = progress.tokens / progress.seconds
-                text = f"loss {np.mean(losses[-25:]):.3f}  {speed:,.0f} tokens/s"
-                bar.update(task, completed=progress.step, description=text)
-
-            folder, seed = options.out / f"pass{number}", options.seed + number - 1
-            warm_start(policy, stages, schedule=schedule, seed=seed, out=folder, resume=options.resume, report=report)
-    policy.save(options.out / "policy", dtype=torch.bfloat16)
-    print(f"start policy: {options.out / 'policy'}")
-
-
-if __name__ == "__main__":
-    main()

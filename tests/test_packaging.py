@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -47,7 +48,13 @@ def needed(name: str, found: dict[str, Distribution]) -> None:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packaging")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    source = folder / "source"  # building in place would leave a build folder behind, and read an old one
+    ignored = shutil.ignore_patterns("__pycache__")
+    for package in ("rlpa_env", "rlpa_agent"):
+        shutil.copytree(ROOT / package, source / package, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", with_pip=False)

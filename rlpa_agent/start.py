@@ -1,0 +1,97 @@
+"""How the start checkpoint of the preset "tiny" was made: tokenizer, model, and passes over `mixture`.
+
+    python -m rlpa_agent.start OUT [--seed 0] [--scale 1.0] [--resume]
+
+About two hours on two cores. OUT/policy is what ships as rlpa_agent/data/tiny. The shipped file is of this recipe, not
+byte for byte of this code: sentences of the environment were still being corrected while its first passes ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rlpa_agent.policy import Policy
+from rlpa_agent.tokenizer import train_tokenizer
+from rlpa_agent.warm_start import Progress, Schedule, Source, Stage, copy_drill, look_back, warm_start
+
+
+def fresh_policy(texts: Sequence[str], *, seed: int = 0, context: int = 3072) -> Policy:
+    """The untrained tiny model: its tokenizer learned from ``texts``, 3.3 M parameters, look-back heads."""
+    from transformers import Qwen2Config
+
+    config = Qwen2Config(
+        vocab_size=512,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+    )
+    policy = Policy.from_config(
+        config, train_tokenizer(texts, 512, context), system_prompt="", seed=seed, reference=False
+    )
+    look_back(policy.lm)
+    return policy
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the start checkpoint of the tiny preset."""
+    import argparse
+    from functools import partial
+
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from rlpa_agent.mixture import DENSE, dialogue, random_value
+
+    parser = argparse.ArgumentParser(prog="python -m rlpa_agent.start", description=main.__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of every stage")
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args(arguments)
+    # (schedule, [(source, steps, batch)]): each pass goes back up and anneals. Copying is practised first with a teacher
+    # that lists nearly everything; the last pass is the weak one, whose ways the start is to have.
+    anneal = Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.7)
+    passes: list[tuple[Schedule, list[tuple[Source, int, int]]]] = [
+        (
+            Schedule(muon_lr=0.02),
+            [(copy_drill(random_value), 250, 16), (partial(dialogue, turns=(2, 4)), 900, 16), (partial(dialogue, turns=(2, 10)), 1500, 8)],
+        ),
+        (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(partial(dialogue, turns=(3, 10)), 1300, 8)]),
+        (anneal, [(partial(dialogue, turns=(2, 10), teacher=DENSE), 950, 8)]),
+        (Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=20, decay_share=0.9), [(partial(dialogue, turns=(2, 10)), 200, 8)]),
+    ]
+    begun = options.out / "pass1" / "last"
+    if options.resume and begun.exists():  # its tokenizer too: texts, and so merges, may have changed since
+        policy = Policy.load(begun, reference=False)
+    else:
+        rng = np.random.default_rng([options.seed, 1])
+        policy = fresh_policy([f"{role}\n{text}\n" for _ in range(1000) for role, text in dialogue(rng)], seed=options.seed)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    for number, (schedule, plan) in enumerate(passes, 1):
+        stages = [Stage(source, max(1, round(steps * options.scale)), batch) for source, steps, batch in plan]
+        with Bar(*columns) as bar:
+            task = bar.add_task("loss", total=sum(stage.steps for stage in stages))
+            losses: list[float] = []
+
+            def report(progress: Progress, bar=bar, task=task, losses=losses) -> None:
+                losses.append(progress.loss)
+                speed = progress.tokens / progress.seconds
+                text = f"loss {np.mean(losses[-25:]):.3f}  {speed:,.0f} tokens/s"
+                bar.update(task, completed=progress.step, description=text)
+
+            folder, seed = options.out / f"pass{number}", options.seed + number - 1
+            warm_start(policy, stages, schedule=schedule, seed=seed, out=folder, resume=options.resume, report=report)
+    policy.save(options.out / "policy", dtype=torch.bfloat16)
+    print(f"start policy: {options.out / 'policy'}")
+
+
+if __name__ == "__main__":
+    main()

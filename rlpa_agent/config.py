@@ -215,7 +215,7 @@ PRESETS: dict[str, TrainConfig] = {
         # A turn has some fifty tokens and its reward comes at the last: a trace that decays over tokens would leave the
         # profile block, which comes first, to a critic that has just begun to learn.
         ppo=PPOConfig(lam_token=1.0, lam_turn=0.8),
-        optim=OptimConfig(policy_lr=3e-4, critic_lr=1e-3),
+        optim=OptimConfig(policy_lr=3e-4, critic_lr=3e-3),
     ),
 }
 """Starting points by name; every field can be set on the command line."""

@@ -131,9 +131,8 @@ class Policy:
             raise ConfigError(
                 f"model {str(path)!r}: expected a folder with a Hugging Face causal LM, or an id that can be fetched; {error}"
             ) from error
-        lm = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, attn_implementation="sdpa"
-        )
+        with _quiet():
+            lm = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa")
         folder = Path(path)
         if (folder / VALUE_FILE).is_file():
             options.setdefault("temperature", GenerationConfig.from_pretrained(path).temperature)

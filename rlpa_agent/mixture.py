@@ -1,5 +1,8 @@
 """What the tiny start model was taught: one documented mixture of dialogues, fixed before any RL run.
 
+This is the last pass; before it the model practises copying on the same dialogues with a teacher that lists nearly
+everything (`DENSE`; the order of the passes is in `rlpa_agent.start`).
+
 Every dialogue is held with the environment's own scripted user. The teacher knows which points were told plainly and
 writes them down exactly, but it is *weak* on purpose:
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlpa_env.text import normalise
@@ -13,6 +14,7 @@ from rlpa_env.types import Point
 MAX_REPLY_CHARS = 2_000
 MAX_POINTS = 64
 MAX_VALUE_CHARS = 200
+_LONGEST_CACHED = 400  # characters of a line
 _MAX_INPUT = 100_000  # characters that are read at all; more is malformed
 
 NO_PROFILE = "no_profile"  # no <profile> tag
@@ -180,14 +182,23 @@ def _points(guess: str) -> tuple[tuple[Point, ...], str]:
         if line[0] not in "-*•":
             error = error or BAD_LINE
             continue
-        body = line[1:].strip()
-        slot, colon, value = body.partition(":")
-        if not colon or len(slot) > 60:
-            slot, value = "", body
-        _add(found, slot.strip(" *_"), value)
+        for key, point in _line_points(line) if len(line) <= _LONGEST_CACHED else _line_points.__wrapped__(line):
+            found.setdefault(key, point)
         if len(found) > MAX_POINTS:
             break
     return tuple(found.values()), error
+
+
+@lru_cache(maxsize=16_384)
+def _line_points(line: str) -> tuple[tuple[tuple[str, str], Point], ...]:
+    """The points of one line with their keys; a dialogue says the same lines turn after turn."""
+    found: dict[tuple[str, str], Point] = {}
+    body = line[1:].strip()
+    slot, colon, value = body.partition(":")
+    if not colon or len(slot) > 60:
+        slot, value = "", body
+    _add(found, slot.strip(" *_"), value)
+    return tuple(found.items())
 
 
 def _json_pairs(text: str) -> list[tuple[str, str]] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
@@ -123,24 +124,23 @@ class Impression:
 @lru_cache(maxsize=8192)
 def facts_of(profile: Profile) -> tuple[Fact, ...]:
     """The facts of a profile with their links: at least one linked pair where two points can be linked."""
-    facts = []
-    for point in profile.points:
-        spec = world().slot(point.slot) if point.slot else None
-        value = world().find(point.slot, point.value) if point.slot else None
-        topics = frozenset(value.topics) if value else topics_of(point.value)
-        facts.append(
-            Fact(
-                point=point,
-                value=value,
-                slot=spec.name if spec else point.slot,
-                single=bool(spec and spec.single),
-                private=bool(spec and spec.private),
-                topics=topics,
-                stems=stems(point.value),
-                slot_stems=stems(point.slot),
-            )
-        )
-    return _linked(tuple(facts))
+    return _linked(tuple(map(_fact, profile.points)))
+
+
+@lru_cache(maxsize=16_384)
+def _fact(point: Point) -> Fact:
+    spec = world().slot(point.slot) if point.slot else None
+    value = world().find(point.slot, point.value) if point.slot else None
+    return Fact(
+        point=point,
+        value=value,
+        slot=spec.name if spec else point.slot,
+        single=bool(spec and spec.single),
+        private=bool(spec and spec.private),
+        topics=frozenset(value.topics) if value else topics_of(point.value),
+        stems=stems(point.value),
+        slot_stems=stems(point.slot),
+    )
 
 
 def _linked(facts: tuple[Fact, ...]) -> tuple[Fact, ...]:
@@ -149,15 +149,15 @@ def _linked(facts: tuple[Fact, ...]) -> tuple[Fact, ...]:
     wanted = min(_MOST_LINKED, max(1, len(facts) // 4))
     order = [i for i, fact in enumerate(facts) if not fact.private]
     pairs = [(i, j) for j in reversed(order) for i in order if i < j]
-    by_topic = [(i, j) for i, j in pairs if facts[i].topics & facts[j].topics]
-    for i, j in (*by_topic, *pairs):
+    by_topic = ((i, j) for i, j in pairs if not facts[i].topics.isdisjoint(facts[j].topics))
+    for i, j in chain(by_topic, pairs):
         if len(gates) == wanted:
             break
         if j not in gates and i not in gates and j not in gates.values() and not facts[j].single:
             gates[j] = i
     if not gates and len(order) >= 2:  # nothing but single-valued slots: link the last two
         gates[order[-1]] = order[-2]
-    return tuple(replace(fact, gate=gates.get(i, -1)) for i, fact in enumerate(facts))
+    return tuple(replace(fact, gate=gates[i]) if i in gates else fact for i, fact in enumerate(facts))
 
 
 @lru_cache(maxsize=8192)

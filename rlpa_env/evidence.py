@@ -291,7 +291,12 @@ def said(message: str) -> Said:
 def wording(reply: str, answered: str) -> frozenset[str]:
     """The words of a reply without those it takes over from the message: what a template keeps from turn to turn."""
     theirs = said(answered).stems
-    return frozenset(word for word in words(reply) if stem(word) not in theirs)
+    return frozenset([word for word, stemmed in _stemmed(reply) if stemmed not in theirs])
+
+
+@lru_cache(maxsize=16_384)
+def _stemmed(reply: str) -> tuple[tuple[str, str], ...]:
+    return tuple((word, stem(word)) for word in dict.fromkeys(words(reply)))
 
 
 _NOTHING = History()

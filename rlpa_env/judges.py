@@ -19,7 +19,7 @@ from rlpa_env.hearing import Heard, echo, hear
 from rlpa_env.moves import moves
 from rlpa_env.relevance import clashes, evidence_of, fit_to_request, offered, squash
 from rlpa_env.text import normalise, stems, words
-from rlpa_env.topics import topics_of_stems
+from rlpa_env.topics import topics_of_stem, topics_of_stems
 from rlpa_env.types import Dialogue, Point, Verdict
 from rlpa_env.world import world
 
@@ -108,7 +108,7 @@ def _claim(claim: str) -> Claim | None:
     if _HEDGED.search(claim):
         return None
     sharp = found & _value_stems() | frozenset(part for part in found if part.isdigit()) | stems(" ".join(_NAME.findall(body)))
-    concrete = sharp | frozenset(part for part in found if topics_of_stems(frozenset((part,))))
+    concrete = sharp | frozenset(part for part in found if topics_of_stem(part))
     if not concrete:
         return None
     return Claim(not claim.lower().startswith("your"), bool(_NEGATED.search(claim)), found, concrete, sharp)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
@@ -173,9 +173,11 @@ def point_score(guess: Point, truth: Point) -> float:
     return value_score(guess.value, truth.value)
 
 
-@lru_cache(maxsize=65_536)
-def _row(guess: Point, truth: tuple[Point, ...]) -> tuple[float, ...]:
-    return tuple(point_score(guess, true) for true in truth)
+@lru_cache(maxsize=16_384)
+def _comparable(truth: tuple[Point, ...]) -> Mapping[str | None, tuple[int, ...]]:
+    """Slot of a guess -> the true points that it may match; None: a slot outside the schema; "": one that truth lacks."""
+    slots = [canonical_slot(point.slot) if point.slot else None for point in truth]
+    return {own: tuple(i for i, slot in enumerate(slots) if own is None or slot in (None, own)) for own in {None, "", *slots}}
 
 
 class LexicalMatcher:
@@ -189,10 +191,13 @@ class LexicalMatcher:
 
     def scores(self, guess: Sequence[Point], truth: Sequence[Point]) -> np.ndarray:
         """Float array [len(guess), len(truth)] in [0, 1]."""
-        if not guess or not truth:
-            return np.zeros((len(guess), len(truth)))
-        true = tuple(truth)
-        return np.array([_row(point, true) for point in guess])
+        scores_GT = np.zeros((len(guess), len(truth)))
+        comparable = _comparable(tuple(truth))
+        for row, point in enumerate(guess):
+            own = canonical_slot(point.slot) if point.slot else None
+            for column in comparable.get(own, comparable[""]):
+                scores_GT[row, column] = point_score(point, truth[column])
+        return scores_GT
 
 
 def assign(scores_GT: np.ndarray, threshold: float) -> list[tuple[int, int]]:

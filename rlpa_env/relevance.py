@@ -15,7 +15,7 @@ from rlpa_env.evidence import COMMON, GENERIC, History, PointTraits, Said, point
 from rlpa_env.hearing import Heard, hear
 from rlpa_env.moves import Moves, moves
 from rlpa_env.text import stems
-from rlpa_env.topics import topic_weights, topics_of_stems
+from rlpa_env.topics import topic_weights, topics_of_stem, topics_of_stems
 from rlpa_env.types import Point
 
 _WEAK = 0.1  # weight of a shared word that any conversation contains
@@ -47,8 +47,8 @@ def _same_topic(ours: frozenset[str], theirs: frozenset[str]) -> float:
     best = max((min(weight, yours[name]) for name, weight in mine.items() if name in yours), default=0.0)
     if not best:
         return 0.0
-    topical = [word for word in ours if topics_of_stems(frozenset((word,)))]
-    fitting = sum(1 for word in topical if not topics_of_stems(frozenset((word,))).isdisjoint(yours))
+    topical = [topics for word in ours if (topics := topics_of_stem(word))]
+    fitting = sum(not topics.isdisjoint(yours) for topics in topical)
     return best * min(1.0, 2.0 * fitting / len(topical))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from rlpa_env.matching import Matcher, match_points
 from rlpa_env.text import stems
@@ -38,12 +37,6 @@ def profile_reward(guess: Sequence[Point], truth: Sequence[Point], matcher: Matc
     return f1(len(match_points(matcher, guess, truth)), len(guess), len(truth))
 
 
-@lru_cache(maxsize=65_536)
-def _supported(value: str, said: tuple[str, ...]) -> bool:
-    wanted = stems(value)
-    return bool(wanted) and any(wanted <= stems(text) for text in said)
-
-
 def profile_score(
     guess: Sequence[Point],
     truth: Sequence[Point],
@@ -62,9 +55,12 @@ def profile_score(
     known = set(revealed)
     pairs = match_points(matcher, guess, truth)
     grounded = {g for g, t in pairs if truth[t] in known}
-    invented = sum(
-        index not in grounded and not _supported(point.value, said) for index, point in enumerate(guess)
-    )
+    heard = [stems(text) for text in said] if len(grounded) < len(guess) else []
+    invented = 0
+    for index, point in enumerate(guess):
+        if index not in grounded:
+            wanted = stems(point.value)
+            invented += not wanted or not any(map(wanted.issubset, heard))
     return ProfileScore(
         precision=len(pairs) / len(guess) if guess else 0.0,
         recall=len(pairs) / len(truth) if truth else 0.0,

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from rlpa_env.text import stem, stems
 
 _LONGEST_CACHED = 4_000  # characters
+_NO_TOPICS: frozenset[str] = frozenset()
 
 
 @lru_cache(maxsize=1)
@@ -74,6 +75,11 @@ def topics_of(text: str) -> frozenset[str]:
 @lru_cache(maxsize=32_768)
 def _topics_of(text: str) -> frozenset[str]:
     return topics_of_stems(stems(text))
+
+
+def topics_of_stem(found: str) -> frozenset[str]:
+    """Topics of one content stem."""
+    return _by_stem().get(found, _NO_TOPICS)
 
 
 @lru_cache(maxsize=32_768)

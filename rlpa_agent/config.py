@@ -118,6 +118,9 @@ class PPOConfig:
     """Stop the run when the KL to the start, in nats per turn, exceeds this."""
     critic_warmup: int = 1
     """First iterations in which only the critic learns."""
+    critic_steps: int = 0
+    """More optimizer steps an iteration for the critic's head alone, on the hidden states that the rollout was scored
+    with (value_grad=detach only). They cost no pass through the trunk."""
 
     def __post_init__(self) -> None:
         for name in ("gamma_token", "gamma_turn", "lam_token", "lam_turn"):
@@ -125,7 +128,7 @@ class PPOConfig:
         _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
         _one_of("ppo", "kl_in", self.kl_in, ("reward", "loss"))
         _one_of("ppo", "kl_kind", self.kl_kind, ("k2", "k3"))
-        for name in ("clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup"):
+        for name in ("clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps"):
             _in_range("ppo", name, getattr(self, name), 0)
         for name in ("epochs", "minibatches"):
             _in_range("ppo", name, getattr(self, name), 1)
@@ -194,6 +197,11 @@ class TrainConfig:
         _one_of("train", "mode", self.mode, ("mdp",))
         if self.iterations is None and self.minutes is None:
             raise ConfigError("train.iterations: expected a number, or minutes; got neither, which would never end.")
+        if self.ppo.critic_steps and self.model.value_grad != "detach":
+            raise ConfigError(
+                f"ppo.critic_steps: expected 0 with model.value_grad={self.model.value_grad!r}, whose critic moves the trunk; "
+                f"got {self.ppo.critic_steps}."
+            )
 
     def hash(self) -> str:
         """Short fingerprint of everything that changes what is learned."""

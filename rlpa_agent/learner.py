@@ -22,6 +22,9 @@ from rlpa_agent.config import TrainConfig
 from rlpa_agent.policy import Policy
 from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
 
+CRITIC_TOKENS = 4096
+"""Tokens of one step of the critic's head alone."""
+
 
 @dataclass
 class Normaliser:
@@ -50,6 +53,7 @@ class Estimates:
     values_A: Tensor  # de-normalised
     advantages_A: Tensor  # whitened
     returns_A: Tensor
+    hidden_AH: Tensor | None = None  # states that the values were read from, where the critic's head learns on its own
 
 
 @dataclass
@@ -110,14 +114,18 @@ class Learner:
         """
         size = batch.tokens
         logp, ref, value = (torch.zeros(size) for _ in range(3))
+        need = ("logp", "value", "hidden") if self.config.ppo.critic_steps else ("logp", "value")
+        hidden = torch.zeros(size, self.policy.lm.config.hidden_size) if "hidden" in need else None
         tau = self.config.rollout.temperature
         for rows in self.plan(batch, iteration, 0):
             for micro in self._micro(batch, rows):
                 with self._autocast():
                     place = (micro.input_ids_BL, micro.lengths_B, micro.rows_A, micro.pos_A)
                     fraction = batch.fraction_A[micro.index_A]
-                    scored = self.policy.score(*place, fraction, temperature=tau, need=("logp", "value"))
+                    scored = self.policy.score(*place, fraction, temperature=tau, need=need)
                     logp[micro.index_A], value[micro.index_A] = scored.logp, scored.value  # type: ignore[assignment]
+                    if hidden is not None:
+                        hidden[micro.index_A] = scored.hidden  # type: ignore[assignment]
                     if self.policy.reference is not None:
                         ref[micro.index_A] = self.policy.reference_logp(*place, temperature=tau)
         if self.policy.reference is None:
@@ -137,7 +145,7 @@ class Learner:
             lam_token=ppo.lam_token,
             lam_turn=ppo.lam_turn,
         )
-        return Estimates(logp, ref, values, whiten(advantages), returns)
+        return Estimates(logp, ref, values, whiten(advantages), returns, hidden)
 
     def _bootstrap(self, batch: Batch) -> Tensor:
         """De-normalised value of the state behind each chain; 0 where the episode is over."""
@@ -189,8 +197,24 @@ class Learner:
                     break
             if stats.stopped_by_kl:
                 break
+        self._fit_critic(batch, estimates, iteration)
         stats.seconds = time.perf_counter() - began
         return estimates, stats
+
+    def _fit_critic(self, batch: Batch, estimates: Estimates, iteration: int) -> None:
+        """Further steps of the critic's head alone, on random tokens of the rollout: a function of (seed, iteration)."""
+        if estimates.hidden_AH is None:
+            return
+        rng = np.random.default_rng([self.config.seed, iteration, 11])
+        size = min(CRITIC_TOKENS, batch.tokens)
+        target_A = (estimates.returns_A - self.normaliser.mean) / self.normaliser.std
+        for _ in range(self.config.ppo.critic_steps):
+            index = torch.from_numpy(rng.choice(batch.tokens, size, replace=False))
+            value = self.policy.value_head(estimates.hidden_AH[index], batch.fraction_A[index])
+            self.optimizers["critic"].zero_grad(set_to_none=True)
+            (value_loss(value, target_A[index]) / size).backward()
+            torch.nn.utils.clip_grad_norm_(self.value_parameters, self.config.optim.max_grad_norm)
+            self.optimizers["critic"].step()
 
     def _step(
         self, batch: Batch, rows: list[int], estimates: Estimates, stats: UpdateStats, critic_only: bool, first: bool

@@ -7,7 +7,6 @@ Every dialogue is held with the environment's own scripted user. The teacher kno
 writes them down exactly, but it is *weak* on purpose:
 
 - each turn it lists every told point only with a probability drawn for that turn from U(0.25, 0.85);
-- with probability 0.3 per mentioned distractor it believes what was said of somebody else;
 - its reply is that of the attentive reference agent in 65 % of turns, else one of six kinds of poor reply.
 
 Nine of ten values are replaced by one to four random words, so that copying is learned instead of a list of values. Users are
@@ -17,8 +16,9 @@ drawn from vanilla/train (extended/train for one dialogue in ten); words of held
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
@@ -26,12 +26,15 @@ import numpy as np
 
 from rlpa_env import Message, Point, Profile, ScriptedUser, format_action, load_split
 from rlpa_env.attentive import answer
+from rlpa_env.disclosure import Fact
 from rlpa_env.replies import lines
-from rlpa_env.text import words
+from rlpa_env.text import normalise, stems, words
+from rlpa_env.voice import distractor, hint_lines, pick, plain_lines
 from rlpa_env.world import world
 
 REPLACED = 0.9  # share of values that become random words
 EXTENDED = 0.1  # share of dialogues with people of extended/train
+EXTENDED_IN_DRILL = 0.3  # the same for drills
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,15 @@ class Teacher:
 
     good_replies: float  # share of replies by the attentive reference agent; the others are of six poor kinds
     listed: tuple[float, float]  # range of the per-turn probability that a told point is listed
-    fooled: float  # probability that a distractor is taken for a fact, decided once per distractor
 
 
-WEAK = Teacher(0.65, (0.25, 0.85), 0.3)
+WEAK = Teacher(0.65, (0.25, 0.85))
 """What the start was taught by: it leaves something to learn."""
-DENSE = Teacher(0.65, (0.9, 1.0), 0.0)
+DENSE = Teacher(0.65, (0.9, 1.0))
 """Replies as the weak one and lists nearly everything: practice in copying before the weak teacher comes."""
-STRONG = Teacher(1.0, (1.0, 1.0), 0.0)
+ABLE = Teacher(0.9, (0.9, 1.0))
+"""Replies well too: practice in answering, which the weak teacher shows too seldom to be learned from it."""
+STRONG = Teacher(1.0, (1.0, 1.0))
 """Lists every point that it was told plainly and nothing else: a supervised ceiling to compare with."""
 
 _KEPT = ("Age", "Gender", "Marital Status")  # closed slots keep their values
@@ -96,14 +100,37 @@ def random_value(rng: np.random.Generator) -> str:
     return value
 
 
-def disguised(profile: Profile, rng: np.random.Generator) -> Profile:
-    """The profile with most of its values replaced by random words."""
-    slots: dict[str, list[str]] = {}
-    for slot, value in profile.points:
-        new = value if slot in _KEPT or rng.random() > REPLACED else random_value(rng)
-        if new not in slots.setdefault(slot, []):
-            slots[slot].append(new)
-    return Profile(id=profile.id, slots={slot: tuple(values) for slot, values in slots.items()})
+class Disguised(ScriptedUser):
+    """The scripted user with most values replaced by random words, which it voices in the authored sentences."""
+
+    def reset(self, profile: Profile, rng: np.random.Generator) -> str:
+        """Become ``profile`` in disguise; ``profile`` of this user is the disguised one."""
+        opening = super().reset(profile, rng)
+        slots: dict[str, list[str]] = {slot: [] for slot in profile.slots}
+        facts = []
+        for fact in self._mind.facts:
+            drawn = _disguised(fact, rng)
+            while normalise(drawn.point.value) in map(normalise, slots[fact.point.slot]):  # a slot has no value twice
+                drawn = _disguised(fact, rng)
+            facts.append(drawn)
+            slots[fact.point.slot].append(drawn.point.value)
+        self.facts = self._mind.facts = tuple(facts)
+        self._profile = Profile(id=profile.id, slots={slot: tuple(values) for slot, values in slots.items()})
+        return opening
+
+
+def _disguised(fact: Fact, rng: np.random.Generator) -> Fact:
+    if fact.slot in _KEPT or fact.value is None or rng.random() > REPLACED:
+        return fact
+    old, new = fact.value.value, random_value(rng)
+
+    def put(line: str) -> str:
+        changed = re.sub(re.escape(old), lambda _: new, line, count=1, flags=re.IGNORECASE)
+        return changed[0].upper() + changed[1:]
+
+    phrase = re.sub(re.escape(old), lambda _: new, fact.value.phrase, count=1, flags=re.IGNORECASE)
+    record = replace(fact.value, value=new, phrase=phrase, explicit=tuple(put(line) for line in fact.value.explicit))
+    return replace(fact, point=Point(fact.point.slot, new), value=record, stems=stems(new))
 
 
 def _poor_reply(messages: Sequence[dict[str, str]], rng: np.random.Generator) -> str:
@@ -125,34 +152,87 @@ def dialogue(
     """One teacher dialogue as (role, content) pairs, beginning with the user's Hello and ending with the teacher."""
     split = "extended/train" if rng.random() < EXTENDED else "vanilla/train"
     people = load_split(split)
-    person = disguised(people[int(rng.random() * len(people))], rng)
-    return held(person, rng, turns[0] + int(rng.random() * (turns[1] - turns[0] + 1)), teacher)[0]
+    person = people[int(rng.random() * len(people))]
+    length = turns[0] + int(rng.random() * (turns[1] - turns[0] + 1))
+    return held(person, rng, length, teacher, Disguised())[0]
+
+
+def drill(
+    rng: np.random.Generator, turns: tuple[int, int] = (1, 4), good_replies: float = 0.0
+) -> list[tuple[str, str]]:
+    """Dense practice in hearing: up to four points a message, among distractors and hints; the answer lists all told.
+
+    A dialogue tells a point every other turn, so that nine of ten tokens teach something else; this teaches the slot
+    of a sentence, the bounds of a value, and the copying of both, in a tenth of the time.
+    """
+    split = "extended/train" if rng.random() < EXTENDED_IN_DRILL else "vanilla/train"
+    people = load_split(split)
+    voice = world().voice
+    user = Disguised()
+    messages: list[tuple[str, str]] = []
+    facts: list[Fact] = []
+    for _ in range(2):
+        user.reset(people[int(rng.random() * len(people))], rng)
+        facts += user.facts
+    order = [facts[i] for i in rng.permutation(len(facts))]
+    told: dict[Point, None] = {}
+    used: set[str] = set()
+    for _ in range(turns[0] + int(rng.random() * (turns[1] - turns[0] + 1))):
+        parts: list[tuple[str, Point | None]] = []
+        for fact in [order.pop() for _ in range(min(len(order), 1 + int(rng.random() * 4)))]:
+            parts.append((pick(rng, plain_lines(fact), used), fact.point))
+        while rng.random() < 0.5:
+            other = distractor(user.profile, [fact.slot for fact in facts], rng, used)
+            if other:
+                parts.append((other[0], None))
+        if order and hint_lines(order[0]) and rng.random() < 0.4:
+            parts.append((pick(rng, hint_lines(order[0]), used), None))
+        if rng.random() < 0.4:
+            parts.append((pick(rng, voice["smalltalk"], used), None))
+        parts = [parts[i] for i in rng.permutation(len(parts))]
+        told |= {point: None for _, point in parts if point}
+        messages.append(("user", " ".join(line for line, _ in parts)))
+        if good_replies and rng.random() < good_replies:
+            reply = answer([{"role": role, "content": content} for role, content in messages])
+        else:
+            reply = _POOR[int(rng.random() * 3)]
+        messages.append(("assistant", format_action(tuple(told), reply)))
+    return messages
+
+
+def practice(rng: np.random.Generator) -> list[tuple[str, str]]:
+    """A drill or a whole dialogue with the teacher that lists everything, one as often as the other."""
+    return drill(rng) if rng.random() < 0.5 else dialogue(rng, teacher=DENSE)
+
+
+def rehearsal(rng: np.random.Generator) -> list[tuple[str, str]]:
+    """As ``practice``, with a teacher and drills that reply well nine times in ten."""
+    return drill(rng, good_replies=ABLE.good_replies) if rng.random() < 0.5 else dialogue(rng, teacher=ABLE)
 
 
 def held(
-    person: Profile, rng: np.random.Generator, turns: int, teacher: Teacher = WEAK
+    person: Profile,
+    rng: np.random.Generator,
+    turns: int,
+    teacher: Teacher = WEAK,
+    user: ScriptedUser | None = None,
 ) -> tuple[list[tuple[str, str]], list[tuple[Point, ...]]]:
     """A teacher dialogue with ``person`` of at most ``turns`` turns, and the points told plainly before each of them."""
-    user = ScriptedUser()
+    user = user or ScriptedUser()
     opening = user.reset(person, np.random.Generator(np.random.PCG64(int(rng.integers(2**63)))))
     said = [Message("user", opening)]
     messages = [{"role": "user", "content": opening}]
-    known: dict[Point, bool] = {}  # point -> believed
     told: dict[Point, None] = {}
     before: list[tuple[Point, ...]] = []
     for _ in range(turns):
         before.append(tuple(told))
         share = teacher.listed[0] + (teacher.listed[1] - teacher.listed[0]) * rng.random()
-        listed = [point for point, believed in known.items() if believed and rng.random() < share]
+        listed = [point for point in told if rng.random() < share]
         reply = answer(messages) if rng.random() < teacher.good_replies else _poor_reply(messages, rng)
         messages.append({"role": "assistant", "content": format_action(listed, reply)})
         heard = user.reply(tuple(said), reply)
         said += [Message("assistant", reply), Message("user", heard.message)]
-        for point in heard.plainly:
-            known[point] = True
-            told[point] = None
-        for point in heard.distractors:
-            known.setdefault(point, rng.random() < teacher.fooled)
+        told |= dict.fromkeys(heard.plainly)
         if heard.left:
             break
         messages.append({"role": "user", "content": heard.message})

@@ -35,6 +35,7 @@ class Scored(NamedTuple):
     logp: Tensor | None  # [A]; log-probability of each token at the given temperature
     value: Tensor | None  # [A]; value head's raw output before the token, in its own units
     entropy: Tensor | None  # [A] nats; of the distribution the token was drawn from
+    hidden: Tensor | None = None  # [A, H]; detached hidden state that the token was predicted from
 
 
 class ValueHead(nn.Module):
@@ -213,8 +214,8 @@ class Policy:
         ``starts_B`` is the first true position of each row, for rows padded on the left as well.
         """
         for name in need:
-            if name not in NEEDS:
-                raise unknown_choice("need", name, NEEDS)
+            if name not in (*NEEDS, "hidden"):
+                raise unknown_choice("need", name, (*NEEDS, "hidden"))
         _check_positions(pos_A, lengths_B[rows_A], 1, starts_B[rows_A] if starts_B is not None else 0)
         hidden_AH = self._hidden(self.lm, input_ids_BL, lengths_B, rows_A, pos_A - 1, starts_B)
         logp = value = entropy = None
@@ -223,7 +224,8 @@ class Policy:
             logp, entropy = self._head(self.lm, hidden_AH, ids_A, temperature, "entropy" in need)
         if "value" in need:
             value = self._value(hidden_AH, turn_fraction_A)
-        return Scored(logp if "logp" in need else None, value, entropy)
+        hidden = hidden_AH.detach().float() if "hidden" in need else None
+        return Scored(logp if "logp" in need else None, value, entropy, hidden)
 
     def value_at(
         self, input_ids_BL: Tensor, lengths_B: Tensor, rows_C: Tensor, pos_C: Tensor, turn_fraction_C: Tensor

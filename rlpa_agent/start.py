@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rlpa_agent.induction import induct
 from rlpa_agent.policy import Policy
 from rlpa_agent.tokenizer import train_tokenizer
-from rlpa_agent.warm_start import Progress, Schedule, Source, Stage, copy_drill, look_back, warm_start
+from rlpa_agent.warm_start import Progress, Schedule, Source, Stage, warm_start
 
 
 def fresh_policy(texts: Sequence[str], *, seed: int = 0, context: int = 3072) -> Policy:
-    """The untrained tiny model: its tokenizer learned from ``texts``, 3.3 M parameters, look-back heads."""
+    """The untrained tiny model: its tokenizer learned from ``texts``, 3.5 M parameters, induction heads."""
     from transformers import Qwen2Config
 
     config = Qwen2Config(
@@ -29,26 +30,26 @@ def fresh_policy(texts: Sequence[str], *, seed: int = 0, context: int = 3072) ->
         intermediate_size=768,
         num_hidden_layers=4,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=4,
         max_position_embeddings=context,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         tie_word_embeddings=True,
     )
     policy = Policy.from_config(
         config, train_tokenizer(texts, 512, context), system_prompt="", seed=seed, reference=False
     )
-    look_back(policy.lm)
+    induct(policy.lm, seed=seed)
     return policy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the start checkpoint of the tiny preset."""
     import argparse
-    from functools import partial
 
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from rlpa_agent.mixture import DENSE, dialogue, random_value
+    from rlpa_agent.mixture import dialogue, drill, practice, rehearsal
 
     parser = argparse.ArgumentParser(prog="python -m rlpa_agent.start", description=main.__doc__)
     parser.add_argument("out", type=Path)
@@ -56,17 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of every stage")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
-    # (schedule, [(source, steps, batch)]): each pass goes back up and anneals. Copying is practised first with a teacher
-    # that lists nearly everything; the last pass is the weak one, whose ways the start is to have.
-    anneal = Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.7)
+    # Hearing and copying are practised first, densely and with a teacher that lists everything; the last pass is the
+    # weak one, whose ways the start is to have. Each pass anneals to zero.
     passes: list[tuple[Schedule, list[tuple[Source, int, int]]]] = [
-        (
-            Schedule(muon_lr=0.02),
-            [(copy_drill(random_value), 250, 16), (partial(dialogue, turns=(2, 4)), 900, 16), (partial(dialogue, turns=(2, 10)), 1500, 8)],
-        ),
-        (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(partial(dialogue, turns=(3, 10)), 1300, 8)]),
-        (anneal, [(partial(dialogue, turns=(2, 10), teacher=DENSE), 950, 8)]),
-        (Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=20, decay_share=0.9), [(partial(dialogue, turns=(2, 10)), 200, 8)]),
+        (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(drill, 1600, 8), (practice, 1000, 8)]),
+        (Schedule(muon_lr=0.015, warmup_steps=30, decay_share=0.8), [(rehearsal, 1500, 8)]),
+        (Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=20, decay_share=0.9), [(dialogue, 250, 8)]),
     ]
     begun = options.out / "pass1" / "last"
     if options.resume and begun.exists():  # its tokenizer too: texts, and so merges, may have changed since

@@ -122,38 +122,6 @@ def warm_start(
             _save(policy, optimizers, out, seed, step + 1, total)
 
 
-def copy_drill(draw: Callable[[np.random.Generator], str], most: int = 8) -> Source:
-    """Dense practice in copying, for a first stage: the user says 3 to ``most`` drawn values, the answer lists them."""
-
-    def dialogue(rng: np.random.Generator) -> list[tuple[str, str]]:
-        values = [draw(rng) for _ in range(int(rng.integers(3, most + 1)))]
-        return [("user", ", ".join(values) + "."), ("assistant", "\n".join(f"- {value}" for value in values))]
-
-    return dialogue
-
-
-@torch.no_grad()
-def look_back(lm: Any, *, gap: float = 4.0, pairs: int = 6) -> None:
-    """Start the first layer of a fresh Qwen2 with heads that look one, two, ... tokens back.
-
-    Copying needs each position to know what came before it; a random model spends much of its training on finding
-    that out. Constant query and key biases u rotated by RoPE score a pair of positions by their distance alone,
-    sum_i |u_i|^2 cos((distance - d) theta_i): over the fastest frequencies that is a sharp peak at d. The first key
-    head and its group of query heads get d = 1, 2, ...; ``gap`` is the height of the score per frequency.
-    """
-    attention, config = lm.model.layers[0].self_attn, lm.config
-    size = attention.head_dim
-    height = (gap * size**0.5) ** 0.5
-    attention.k_proj.bias[:size] = 0
-    attention.k_proj.bias[:pairs] = height
-    for head in range(config.num_attention_heads // config.num_key_value_heads):
-        angles = -(head + 1) * lm.model.rotary_emb.inv_freq[:pairs]
-        bias = attention.q_proj.bias[head * size : (head + 1) * size]
-        bias.zero_()
-        bias[:pairs] = height * angles.cos()
-        bias[size // 2 : size // 2 + pairs] = height * angles.sin()
-
-
 def batches(
     chat: Chat, stages: Sequence[Stage], seed: int, limit: int, *, start: int = 0
 ) -> Iterator[tuple[int, list[Transcript]]]:

@@ -6,16 +6,11 @@ import dataclasses
 import json
 import re
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from rlpa_agent import demo, mixture
+from rlpa_agent import demo
 from rlpa_agent.config import PRESETS
-from rlpa_env import load_profiles, load_split, parse_action
-from rlpa_env.text import words
-from rlpa_env.world import world
+from rlpa_env import load_profiles
 
 LAST = r"return -?\d+\.\d+ -> -?\d+\.\d+ \| grounded F1 \d\.\d+ -> \d\.\d+ \| response \d\.\d+ -> \d\.\d+ \| normalised -?\d+\.\d+ -> -?\d+\.\d+ \(3 held-out users\)"
 PEOPLE = [
@@ -57,39 +52,3 @@ def test_other_peoples_profiles_are_split_without_overlap(small, tmp_path):
     assert [len(part) for part in parts] == [43, 5, 12]
     assert len(set.union(*parts)) == 60
     assert config.minutes == 1.0
-
-
-def test_the_mixture_never_says_a_held_out_value():
-    held_out = {
-        word
-        for spec in world().slots.values()
-        for value in spec.values
-        if "train" not in value.splits
-        for word in words(value.value)
-    }
-    assert not held_out & set(mixture.vocabulary())
-    assert len(mixture.vocabulary()) > 500
-
-
-@given(st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
-def test_teacher_dialogues_keep_the_form_and_the_strong_teacher_lists_what_it_was_told(seed):
-    person = load_split("vanilla/train")[seed % 3821]
-    for teacher in (mixture.WEAK, mixture.STRONG):
-        messages, before = mixture.held(person, np.random.default_rng(seed), 8, teacher)
-        assert [role for role, _ in messages] == ["user", "assistant"] * (len(messages) // 2)
-        actions = [parse_action(text) for role, text in messages if role == "assistant"]
-        assert all(action.error == "" for action in actions)
-        for action, told in zip(actions, before, strict=True):
-            if teacher is mixture.STRONG:
-                assert set(action.profile) == set(told) <= set(person.points)
-
-
-def test_the_weak_teacher_lists_about_half_of_it():
-    listed = known = 0
-    for seed in range(40):
-        messages, before = mixture.held(load_split("vanilla/train")[seed], np.random.default_rng(seed), 10)
-        texts = [text for role, text in messages if role == "assistant"]
-        listed += sum(len(set(parse_action(text).profile) & set(told)) for text, told in zip(texts, before, strict=True))
-        known += sum(map(len, before))
-    assert 0.4 < listed / known < 0.7

@@ -16,10 +16,8 @@ from rlpa_agent.warm_start import (
     Stage,
     batch_loss,
     batches,
-    copy_drill,
     encode,
     forced_copy,
-    look_back,
     padded,
     warm_start,
 )
@@ -210,32 +208,3 @@ def test_tokenizer_command_writes_a_folder(tmp_path, capsys):
 
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 300
     assert "300 ids" in capsys.readouterr().out
-
-
-def test_look_back_heads_attend_to_one_distance_each():
-    policy = tiny_models.policy(hidden=256, layers=1)
-    with torch.no_grad():
-        for projection in (
-            policy.lm.model.layers[0].self_attn.q_proj,
-            policy.lm.model.layers[0].self_attn.k_proj,
-        ):
-            projection.weight.mul_(0.02)  # as small as a fresh model's
-    look_back(policy.lm)
-    policy.lm.set_attn_implementation("eager")
-    ids = torch.randint(0, 500, (1, 300), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        (attention,) = policy.lm(input_ids=ids, output_attentions=True).attentions
-    for head, distance in [(0, 1), (1, 2)]:
-        weights = attention[0, head].diagonal(-distance)[5:]
-        assert float(weights.min()) > 0.8, head
-    assert float(attention[0, 2].diagonal(-1)[5:].max()) < 0.5  # the other key head is left alone
-
-
-def test_copy_drill_asks_for_what_was_said():
-    rng = np.random.default_rng(0)
-    drill = copy_drill(lambda rng: f"v{int(rng.integers(1000))}", most=4)
-    for _ in range(20):
-        (user, said), (assistant, listed) = drill(rng)
-        assert (user, assistant) == ("user", "assistant")
-        assert said.rstrip(".").split(", ") == [line.removeprefix("- ") for line in listed.split("\n")]
-        assert 3 <= len(listed.split("\n")) <= 4

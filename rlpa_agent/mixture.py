@@ -1,13 +1,13 @@
 """What the tiny start model was taught: one documented mixture of dialogues, fixed before any RL run.
 
-This is the last pass; before it the model practises copying on the same dialogues with a teacher that lists nearly
-everything (`DENSE`; the order of the passes is in `rlpa_agent.start`).
+This is the last pass; before it the model practises hearing, copying and answering with a teacher that lists nearly
+everything (`drill`, `rehearsal`; the order of the passes is in `rlpa_agent.start`).
 
 Every dialogue is held with the environment's own scripted user. The teacher knows which points were told plainly and
 writes them down exactly, but it is *weak* on purpose:
 
-- each turn it lists every told point only with a probability drawn for that turn from U(0.25, 0.85);
-- its reply is that of the attentive reference agent in 65 % of turns, else one of six kinds of poor reply.
+- each turn it lists every told point only with a probability drawn for that turn from U(0.35, 0.9);
+- its reply is that of the attentive reference agent in 75 % of turns, else one of six kinds of poor reply.
 
 Nine of ten values are replaced by one to four random words, so that copying is learned instead of a list of values. Users are
 drawn from vanilla/train (extended/train for one dialogue in ten); words of held-out values are never used.
@@ -45,12 +45,10 @@ class Teacher:
     listed: tuple[float, float]  # range of the per-turn probability that a told point is listed
 
 
-WEAK = Teacher(0.65, (0.25, 0.85))
+WEAK = Teacher(0.75, (0.35, 0.9))
 """What the start was taught by: it leaves something to learn."""
-DENSE = Teacher(0.65, (0.9, 1.0))
-"""Replies as the weak one and lists nearly everything: practice in copying before the weak teacher comes."""
 ABLE = Teacher(0.9, (0.9, 1.0))
-"""Replies well too: practice in answering, which the weak teacher shows too seldom to be learned from it."""
+"""Lists nearly everything and replies well: practice in what the weak teacher shows too seldom to be learned from it."""
 STRONG = Teacher(1.0, (1.0, 1.0))
 """Lists every point that it was told plainly and nothing else: a supervised ceiling to compare with."""
 
@@ -157,9 +155,7 @@ def dialogue(
     return held(person, rng, length, teacher, Disguised())[0]
 
 
-def drill(
-    rng: np.random.Generator, turns: tuple[int, int] = (1, 4), good_replies: float = 0.0
-) -> list[tuple[str, str]]:
+def drill(rng: np.random.Generator, turns: tuple[int, int] = (1, 4)) -> list[tuple[str, str]]:
     """Dense practice in hearing: up to four points a message, among distractors and hints; the answer lists all told.
 
     A dialogue tells a point every other turn, so that nine of ten tokens teach something else; this teaches the slot
@@ -192,7 +188,7 @@ def drill(
         parts = [parts[i] for i in rng.permutation(len(parts))]
         told |= {point: None for _, point in parts if point}
         messages.append(("user", " ".join(line for line, _ in parts)))
-        if good_replies and rng.random() < good_replies:
+        if rng.random() < ABLE.good_replies:
             reply = answer([{"role": role, "content": content} for role, content in messages])
         else:
             reply = _POOR[int(rng.random() * 3)]
@@ -200,14 +196,9 @@ def drill(
     return messages
 
 
-def practice(rng: np.random.Generator) -> list[tuple[str, str]]:
-    """A drill or a whole dialogue with the teacher that lists everything, one as often as the other."""
-    return drill(rng) if rng.random() < 0.5 else dialogue(rng, teacher=DENSE)
-
-
 def rehearsal(rng: np.random.Generator) -> list[tuple[str, str]]:
-    """As ``practice``, with a teacher and drills that reply well nine times in ten."""
-    return drill(rng, good_replies=ABLE.good_replies) if rng.random() < 0.5 else dialogue(rng, teacher=ABLE)
+    """A drill or a whole dialogue with the able teacher, one as often as the other."""
+    return drill(rng) if rng.random() < 0.5 else dialogue(rng, teacher=ABLE)
 
 
 def held(

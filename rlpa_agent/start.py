@@ -19,13 +19,17 @@ from rlpa_agent.policy import Policy
 from rlpa_agent.tokenizer import train_tokenizer
 from rlpa_agent.warm_start import Progress, Schedule, Source, Stage, warm_start
 
+VOCABULARY = 1536
+"""Ids of the tokenizer. After 400 steps of the first pass, with induction heads written in, the nats of a batch were
+1,459 with 512 ids, 1,285 with 1,536 and 1,606 with 3,072; a batch of 1,536 also takes three quarters of the time of 512."""
+
 
 def fresh_policy(texts: Sequence[str], *, seed: int = 0, context: int = 3072) -> Policy:
-    """The untrained tiny model: its tokenizer learned from ``texts``, 3.5 M parameters, induction heads."""
+    """The untrained tiny model: its tokenizer learned from ``texts``, 3.8 M parameters, induction heads."""
     from transformers import Qwen2Config
 
     config = Qwen2Config(
-        vocab_size=512,
+        vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=768,
         num_hidden_layers=4,
@@ -36,7 +40,7 @@ def fresh_policy(texts: Sequence[str], *, seed: int = 0, context: int = 3072) ->
         tie_word_embeddings=True,
     )
     policy = Policy.from_config(
-        config, train_tokenizer(texts, 512, context), system_prompt="", seed=seed, reference=False
+        config, train_tokenizer(texts, VOCABULARY, context), system_prompt="", seed=seed, reference=False
     )
     induct(policy.lm, seed=seed)
     return policy
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from rlpa_agent.mixture import dialogue, drill, practice, rehearsal
+    from rlpa_agent.mixture import dialogue, drill, rehearsal
 
     parser = argparse.ArgumentParser(prog="python -m rlpa_agent.start", description=main.__doc__)
     parser.add_argument("out", type=Path)
@@ -60,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Hearing and copying are practised first, densely and with a teacher that lists everything; the last pass is the
     # weak one, whose ways the start is to have. Each pass anneals to zero.
     passes: list[tuple[Schedule, list[tuple[Source, int, int]]]] = [
-        (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(drill, 1600, 8), (practice, 1000, 8)]),
-        (Schedule(muon_lr=0.015, warmup_steps=30, decay_share=0.8), [(rehearsal, 1500, 8)]),
+        (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(drill, 1500, 8), (rehearsal, 2500, 8)]),
         (Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=20, decay_share=0.9), [(dialogue, 250, 8)]),
     ]
     begun = options.out / "pass1" / "last"

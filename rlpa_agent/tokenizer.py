@@ -2,8 +2,8 @@
 
     python -m rlpa_agent.tokenizer texts.txt OUT [--vocab-size 512]
 
-Byte-level: any text encodes, and decoding gives it back. A small vocabulary is deliberate: with some 250 merges
-an unseen value falls into a few common pieces, and copying pieces is what a small model can learn.
+Byte-level: any text encodes, and decoding gives it back. A small vocabulary is deliberate: an unseen value falls
+into a few common pieces, and copying pieces is what a small model can learn (sizes compared: `rlpa_agent.start`).
 """
 
 from __future__ import annotations

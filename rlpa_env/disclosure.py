@@ -14,7 +14,7 @@ import numpy as np
 
 from rlpa_env.hearing import Heard, echo, hear
 from rlpa_env.profiles import Profile
-from rlpa_env.text import normalise, stems
+from rlpa_env.text import stems
 from rlpa_env.topics import topics_of
 from rlpa_env.types import Point
 from rlpa_env.world import Value, world
@@ -224,10 +224,10 @@ def _asked(mind: Mind, heard: Heard) -> tuple[int, ...]:
     """Untold facts that a question aims at: by slot, then by topic."""
     if not heard.questions:
         return ()
-    question_stems = frozenset().union(*(stems(question) for question in heard.questions))
+    question_stems = heard.question_stems
     by_slot, by_topic = [], []
-    for index, fact in enumerate(mind.facts):
-        if mind.status[index] != HIDDEN:
+    for index, (fact, status) in enumerate(zip(mind.facts, mind.status, strict=True)):
+        if status != HIDDEN:
             continue
         if fact.slot in heard.asks_slots or (fact.slot_stems and fact.slot_stems <= question_stems):
             by_slot.append(index)
@@ -256,8 +256,8 @@ def listen(mind: Mind, style: Style, reply: str) -> Impression:
         reacts = bool(set(takes_up) & set(mind.last)) or bool(heard.stems & own) or bool(takes_up)
         reacts = reacts and echo(reply, mind.message) < 0.6
     asked = _asked(mind, heard)
-    open_now = tuple(i for i in asked if mind.facts[i].gate < 0 or i in mind.opened)
-    allowed = tuple(i for i in open_now if not (mind.facts[i].private and mind.trust < style.trust))
+    open_now = [i for i in asked if mind.facts[i].gate < 0 or i in mind.opened]
+    allowed = tuple([i for i in open_now if not (mind.facts[i].private and mind.trust < style.trust)])
     true, false = _claims(mind, heard)
     suits = None
     if mind.pending not in ("", "question"):
@@ -278,7 +278,7 @@ def listen(mind: Mind, style: Style, reply: str) -> Impression:
 
 def _dislike(mind: Mind, heard: Heard, reacts: bool | None, false_claim: bool) -> str:
     """The first thing this person would complain about, or ""."""
-    text = normalise(heard.text)
+    text = heard.normal
     if heard.machine_speak:
         return "machine"
     if text and _recent(mind, mind.heard.get(text)):
@@ -291,12 +291,13 @@ def _dislike(mind: Mind, heard: Heard, reacts: bool | None, false_claim: bool) -
         return "lecture"
     if len(heard.questions) > 1 or (heard.questions and reacts is False and mind.cold_questions >= 2):
         return "interrogation"
-    if any(_recent(mind, mind.questions.get(normalise(question))) for question in heard.questions):
+    if any(_recent(mind, mind.questions.get(question)) for question in heard.asked):
         return "asked_again"
-    own = heard.asks_slots & {fact.slot for fact in mind.facts}
-    told = {fact.slot for i, fact in enumerate(mind.facts) if mind.status[i] == PLAIN and fact.single}
-    if own and own <= (told & mind.answered):
-        return "asked_again"
+    if heard.asks_slots & mind.answered:
+        own = heard.asks_slots & {fact.slot for fact in mind.facts}
+        told = {fact.slot for i, fact in enumerate(mind.facts) if mind.status[i] == PLAIN and fact.single}
+        if own and own <= (told & mind.answered):
+            return "asked_again"
     if not text or (mind.pending == "question" and not heard.statements):
         return "ignored"
     if mind.pending not in ("", "question") and not heard.suggestions:
@@ -327,8 +328,8 @@ def remember(mind: Mind, impression: Impression) -> None:
         for index, fact in enumerate(mind.facts):
             if fact.gate in impression.takes_up:
                 mind.opened.add(index)
-    mind.heard[normalise(heard.text)] = mind.turn
-    mind.questions.update((normalise(question), mind.turn) for question in heard.questions)
+    mind.heard[heard.normal] = mind.turn
+    mind.questions.update(dict.fromkeys(heard.asked, mind.turn))
     mind.answered.update(heard.asks_slots)
 
 

@@ -25,6 +25,7 @@ MAX_ACTION_CHARS = 16_384
 MAX_OBSERVATION_CHARS = 1_000_000
 _NO_VERDICT = Verdict(False, False, False, False, False)
 _NO_SCORE = ProfileScore()
+_JUDGE_KEYS = tuple((f"judge/{criterion}", criterion) for criterion in CRITERIA)
 
 
 class Snapshot(NamedTuple):
@@ -245,8 +246,8 @@ class RLPAEnv(gym.Env[str, str]):
             "stop_reason": self._stop.value,
             "error": self._error,
         }
-        for criterion in CRITERIA:
-            info[f"judge/{criterion}"] = bool(getattr(verdict, criterion))
+        for key, criterion in _JUDGE_KEYS:
+            info[key] = bool(getattr(verdict, criterion))
         return info
 
     def render(self) -> str | None:

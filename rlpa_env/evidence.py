@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlpa_env.hearing import Heard, hear, split_questions
 from rlpa_env.text import is_question, normalise, sentences, stem, stems, words
@@ -136,7 +136,6 @@ class History(NamedTuple):
     values: frozenset[Key] = frozenset()
     last: Said | None = None  # newest user message
     previous: Heard | None = None  # newest assistant message
-    replies: frozenset[str] = frozenset()  # normalised assistant replies
     lines: frozenset[str] = frozenset()  # normalised assistant sentences and questions
     wordings: tuple[frozenset[str], ...] = ()  # of assistant replies, see ``wording``
 
@@ -203,7 +202,6 @@ def values_named(found: frozenset[str]) -> frozenset[Key]:
     return frozenset(key for part in found for parts, key in named.get(part, ()) if parts <= found)
 
 
-@lru_cache(maxsize=16_384)
 def about_self(sentence: str) -> bool:
     """Whether a sentence speaks of its speaker, now and in earnest: not of others, the past, wishes or hearsay.
 
@@ -258,7 +256,13 @@ def _kind(lines: Sequence[_Line], question: str) -> str:
     return "yes_no" if _YES_NO.match(question) else "wh"
 
 
-@lru_cache(maxsize=16_384)
+def _union(sets: list[frozenset[Any]]) -> frozenset[Any]:
+    """Their union; mostly there is one that is not empty."""
+    filled = [found for found in sets if found]
+    return (filled[0] if len(filled) == 1 else filled[0].union(*filled[1:])) if filled else _NONE
+
+
+@lru_cache(maxsize=2_048)
 def said(message: str) -> Said:
     """A user message as evidence.
 
@@ -271,23 +275,22 @@ def said(message: str) -> Said:
         if sentence.endswith(("...", "\u2026")) and _RETRACTS.match(found_lines[index + 1]):
             lines[index] = _Line(lines[index].stems, lines[index].question, lines[index].seeks, lines[index].begs)
     question = next((line.question for line in reversed(lines) if line.question), "")
-    union = frozenset().union
-    found = union(*(line.stems for line in lines))
+    found = _union([line.stems for line in lines])
     return Said(
         text=message,
         kind=_kind(lines, question),
         question=question,
-        asked=union(*(line.stems for line in lines if line.question or line.begs or line.seeks)),
+        asked=_union([line.stems for line in lines if line.question or line.begs or line.seeks]),
         stems=found,
         weights=topic_weights(found),
-        own=union(*(line.own for line in lines)),
-        denied=union(*(line.denied for line in lines)),
-        disliked=union(*(line.disliked for line in lines)),
-        values=union(*(line.values for line in lines)),
+        own=_union([line.own for line in lines]),
+        denied=_union([line.denied for line in lines]),
+        disliked=_union([line.disliked for line in lines]),
+        values=_union([line.values for line in lines]),
     )
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=512)
 def wording(reply: str, answered: str) -> frozenset[str]:
     """The words of a reply without those it takes over from the message: what a template keeps from turn to turn."""
     theirs = said(answered).stems
@@ -310,7 +313,7 @@ def history_of(dialogue: tuple[Message, ...]) -> History:
     return _history(dialogue)
 
 
-@lru_cache(maxsize=2_048)
+@lru_cache(maxsize=512)  # as many as a hundred dialogues side by side need; more would keep the garbage collector busy
 def _history(dialogue: tuple[Message, ...]) -> History:
     if not dialogue:
         return _NOTHING
@@ -326,7 +329,6 @@ def _history(dialogue: tuple[Message, ...]) -> History:
             values=before.values | now.values,
             last=now,
             previous=before.previous,
-            replies=before.replies,
             lines=before.lines,
             wordings=before.wordings,
         )
@@ -342,7 +344,6 @@ def _history(dialogue: tuple[Message, ...]) -> History:
         values=before.values,
         last=before.last,
         previous=heard,
-        replies=before.replies | {normalise(message.content)},
-        lines=before.lines.union(map(normalise, (*heard.sentences, *heard.questions))),
+        lines=before.lines.union(heard.lines, heard.asked),
         wordings=(*before.wordings, wording(message.content, before.last.text if before.last else "")),
     )

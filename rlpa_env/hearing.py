@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rlpa_env.text import is_question, sentences, stem, stems, words
+from rlpa_env.text import is_question, normalise, sentences, stem, stems, words
 from rlpa_env.topics import topics_of
 from rlpa_env.world import world
 
@@ -20,11 +20,15 @@ class Heard:
     """One reply as heard. Sentences are verbatim; stems and topics as in ``text`` and ``topics``."""
 
     text: str
+    normal: str  # the text, normalised
+    lines: tuple[str, ...]  # the sentences, normalised
+    asked: tuple[str, ...]  # the questions, normalised
     sentences: tuple[str, ...]
     questions: tuple[str, ...]  # whatever wants an answer, "tell me ..." included
     statements: tuple[str, ...]  # the other sentences, and what is said before a question in the same sentence
     stems: frozenset[str]
     topics: frozenset[str]
+    question_stems: frozenset[str]
     question_topics: frozenset[str]
     asks_slots: frozenset[str]  # canonical slots that a question asks the listener for
     word_count: int
@@ -164,11 +168,15 @@ def hear(reply: str) -> Heard:
     count = len(words(reply))
     return Heard(
         text=reply,
+        normal=normalise(reply),
+        lines=tuple(map(normalise, found)),
+        asked=tuple(map(normalise, questions)),
         sentences=found,
         questions=questions,
         statements=statements,
         stems=stems(reply),
         topics=topics_of(reply),
+        question_stems=frozenset().union(*map(stems, questions)),
         question_topics=topics_of(asked),
         asks_slots=frozenset().union(*map(slots_asked, questions)),
         word_count=count,
@@ -308,11 +316,6 @@ def echo(reply: str, message: str) -> float:
     >>> echo("You had a long day at the bakery?", "I had a long day at the bakery.")
     1.0
     """
-    return _echo(reply, message)
-
-
-@lru_cache(maxsize=16_384)
-def _echo(reply: str, message: str) -> float:
     said, own = stems(message), stems(reply)
     if own:
         return len(own & said) / len(own)

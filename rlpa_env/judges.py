@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from rlpa_env.evidence import COMMON, GENERIC, History, history_of, point_traits, values_named, wording
 from rlpa_env.form import form_of
@@ -20,7 +20,7 @@ from rlpa_env.moves import moves
 from rlpa_env.relevance import clashes, evidence_of, fit_to_request, offered, squash
 from rlpa_env.text import normalise, stems, words
 from rlpa_env.topics import topics_of_stem, topics_of_stems
-from rlpa_env.types import Dialogue, Point, Verdict
+from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.world import world
 
 _MOST_POINTS = 2  # profile points that a natural reply names
@@ -67,18 +67,29 @@ class Claim:
     sharp: frozenset[str]  # names, numbers, words of profile values: each of them must be supported
 
 
+class Remark(NamedTuple):
+    """One statement of a reply."""
+
+    line: str  # normalised
+    words: int
+    stems: frozenset[str]
+    own: frozenset[str]  # stems that say something
+    personal: bool  # in the first person
+    specific: bool  # reacts to something specific
+
+
 @dataclass(frozen=True)
 class ReplyTraits:
     """What the rules need of a reply alone, computed once for each text."""
 
     heard: Heard
     words: frozenset[str]
-    lines: tuple[str, ...]  # normalised sentences
-    questions: tuple[str, ...]  # normalised questions
     form: tuple[float, str]  # score and reason of everything natural that needs no dialogue
     named: frozenset[tuple[str, str]]  # authored values that it names
     content: frozenset[str]  # content stems of its statements
     claims: tuple[Claim, ...]
+    remarks: tuple[Remark, ...]
+    points_back: bool  # a question speaks of "it", "that", "they"
     praise: bool  # nothing but praise or assent
 
 
@@ -91,14 +102,20 @@ def reply_traits(reply: str) -> ReplyTraits:
     return ReplyTraits(
         heard=heard,
         words=frozenset(words(reply)),
-        lines=tuple(map(normalise, heard.sentences)),
-        questions=tuple(map(normalise, heard.questions)),
         form=form_of(heard),
         named=values_named(heard.stems),
         content=content,
         claims=tuple(filter(None, map(_claim, heard.claims))),
+        remarks=tuple(map(_remark, heard.statements)),
+        points_back=any(map(_POINTING.search, heard.questions)),
         praise=content <= (_APPRAISAL if personal else GENERIC) and not (personal and not content),
     )
+
+
+def _remark(line: str) -> Remark:
+    found = stems(line)
+    personal, specific = bool(_FIRST_PERSON.search(line)), bool(_SPECIFIC.search(line))
+    return Remark(normalise(line), len(words(line)), found, found - GENERIC, personal, specific)
 
 
 def _claim(claim: str) -> Claim | None:
@@ -137,17 +154,19 @@ class RuleJudge:
             raise ValueError("judge: expected a dialogue that holds a user message; got none. Pass what reply answers.")
         traits = reply_traits(reply)
         again = _repeats(history, reply, traits)
-        found = {
-            "naturalness": _naturalness(points, history, traits),
-            "relevance": _relevance(points, history, reply, traits),
-            "logic": _logic(history, reply, traits),
-            "engagement": _engagement(history, traits, again),
-            "informativeness": _informativeness(history, reply, traits, again),
-        }
-        scores = {name: score for name, (score, _) in found.items()}
-        reasons = {name: reason for name, (_, reason) in found.items()}
-        passed = {name: score >= 0.5 for name, score in scores.items()}
-        return Verdict(**passed, scores=MappingProxyType(scores), reasons=MappingProxyType(reasons))
+        opinions: tuple[Opinion, ...] = (
+            _naturalness(points, history, traits),
+            _relevance(points, history, reply, traits),
+            _logic(history, reply, traits),
+            _engagement(history, traits, again),
+            _informativeness(history, reply, traits, again),
+        )
+        named = dict(zip(CRITERIA, opinions, strict=True))
+        return Verdict(
+            **{name: score >= 0.5 for name, (score, _) in named.items()},
+            scores=MappingProxyType({name: score for name, (score, _) in named.items()}),
+            reasons=MappingProxyType({name: reason for name, (_, reason) in named.items()}),
+        )
 
 
 Opinion = tuple[float, str]  # score in [0, 1] (passes from 0.5 on) and a reason
@@ -237,14 +256,18 @@ def _answers(history: History, reply: str, traits: ReplyTraits) -> bool:
 
 def _repeats(history: History, reply: str, traits: ReplyTraits) -> bool:
     """Whether the agent said (nearly) this before, be it with another word of the user's put in."""
-    lines = [line for line in traits.lines if line.count(" ") >= 2]
+    lines = [line for line in traits.heard.lines if line.count(" ") >= 2]
     if lines and all(line in history.lines for line in lines):
         return True
     own = wording(reply, history.last.text if history.last else "")
+    size = len(own)
+    if size <= 3:
+        return False
     for earlier in history.wordings:
-        both = len(own & earlier)
-        if len(own) > 3 and both >= _SAME * (len(own) + len(earlier) - both):
-            return True
+        if _SAME * size <= len(earlier) <= size / _SAME:  # else the overlap cannot be that large
+            both = len(own & earlier)
+            if both >= _SAME * (size + len(earlier) - both):
+                return True
     return False
 
 
@@ -253,15 +276,15 @@ def _engagement(history: History, traits: ReplyTraits, again: bool) -> Opinion:
         return 0.0, "said before in this dialogue"
     message, heard = history.last, traits.heard
     assert message is not None
-    hooks = [line for line in heard.statements if normalise(line) not in history.lines]
+    hooks = [remark for remark in traits.remarks if remark.line not in history.lines]
     if heard.flattery and (traits.praise or not heard.questions):
         return 0.3, "flattery instead of a hook"
-    strong = any(_is_hook(line, message.stems) for line in hooks)
-    fresh = [question for question in traits.questions if question not in history.lines]
-    if traits.questions and not fresh and not strong:
+    strong = any(_is_hook(remark, message.stems) for remark in hooks)
+    fresh = [question for question in heard.asked if question not in history.lines]
+    if heard.asked and not fresh and not strong:
         return 0.2, "asks what it asked before"
     asks = bool(fresh)
-    follows = asks and any(stems(question) & message.stems or _POINTING.search(question) for question in heard.questions)
+    follows = asks and (traits.points_back or not heard.question_stems.isdisjoint(message.stems))
     if asks and (hooks or follows):
         return (1.0 if strong else 0.7), "a question that comes with a reaction"
     if strong:
@@ -269,16 +292,14 @@ def _engagement(history: History, traits: ReplyTraits, again: bool) -> Opinion:
     return 0.3, "a question without a reaction" if asks else "no hook"
 
 
-def _is_hook(line: str, theirs: frozenset[str]) -> bool:
+def _is_hook(remark: Remark, theirs: frozenset[str]) -> bool:
     """A remark of one's own, or a reaction to something specific, of more than a few words."""
-    content = stems(line)
-    own = content - theirs - GENERIC
-    count = len(words(line))
-    if count < 3 or (count == 3 and not own) or not content:
+    own = remark.own - theirs
+    if remark.words < 3 or (remark.words == 3 and not own) or not remark.stems:
         return False
-    if _FIRST_PERSON.search(line):
-        return bool(own) or (count > 3 and not content <= GENERIC) or (count > 3 and bool(content - theirs))
-    return len(own) >= 2 or (count > 3 and bool(own) and bool(_SPECIFIC.search(line)))
+    if remark.personal:
+        return bool(own) or (remark.words > 3 and (bool(remark.own) or not remark.stems <= theirs))
+    return len(own) >= 2 or (remark.words > 3 and bool(own) and remark.specific)
 
 
 def _informativeness(history: History, reply: str, traits: ReplyTraits, again: bool) -> Opinion:
@@ -290,15 +311,14 @@ def _informativeness(history: History, reply: str, traits: ReplyTraits, again: b
     if echo(reply, message.text) >= _ECHO and heard.stems and (len(heard.stems) > 1 or len(traits.words) > 4):
         return 0.1, "an echo of the user's message"
     own = traits.content - theirs - GENERIC
-    asked = frozenset().union(*(stems(q) for q in heard.questions)) if heard.questions else frozenset()
-    asks = [q for q in traits.questions if q not in history.lines and not frozenset(q.split()) <= _MINOR and q.count(" ") >= 2]
-    if traits.content & theirs and not own and not asked - GENERIC - theirs:
+    asks = [q for q in heard.asked if q.count(" ") >= 2 and q not in history.lines and not _MINOR.issuperset(q.split())]
+    if traits.content & theirs and not own and not heard.question_stems - GENERIC - theirs:
         return 0.2, "a template around the user's own word"
     if own:
         return (1.0 if len(own) > 1 or asks else 0.7), "says something of its own"
     if traits.praise and traits.content and not asks:
         return 0.2, "mere praise"
-    if asks and (heard.statements or asked - GENERIC):
+    if asks and (heard.statements or heard.question_stems - GENERIC):
         return 0.6, "asks for something new"
-    personal = any(_FIRST_PERSON.search(line) and len(words(line)) >= 5 for line in heard.statements)
+    personal = any(remark.personal and remark.words >= 5 for remark in traits.remarks)
     return (0.5, "a remark of its own") if personal else (0.3, "adds nothing")

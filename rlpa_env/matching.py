@@ -142,7 +142,6 @@ def _common(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:
     return shared, total + _weight(frozenset(right))
 
 
-@lru_cache(maxsize=262_144)
 def value_score(guess: str, truth: str) -> float:
     """How far two values say the same, in [0, 1]; whatever one says beyond the other lowers it.
 
@@ -196,18 +195,18 @@ class LexicalMatcher:
         for row, point in enumerate(guess):
             own = canonical_slot(point.slot) if point.slot else None
             for column in comparable.get(own, comparable[""]):
-                scores_GT[row, column] = point_score(point, truth[column])
+                score = point_score(point, truth[column])
+                if score:
+                    scores_GT[row, column] = score
         return scores_GT
 
 
 def assign(scores_GT: np.ndarray, threshold: float) -> list[tuple[int, int]]:
     """One-to-one pairs (guess, truth) of maximum total score among those with score >= threshold."""
     good = scores_GT >= threshold
-    guesses, truths = np.nonzero(good)
-    if len(guesses) == 0:
-        return []
-    if len(set(guesses.tolist())) == len(guesses) and len(set(truths.tolist())) == len(truths):
-        return list(zip(guesses.tolist(), truths.tolist(), strict=True))
+    guesses, truths = (indices.tolist() for indices in good.nonzero())
+    if len(set(guesses)) == len(guesses) and len(set(truths)) == len(truths):  # nothing to choose
+        return list(zip(guesses, truths, strict=True))
     rows, columns = linear_sum_assignment(np.where(good, scores_GT, 0.0), maximize=True)
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if good[i, j]]
 

@@ -67,7 +67,7 @@ class Profile:
     def __init__(self, id: str, slots: Mapping[str, Any]) -> None:
         """Check and keep. Raises ProfileError for empty names or values, duplicates and wrong types."""
         checked = _checked(id, slots)
-        points = tuple(Point(slot, value) for slot, values in checked.items() for value in values)
+        points = tuple(_point(slot, value) for slot, values in checked.items() for value in values)
         for name, value in (("id", id), ("slots", MappingProxyType(checked)), ("points", points)):
             object.__setattr__(self, name, value)
 
@@ -102,6 +102,12 @@ class Profile:
     def to_mapping(self) -> dict[str, Any]:
         """The JSON form; single values are plain strings."""
         return {"id": self.id, "slots": {k: v[0] if len(v) == 1 else list(v) for k, v in self.slots.items()}}
+
+
+@lru_cache(maxsize=65_536)
+def _point(slot: str, value: str) -> Point:
+    """One object for equal points of many people: compared by identity first, and little for the garbage collector."""
+    return Point(slot, value)
 
 
 def _checked(identity: object, slots: object) -> dict[str, tuple[str, ...]]:

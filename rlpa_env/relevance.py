@@ -44,11 +44,12 @@ def _same_topic(ours: frozenset[str], theirs: frozenset[str]) -> float:
     mine, yours = topic_weights(ours - theirs), topic_weights(theirs)
     if not mine or not yours:
         return 0.0
-    best = max((min(weight, yours[name]) for name, weight in mine.items() if name in yours), default=0.0)
-    if not best:
+    both = mine.keys() & yours.keys()
+    if not both:
         return 0.0
+    best = max([min(mine[name], yours[name]) for name in both])
     topical = [topics for word in ours if (topics := topics_of_stem(word))]
-    fitting = sum(not topics.isdisjoint(yours) for topics in topical)
+    fitting = sum([not topics.isdisjoint(yours) for topics in topical])
     return best * min(1.0, 2.0 * fitting / len(topical))
 
 

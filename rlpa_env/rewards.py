@@ -67,7 +67,7 @@ def profile_score(
         f1=f1(len(pairs), len(guess), len(truth)),
         grounded_f1=f1(len(grounded), len(guess), len(truth)),
         invented=invented / len(guess) if guess else 0.0,
-        ceiling=sum(point in known for point in truth) / len(truth) if truth else 0.0,
+        ceiling=sum(map(known.__contains__, truth)) / len(truth) if truth else 0.0,
         hits=len(pairs),
     )
 

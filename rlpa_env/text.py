@@ -229,6 +229,9 @@ def stems(text: str) -> frozenset[str]:
 
 @_cached()
 def _stems(text: str) -> frozenset[str]:
+    parts = sentences(text)
+    if len(parts) > 1:  # people say the same sentences again, in other messages
+        return frozenset().union(*map(stems, parts))
     found = set()
     for word in words(text):
         if word in STOP_WORDS or (word.endswith("'s") and word[:-2] in STOP_WORDS):

@@ -98,9 +98,12 @@ def topic_weights(found: frozenset[str]) -> Mapping[str, float]:
     table = _by_stem()
     weights: dict[str, float] = {}
     for key in found:
-        topics = table.get(key, ())
-        for name in topics:
-            weights[name] = max(weights.get(name, 0.0), 1.0 / (1.0 + log(len(topics))))
+        topics = table.get(key, _NO_TOPICS)
+        if topics:
+            weight = 1.0 / (1.0 + log(len(topics)))
+            for name in topics:
+                if weights.get(name, 0.0) < weight:
+                    weights[name] = weight
     return MappingProxyType(weights)
 
 

@@ -126,7 +126,7 @@ class ScriptedUser:
     def revealed(self) -> tuple[Point, ...]:
         """Points told so far that are still true."""
         mind = self._mind
-        return tuple(fact.point for fact, status in zip(mind.facts, mind.status, strict=True) if status != HIDDEN)
+        return tuple([fact.point for fact, status in zip(mind.facts, mind.status, strict=True) if status != HIDDEN])
 
     @property
     def patience(self) -> int:

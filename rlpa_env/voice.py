@@ -119,12 +119,13 @@ def assemble(parts: Sequence[tuple[int, str]], most: int) -> tuple[str, list[int
     ``parts`` are (priority, sentence) in speaking order; the least important (highest number) are left out first.
     Returns the text and the indices of the parts that were said.
     """
-    kept: list[int] = []
-    room = most
-    for index in sorted(range(len(parts)), key=lambda i: (parts[i][0], i)):
-        size = _length(parts[index][1])
-        if size <= room:
-            kept.append(index)
-            room -= size
-    kept.sort()
+    sizes = [_length(line) for _, line in parts]
+    kept = list(range(len(parts)))
+    if sum(sizes) > most:
+        room, kept = most, []
+        for _, index in sorted((priority, index) for index, (priority, _) in enumerate(parts)):
+            if sizes[index] <= room:
+                kept.append(index)
+                room -= sizes[index]
+        kept.sort()
     return " ".join(parts[index][1] for index in kept), kept

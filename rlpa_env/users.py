@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from rlpa_env.population import shifted
 from rlpa_env.profiles import Profile
 from rlpa_env.text import stems
 from rlpa_env.types import Dialogue, Point
-from rlpa_env.voice import assemble, distractor, hint_lines, pick, plain_lines
+from rlpa_env.voice import distractor, fitting, hint_lines, pick, plain_lines
 from rlpa_env.world import world
 
 CUES = ("explicit", "implicit", "mixed")
@@ -51,6 +51,28 @@ class UserTurn:
     distractors: tuple[Point, ...] = ()  # points mentioned that are not true of the user
     dislike: str = ""  # what the complaint was about
     request: str = ""  # topic of a request for an idea
+
+
+class Part(NamedTuple):
+    """One sentence that a user is about to say."""
+
+    line: str
+    mark: str = ""  # "plain" | "hint" | "distractor" | "request" | "question" | "" for everything else
+    what: Any = None  # the index of a fact, the distractor's point, or the topic of the request
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a user has decided to say, before it is worded."""
+
+    parts: tuple[Part, ...]
+    dislike: str = ""
+    left: bool = False
+
+    @property
+    def text(self) -> str:
+        """The authored wording."""
+        return " ".join(part.line for part in self.parts)
 
 
 @runtime_checkable
@@ -149,6 +171,11 @@ class ScriptedUser:
 
     def reply(self, dialogue: Dialogue, reply: str) -> UserTurn:
         """Hear ``reply`` and answer it in at most three sentences."""
+        draft = self.draft(reply)
+        return self.say(draft, draft.text, draft.parts)
+
+    def draft(self, reply: str) -> Draft:
+        """Hear ``reply`` and decide what to say; nothing counts as said before ``say``."""
         mind, rng = self._mind, self._rng
         mind.turn += 1
         impression = listen(mind, self.style, reply)
@@ -157,11 +184,11 @@ class ScriptedUser:
             self._shift()
         if mind.patience <= 0:
             voice = world().voice
-            parts = [(0, pick(rng, voice["dislike"][impression.dislike], self._used)), (0, pick(rng, voice["left"], self._used))]
-            return UserTurn(assemble(parts, 3)[0], left=True, dislike=impression.dislike)
-        return self._speak(impression)
+            last = (pick(rng, voice["dislike"][impression.dislike], self._used), pick(rng, voice["left"], self._used))
+            return Draft(tuple(map(Part, last)), impression.dislike, left=True)
+        return Draft(tuple(self._parts(impression)), impression.dislike)
 
-    def _speak(self, impression: Impression) -> UserTurn:
+    def _parts(self, impression: Impression) -> list[Part]:
         mind, rng, voice = self._mind, self._rng, world().voice
         news = self._announce()
         clear = [] if impression.dislike or news else self._clear_up(impression)
@@ -192,10 +219,10 @@ class ScriptedUser:
             if other:
                 say(2, other[0], "distractor", other[1])
         self._ask_back(impression, say)
-        text, kept = assemble(parts, self.style.sentences if not impression.dislike else 3)
-        if not text:  # nothing to tell, nothing to complain about
-            text, kept = pick(rng, voice["smalltalk"], self._used), []
-        return self._done(text, [(marks[i], parts[i][1]) for i in kept], impression)
+        kept = fitting(parts, self.style.sentences if not impression.dislike else 3)
+        if not kept:  # nothing to tell, nothing to complain about
+            return [Part(pick(rng, voice["smalltalk"], self._used))]
+        return [Part(parts[i][1], *marks[i]) for i in kept]
 
     def _lead(self, impression: Impression, tells: bool, say) -> None:
         """The first sentence: a complaint, an answer to a claim or idea, an acknowledgement, or small talk."""
@@ -253,14 +280,16 @@ class ScriptedUser:
         elif not mind.pending and rng.random() < _QUESTIONS_BACK:
             say(3, pick(rng, voice["question_back"], self._used), "question", None)
 
-    def _done(self, text: str, said: Sequence[tuple[tuple[str, object], str]], impression: Impression) -> UserTurn:
-        """Write down what was said."""
+    def say(self, draft: Draft, text: str, said: Sequence[Part]) -> UserTurn:
+        """Say ``text``, which voices the parts ``said`` of the draft; what it leaves out stays unsaid."""
         mind = self._mind
+        if draft.left:
+            return UserTurn(text, left=True, dislike=draft.dislike)
         told, plainly, distractors = [], [], []
         mind.pending, request, last = "", "", []
-        for (mark, what), line in said:
+        for line, mark, what in said:
             if mark in ("plain", "hint"):
-                index = int(what)  # type: ignore[call-overload]
+                index = int(what)
                 if mind.status[index] == HIDDEN:
                     told.append(mind.facts[index].point)
                 if mark == "plain":
@@ -278,9 +307,7 @@ class ScriptedUser:
             elif mark == "question":
                 mind.pending = "question"
         mind.last, mind.message = tuple(last), text
-        return UserTurn(
-            text, False, tuple(told), tuple(plainly), tuple(distractors), impression.dislike, request  # type: ignore[arg-type]
-        )
+        return UserTurn(text, False, tuple(told), tuple(plainly), tuple(distractors), draft.dislike, request)
 
     def _announce(self) -> list[int]:
         """Changed points to announce now: perhaps one turn early, at the latest when the truth has changed."""

@@ -113,19 +113,17 @@ def _length(line: str) -> int:
     return len(sentences(line))
 
 
-def assemble(parts: Sequence[tuple[int, str]], most: int) -> tuple[str, list[int]]:
-    """Join parts to a message of at most ``most`` sentences.
+def fitting(parts: Sequence[tuple[int, str]], most: int) -> list[int]:
+    """Indices of the parts that fit into a message of at most ``most`` sentences.
 
     ``parts`` are (priority, sentence) in speaking order; the least important (highest number) are left out first.
-    Returns the text and the indices of the parts that were said.
     """
     sizes = [_length(line) for _, line in parts]
-    kept = list(range(len(parts)))
-    if sum(sizes) > most:
-        room, kept = most, []
-        for _, index in sorted((priority, index) for index, (priority, _) in enumerate(parts)):
-            if sizes[index] <= room:
-                kept.append(index)
-                room -= sizes[index]
-        kept.sort()
-    return " ".join(parts[index][1] for index in kept), kept
+    if sum(sizes) <= most:
+        return list(range(len(parts)))
+    kept, room = [], most
+    for _, index in sorted((priority, index) for index, (priority, _) in enumerate(parts)):
+        if sizes[index] <= room:
+            kept.append(index)
+            room -= sizes[index]
+    return sorted(kept)

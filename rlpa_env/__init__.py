@@ -4,15 +4,27 @@ import gymnasium as gym
 
 from rlpa_env.actions import Action, format_action, instructions, parse_action
 from rlpa_env.agents import Agent
-from rlpa_env.env import RLPAEnv, fork, restore
-from rlpa_env.errors import ConfigError, ModelError, NotInstalledError, ProfileError, RLPAError
+from rlpa_env.clients import ChatClient, ChatConfig
+from rlpa_env.env import RLPAEnv
+from rlpa_env.errors import (
+    BudgetError,
+    ConfigError,
+    ModelError,
+    NotInstalledError,
+    OffSchemaError,
+    ProfileError,
+    RLPAError,
+)
 from rlpa_env.evaluate import evaluate
+from rlpa_env.forking import fork, restore
 from rlpa_env.judges import Judge, RuleJudge
-from rlpa_env.matching import LexicalMatcher, Matcher
+from rlpa_env.llm import LLMJudge, LLMMatcher, LLMUser
+from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher
 from rlpa_env.population import load_split
 from rlpa_env.profiles import Profile, load_profiles
 from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
 from rlpa_env.users import ScriptedUser, UserSimulator, UserTurn
+from rlpa_env.vector import RLPAVectorEnv
 from rlpa_env.wrappers import LastMessage, RecordEpisodes, read_episodes
 
 __version__ = "0.1.0"
@@ -21,19 +33,28 @@ __all__ = [
     "CRITERIA",
     "Action",
     "Agent",
+    "BudgetError",
+    "ChatClient",
+    "ChatConfig",
     "ConfigError",
+    "EmbeddingMatcher",
     "Judge",
+    "LLMJudge",
+    "LLMMatcher",
+    "LLMUser",
     "LastMessage",
     "LexicalMatcher",
     "Matcher",
     "Message",
     "ModelError",
     "NotInstalledError",
+    "OffSchemaError",
     "Point",
     "Profile",
     "ProfileError",
     "RLPAEnv",
     "RLPAError",
+    "RLPAVectorEnv",
     "RecordEpisodes",
     "RuleJudge",
     "ScriptedUser",
@@ -52,11 +73,19 @@ __all__ = [
     "restore",
 ]
 
-_ENTRY = "rlpa_env.env:RLPAEnv"
+_LLM = {"user": "llm", "judge": "llm"}
 for _name, _turns, _more in (
     ("RLPA-v0", 10, {}),
     ("RLPA-Extended-v0", 10, {"split": "extended/train"}),
     ("RLPA-Shift-v0", 10, {"shift_turn": 6}),
     ("RLPA-Long-v0", 70, {}),
+    ("RLPA-LLM-v0", 10, _LLM),
 ):
-    gym.register(_name, _ENTRY, max_episode_steps=_turns, kwargs={"max_turns": _turns, **_more})
+    gym.register(
+        _name,
+        "rlpa_env.env:RLPAEnv",
+        vector_entry_point="rlpa_env.vector:RLPAVectorEnv",
+        max_episode_steps=_turns,
+        nondeterministic=_more is _LLM,
+        kwargs={"max_turns": _turns, **_more},
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +11,13 @@ import gymnasium as gym
 import numpy as np
 
 from rlpa_env.actions import Action, instructions, parse_action
-from rlpa_env.errors import ConfigError, ModelError, NotInstalledError, unknown_choice
+from rlpa_env.errors import ConfigError, ModelError, OffSchemaError, unknown_choice
+from rlpa_env.flows import Flow, run
 from rlpa_env.judges import Judge, RuleJudge
-from rlpa_env.matching import LexicalMatcher, Matcher, match_points
+from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher, assign, match_points
 from rlpa_env.population import SPLIT_SIZES, load_split
 from rlpa_env.profiles import Profile, load_profiles
-from rlpa_env.rewards import ProfileScore, profile_score, total_reward
+from rlpa_env.rewards import ProfileScore, score_pairs, total_reward
 from rlpa_env.spaces import UnicodeText
 from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
 from rlpa_env.users import ScriptedUser, UserSimulator
@@ -98,14 +99,16 @@ class RLPAEnv(gym.Env[str, str]):
         self.profiles = profiles_of(split)
         self._by_id = {profile.id: profile for profile in self.profiles}
         self._user = _user_of(user, cues, style, shift_turn, llm)
-        self._matcher = _part_of("matcher", matcher, {"lexical": LexicalMatcher}, ("embedding", "llm"), llm)
-        self._judge = _part_of("judge", judge, {"rules": RuleJudge}, ("llm",), llm)
+        self._matcher, self._judge = _matcher_of(matcher, llm), _judge_of(judge, llm)
         self.split, self.judge_sees, self.credit, self.on_error = split, judge_sees, credit, on_error
         self.profile_weight, self.response_weight = float(profile_weight), float(response_weight)
         self.max_turns, self.render_mode = max_turns, render_mode
         self.observation_space = UnicodeText(MAX_OBSERVATION_CHARS)
         self.action_space = UnicodeText(MAX_ACTION_CHARS)
         self._begun = False
+        self._ready: tuple[str, Sequence[Any]] | None = None
+        parts = ((self._user, "reply_flow"), (self._matcher, "scores_flow"), (self._judge, "judge_flow"))
+        self._waits = any(hasattr(part, name) for part, name in parts)
 
     @property
     def profile(self) -> Profile:
@@ -165,7 +168,7 @@ class RLPAEnv(gym.Env[str, str]):
         self._turn, self._stop, self._error, self._valid = 0, StopReason.RUNNING, "", True
         self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, _NO_VERDICT
         self._rewards = (0.0, 0.0)
-        self._begun = True
+        self._begun, self._ready = True, None
         if self.render_mode == "human":
             self.render()
         return self._observation, self._info()
@@ -181,21 +184,23 @@ class RLPAEnv(gym.Env[str, str]):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """One turn: parse, score the guess, let the user answer the reply, judge the reply."""
-        if not self._begun:
-            raise gym.error.ResetNeeded("RLPAEnv.step: expected reset() first; call reset(seed=...) and step then.")
-        self._turn += 1
-        act = self._action = parse_action(action)
-        before = tuple(self._dialogue)
-        truth, known = self._user.profile, self._user.revealed
+        ready, self._ready = self._ready, None
+        if ready is None:
+            outcomes = self._outcomes(action)
+        elif ready[0] == action:
+            outcomes = ready[1]
+        else:
+            raise ConfigError(f"step: expected the action whose model calls were made, {ready[0]!r:.80}; got {action!r:.80}.")
+        act, before = self._action, tuple(self._dialogue)
         self._raw.append(("assistant", str(action)[:MAX_ACTION_CHARS]))
         self._dialogue.append(Message("assistant", act.reply))
-        try:
-            self._score = self._profile_score(act, truth, known, before)
-            answer = self._user.reply(before, act.reply)
-            shown = truth.points if self.judge_sees == "hidden" else act.profile
-            self._verdict = _NO_VERDICT if act.error else self._judge.judge(shown, before, act.reply)
-        except ModelError as failure:
+        failure = next((outcome for outcome in outcomes if isinstance(outcome, ModelError)), None)
+        if failure is not None:
             return self._fail(failure, act)
+        pairs, answer, self._verdict = outcomes
+        truth, known = self._before
+        said = tuple([message.content for message in before if message.role == "user"])
+        self._score = score_pairs(pairs, act.profile, truth.points, revealed=known, said=said)
         self._dialogue.append(Message("user", answer.message))
         self._raw.append(("user", answer.message))
         self._observation += f"\nAssistant: {act.reply}\nUser: {answer.message}"
@@ -211,18 +216,62 @@ class RLPAEnv(gym.Env[str, str]):
         reward = total_reward(*self._rewards, self.profile_weight, self.response_weight)
         return self._observation, reward, answer.left, False, self._info()
 
-    def _profile_score(
-        self, act: Action, truth: Profile, known: tuple[Point, ...], before: tuple[Message, ...]
-    ) -> ProfileScore:
-        said = tuple(message.content for message in before if message.role == "user")
-        return profile_score(act.profile, truth.points, self._matcher, revealed=known, said=said)
+    @property
+    def waits(self) -> bool:
+        """Whether a turn calls models, and so is worth running beside others; see ``flows``."""
+        return self._waits
+
+    def flows(self, action: str) -> list[Flow[Any]]:
+        """Begin a turn of an environment that waits: matched pairs, the user's answer and the verdict, as flows.
+
+        `vector.step_all` runs those of many environments together, hands each its outcomes by ``take`` and then calls
+        ``step`` with the same action.
+        """
+        self._begin(action)
+        act, before, truth = self._action, tuple(self._dialogue), self._before[0]
+        shown = truth.points if self.judge_sees == "hidden" else act.profile
+        user, judge = self._user, self._judge
+        answer = user.reply_flow(before, act.reply) if hasattr(user, "reply_flow") else _now(user.reply, before, act.reply)
+        if act.error:
+            verdict = _now(lambda: _NO_VERDICT)
+        elif hasattr(judge, "judge_flow"):
+            verdict = judge.judge_flow(shown, before, act.reply)
+        else:
+            verdict = _now(judge.judge, shown, before, act.reply)
+        return [_matched(self._matcher, act.profile, truth.points), answer, verdict]
+
+    def take(self, action: str, outcomes: Sequence[Any]) -> None:
+        """The outcomes of ``flows(action)``, for the ``step(action)`` that follows."""
+        self._ready = (action, outcomes)
+
+    def _begin(self, action: str) -> None:
+        if not self._begun:
+            raise gym.error.ResetNeeded("RLPAEnv.step: expected reset() first; call reset(seed=...) and step then.")
+        self._turn += 1
+        self._action = parse_action(action)
+        self._before = self._user.profile, self._user.revealed
+
+    def _outcomes(self, action: str) -> Sequence[Any]:
+        """Pairs, user's turn and verdict; a ModelError in the place of what failed."""
+        if self._waits:
+            return run(self.flows(action))
+        self._begin(action)
+        act, before, truth = self._action, tuple(self._dialogue), self._before[0]
+        shown = truth.points if self.judge_sees == "hidden" else act.profile
+        try:
+            pairs = match_points(self._matcher, act.profile, truth.points)
+            answer = self._user.reply(before, act.reply)
+            return pairs, answer, _NO_VERDICT if act.error else self._judge.judge(shown, before, act.reply)
+        except ModelError as failure:  # of somebody's own parts
+            return (failure,)
 
     def _fail(self, failure: ModelError, act: Action) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """A model failed: the turn has no valid reward, and the transcript is kept."""
         if self.on_error == "raise":
             raise failure
         self._observation += f"\nAssistant: {act.reply}"
-        self._valid, self._error, self._stop = False, str(failure), StopReason.FAILURE
+        kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
+        self._valid, self._error, self._stop = False, f"{kind}{failure}", StopReason.FAILURE
         self._rewards, self._verdict = (0.0, 0.0), _NO_VERDICT
         return self._observation, 0.0, False, True, self._info()
 
@@ -299,53 +348,47 @@ def _one_of(name: str, value: object, choices: Any) -> None:
 def _user_of(
     user: str | UserSimulator, cues: str, style: str | None, shift_turn: int | None, llm: Mapping[str, Any] | None
 ) -> UserSimulator:
-    if isinstance(user, str):
-        scripted = {"scripted": lambda: ScriptedUser(cues=cues, style=style, shift_turn=shift_turn)}
-        return _part_of("user", user, scripted, ("llm",), llm)
-    ScriptedUser(cues=cues, style=style)  # the same checks of the arguments
-    return user
+    ScriptedUser(cues=cues, style=style)  # checks the arguments, whoever the user is
+    if not isinstance(user, str):
+        return user
+    _one_of("user", user, ("scripted", "llm"))
+    if user == "scripted":
+        return ScriptedUser(cues=cues, style=style, shift_turn=shift_turn)
+    from rlpa_env.llm import LLMUser
+
+    return LLMUser(llm, cues=cues, style=style, shift_turn=shift_turn)
 
 
-def _part_of(what: str, part: Any, ready: Mapping[str, Any], optional: tuple[str, ...], llm: Any) -> Any:
-    """Build a part from its name, or take the object that was passed."""
-    if not isinstance(part, str):
-        return part
-    if part in ready:
-        return ready[part]()
-    _one_of(what, part, (*ready, *optional))
-    extra = "embed" if part == "embedding" else "llm"
-    raise NotInstalledError(
-        f"{what}={part!r}: expected the packages of the extra [{extra}]; this version does not ship that part yet. "
-        f"Use {what}={next(iter(ready))!r}, or pass an object with the {what}'s methods."
-    )
+def _matcher_of(matcher: str | Matcher, llm: Mapping[str, Any] | None) -> Matcher:
+    if not isinstance(matcher, str):
+        return matcher
+    _one_of("matcher", matcher, ("lexical", "embedding", "llm"))
+    if matcher == "llm":
+        from rlpa_env.llm import LLMMatcher
+
+        return LLMMatcher(llm)
+    return LexicalMatcher() if matcher == "lexical" else EmbeddingMatcher()
 
 
-def fork(env: gym.Env) -> gym.Env:
-    """An independent copy of a (wrapped) environment in mid-episode: same person, same random stream, same turn count.
+def _judge_of(judge: str | Judge, llm: Mapping[str, Any] | None) -> Judge:
+    if not isinstance(judge, str):
+        return judge
+    _one_of("judge", judge, ("rules", "llm"))
+    if judge == "rules":
+        return RuleJudge()
+    from rlpa_env.llm import LLMJudge
 
-    Wrappers are copied shallowly around the copy; recorders (``records_episodes = True``) are left out, so that a
-    branch that is only tried leaves no trace.
-    """
-    if isinstance(env, gym.Wrapper):
-        if getattr(env, "records_episodes", False):
-            return fork(env.env)
-        twin = copy.copy(env)
-        twin.env = fork(env.env)
-        return twin
-    if not isinstance(env, RLPAEnv):
-        raise ConfigError(f"fork: expected an RLPAEnv inside the wrappers; got {type(env).__name__}.")
-    return env.forked()
+    return LLMJudge(llm)
 
 
-def restore(env: gym.Env, state: gym.Env) -> None:
-    """Put ``env`` into the state of ``state``, a `fork` of it; ``state`` stays as it is and can be used again."""
-    inner, source = env, state
-    while isinstance(inner, gym.Wrapper):
-        if not getattr(inner, "records_episodes", False) and isinstance(source, gym.Wrapper):
-            kept = inner.env
-            inner.__dict__.update({k: copy.copy(v) for k, v in source.__dict__.items() if k != "env"})
-            inner.env, source = kept, source.env
-        inner = inner.env
-    if not isinstance(inner, RLPAEnv) or not isinstance(source, RLPAEnv):
-        raise ConfigError("restore: expected an environment and a fork of it, both around an RLPAEnv.")
-    inner.restore(source.snapshot())
+def _now(call: Callable[..., Any], *args: Any) -> Flow[Any]:
+    """A flow that waits for nothing."""
+    return call(*args)
+    yield
+
+
+def _matched(matcher: Matcher, guess: Sequence[Point], truth: Sequence[Point]) -> Flow[list[tuple[int, int]]]:
+    if not hasattr(matcher, "scores_flow"):
+        return match_points(matcher, guess, truth)
+    scores_GT = yield from matcher.scores_flow(guess, truth)
+    return assign(scores_GT, matcher.threshold)

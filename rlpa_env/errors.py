@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class RLPAError(Exception):
@@ -24,6 +25,20 @@ class NotInstalledError(RLPAError, ImportError):
 
 class ModelError(RLPAError, RuntimeError):
     """A user, matcher or judge model failed; the turn has no valid reward."""
+
+
+class OffSchemaError(ModelError):
+    """A model answered and stayed off its schema: what it was shown may have caused that, and it is counted."""
+
+
+class BudgetError(ModelError):
+    """The budget of a client is spent."""
+
+
+def require(package: str, extra: str, what: str) -> None:
+    """Raise NotInstalledError, naming the extra, if an optional package is not there; imports nothing."""
+    if find_spec(package) is None:
+        raise NotInstalledError(f"{what}: expected the package {package}; install it with: pip install 'rlpa[{extra}]'")
 
 
 def unknown_choice(what: str, got: object, choices: Iterable[str]) -> ConfigError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 from scipy.optimize import linear_sum_assignment
 
+from rlpa_env.errors import require
 from rlpa_env.profiles import canonical_slot
 from rlpa_env.text import normalise, stem, words
 from rlpa_env.text import stems as content_stems
@@ -160,16 +161,34 @@ def value_score(guess: str, truth: str) -> float:
 
 
 @lru_cache(maxsize=262_144)
-def point_score(guess: Point, truth: Point) -> float:
-    """`value_score` where the slots allow it, else 0."""
+def comparable(guess: Point, truth: Point) -> bool:
+    """Whether two points may mean the same at all, however alike they sound.
+
+    Not where both slots are known and differ, numbers differ, one is negated, or one is about somebody else; and a
+    value that is only a number, yes/no or a stop word means something under the same slot name only.
+
+    >>> comparable(Point("Age", "34"), Point("Age", "33")), comparable(Point("", "no pets"), Point("", "has pets"))
+    (False, False)
+    """
+    if not _same_slot(guess, truth):
+        return False
+    a, b = _meaning(guess.value), _meaning(truth.value)
+    return a.normal == b.normal or (a.negated == b.negated and a.other == b.other and a.numbers == b.numbers)
+
+
+def _same_slot(guess: Point, truth: Point) -> bool:
     own, true = (canonical_slot(p.slot) if p.slot else None for p in (guess, truth))
     if own is not None and true is not None and own != true:
-        return 0.0
+        return False
     if _meaning(truth.value).bare or _meaning(guess.value).bare:
-        named = own == true if own or true else normalise(guess.slot) == normalise(truth.slot) and bool(guess.slot)
-        if not named:
-            return 0.0
-    return value_score(guess.value, truth.value)
+        return own == true if own or true else normalise(guess.slot) == normalise(truth.slot) and bool(guess.slot)
+    return True
+
+
+@lru_cache(maxsize=262_144)
+def point_score(guess: Point, truth: Point) -> float:
+    """`value_score` where the slots allow it, else 0."""
+    return value_score(guess.value, truth.value) if _same_slot(guess, truth) else 0.0
 
 
 @lru_cache(maxsize=16_384)
@@ -199,6 +218,52 @@ class LexicalMatcher:
                 if score:
                     scores_GT[row, column] = score
         return scores_GT
+
+
+class EmbeddingMatcher:
+    """Meaning by sentence embeddings; numbers, negation, persons and slots stay with the rules.
+
+    A pair scores the cosine of the two values' embeddings where the rules allow it, or its lexical score if that is
+    higher. Needs the extra ``embed``.
+
+    Args:
+        model: name or local path of a sentence-transformers model.
+    """
+
+    threshold = 0.6
+
+    def __init__(self, model: str = "sentence-transformers/all-MiniLM-L6-v2") -> None:
+        require("sentence_transformers", "embed", "matcher 'embedding'")
+        self.model = model
+        self._encoder: Any = None
+        self._known: dict[str, np.ndarray] = {}
+
+    def scores(self, guess: Sequence[Point], truth: Sequence[Point]) -> np.ndarray:
+        """Float array [len(guess), len(truth)] in [0, 1]."""
+        scores_GT = LexicalMatcher().scores(guess, truth)
+        open_GT = [
+            (row, column)
+            for row, g in enumerate(guess)
+            for column, t in enumerate(truth)
+            if scores_GT[row, column] < 1.0 and comparable(g, t) and not (_meaning(g.value).bare or _meaning(t.value).bare)
+        ]
+        if open_GT:
+            self._embed({normalise(p.value) for row, column in open_GT for p in (guess[row], truth[column])})
+        for row, column in open_GT:
+            cosine = float(self._known[normalise(guess[row].value)] @ self._known[normalise(truth[column].value)])
+            scores_GT[row, column] = max(scores_GT[row, column], min(1.0, max(0.0, cosine)))
+        return scores_GT
+
+    def _embed(self, values: set[str]) -> None:
+        new = sorted(values - self._known.keys())
+        if not new:
+            return
+        if self._encoder is None:
+            from sentence_transformers import SentenceTransformer
+
+            self._encoder = SentenceTransformer(self.model, device="cpu")
+        vectors = self._encoder.encode(new, normalize_embeddings=True, show_progress_bar=False)
+        self._known.update(zip(new, np.asarray(vectors, dtype=float), strict=True))
 
 
 def assign(scores_GT: np.ndarray, threshold: float) -> list[tuple[int, int]]:

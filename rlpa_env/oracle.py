@@ -9,7 +9,8 @@ import gymnasium as gym
 from rlpa_env import attentive, replies
 from rlpa_env.actions import format_action
 from rlpa_env.agents import Messages, frequencies, training_split
-from rlpa_env.env import RLPAEnv, fork
+from rlpa_env.env import RLPAEnv
+from rlpa_env.forking import fork
 from rlpa_env.text import sentences
 from rlpa_env.types import Point
 

@@ -45,15 +45,27 @@ def profile_score(
     revealed: Collection[Point] = (),
     said: tuple[str, ...] = (),
 ) -> ProfileScore:
-    """Score a guess.
+    """Match a guess and score it; see `score_pairs`."""
+    return score_pairs(match_points(matcher, guess, truth), guess, truth, revealed=revealed, said=said)
+
+
+def score_pairs(
+    pairs: Sequence[tuple[int, int]],
+    guess: Sequence[Point],
+    truth: Sequence[Point],
+    *,
+    revealed: Collection[Point] = (),
+    said: tuple[str, ...] = (),
+) -> ProfileScore:
+    """Score a guess whose hits are known.
 
     Args:
+        pairs: (index of guess, index of truth) of every hit.
         revealed: true points that the user had revealed before the guess.
         said: the user's messages before the guess; a guessed point is supported if one of them holds its content
             words, or if it hits a revealed point.
     """
     known = set(revealed)
-    pairs = match_points(matcher, guess, truth)
     grounded = {g for g, t in pairs if truth[t] in known}
     heard = [stems(text) for text in said] if len(grounded) < len(guess) else []
     invented = 0

@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import rlpa_env
-from rlpa_env import ModelError, Point, Profile, fork, format_action, restore
+from rlpa_env import ModelError, Point, Profile, clients, fork, format_action, restore
 from rlpa_env.agents import make_agent
 
 IDS = ("RLPA-v0", "RLPA-Extended-v0", "RLPA-Shift-v0", "RLPA-Long-v0")
@@ -342,8 +342,15 @@ def test_impossible_numbers_are_refused(arguments):
         gym.make("RLPA-v0", **arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"user": "llm"}, {"judge": "llm"}, {"matcher": "llm"}, {"matcher": "embedding"}])
-def test_parts_that_are_not_there_say_so(arguments):
+LLM = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"user": "llm", "llm": LLM}, {"judge": "llm", "llm": LLM}, {"matcher": "llm", "llm": LLM}, {"matcher": "embedding"}]
+)
+def test_parts_that_are_not_there_say_so(arguments, monkeypatch):
+    monkeypatch.setattr("rlpa_env.errors.find_spec", lambda package: None)
+    clients._shared.cache_clear()
     with pytest.raises(rlpa_env.NotInstalledError, match=r"\[(llm|embed)\]"):
         gym.make("RLPA-v0", **arguments)
 

@@ -1,0 +1,324 @@
+"""Language models as user, judge and matcher. Agent text reaches them as data only: a string in a field of a JSON object.
+
+Each part is a *flow* (see `flows`): the environment has the calls of one turn in flight together.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from rlpa_env.clients import ChatClient, client_of
+from rlpa_env.errors import OffSchemaError
+from rlpa_env.evidence import COMMON, about_self
+from rlpa_env.flows import Flow, alone
+from rlpa_env.hearing import is_machine_speak
+from rlpa_env.matching import comparable
+from rlpa_env.profiles import Profile
+from rlpa_env.text import normalise, sentences, stems
+from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
+from rlpa_env.users import Draft, Part, ScriptedUser, UserTurn
+
+TRIES = 3  # answers to one input, all off schema, after which the turn counts as off schema
+_MOST_SENTENCES = 3
+_STAGE = re.compile(r"\*[^*\n]{1,80}\*|[(\[](?:[^)\]]{0,40}\b)?(?:smil|laugh|sigh|nod|paus|grin|chuckl|shrug|wink|blush|think)\w*[^)\]]{0,40}[)\]]", re.I)
+_ROLE = re.compile(r"^\s*(?:me|them|user|assistant|person|stranger|human)\s*:", re.I | re.M)
+_ASKS = re.compile(r"[?\uff1f]")
+
+
+@lru_cache(maxsize=16)
+def prompt(name: str, language: str) -> str:
+    """The instructions of a part; a changed prompt is a new file with a new number."""
+    return (files("rlpa_env") / "prompts" / f"{name}.{language}.txt").read_text(encoding="utf-8").strip()
+
+
+def _request(instructions: str, data: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": instructions},
+        {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
+    ]
+
+
+def _trait(point: Point) -> str:
+    return f"{point.slot}: {point.value}" if point.slot else point.value
+
+
+def _voices(text: str, value: str) -> bool:
+    """Whether a text names a value: all its content words, most of them if it is a sentence."""
+    if normalise(value) and normalise(value) in normalise(text):
+        return True
+    wanted = stems(value)
+    found = len(wanted & stems(text))
+    return bool(wanted) and (found == len(wanted) if len(wanted) <= 2 else 3 * found >= 2 * len(wanted))
+
+
+class LLMUser:
+    """The scripted user's mind with a language model's tongue.
+
+    Code decides what may be said now; the model is shown that and what it has told before, never the rest of the
+    profile, and words it. Its text is checked: a point that it voices before its time, a stage direction, more than
+    three sentences or a broken role brings one rewrite. A point counts as revealed only if the text voices it.
+
+    Args:
+        llm: client, or settings of one; see `ChatConfig`.
+        cues, style, shift_turn: as for `ScriptedUser`.
+    """
+
+    def __init__(self, llm: Any, cues: str = "mixed", style: str | None = None, shift_turn: int | None = None) -> None:
+        self.client: ChatClient = client_of(llm)
+        self.counts = dict.fromkeys(("messages", "rewrites", "leak", "stage direction", "length", "role", "empty", "kept faults"), 0)
+        self._script = ScriptedUser(cues, style, shift_turn)
+
+    def reset(self, profile: Profile, rng: np.random.Generator) -> str:
+        """Become ``profile``; the opening is "Hello" and costs no call."""
+        state: Any = rng.bit_generator.state  # read, not drawn from: what is said when is as with the scripted user
+        self._seeds = np.random.Generator(np.random.PCG64(state["state"]["state"] % 2**63))
+        return self._script.reset(profile, rng)
+
+    @property
+    def profile(self) -> Profile:
+        """The truth now."""
+        return self._script.profile
+
+    @property
+    def revealed(self) -> tuple[Point, ...]:
+        """Points that the sent texts have told so far."""
+        return self._script.revealed
+
+    @property
+    def patience(self) -> int:
+        """Steps left before this user leaves."""
+        return self._script.patience
+
+    def snapshot(self) -> object:
+        """The script's snapshot and the state of the seeds."""
+        return self._script.snapshot(), self._seeds.bit_generator.state
+
+    def restore(self, state: Any) -> None:
+        """Continue from a snapshot."""
+        script, seeds = state
+        self._script = ScriptedUser(self._script.cues, self._script.style_name, self._script.shift_turn)
+        self._script.restore(script)
+        self._seeds = np.random.Generator(np.random.PCG64())
+        self._seeds.bit_generator.state = seeds
+
+    def reply(self, dialogue: Dialogue, reply: str) -> UserTurn:
+        """Answer ``reply``; waits for the model."""
+        return alone(self.reply_flow(dialogue, reply))
+
+    def reply_flow(self, dialogue: Dialogue, reply: str) -> Flow[UserTurn]:
+        """``reply`` as a flow. Ends with OffSchemaError when two answers say nothing at all."""
+        script = self._script
+        draft = script.draft(reply)
+        hidden = script.unsaid(draft)
+        messages = self._messages(dialogue, reply, draft)
+        first_seed, second_seed = (int(seed) for seed in self._seeds.integers(2**31, size=2))
+        text = _cleaned((yield self.client.begin(messages, seed=first_seed)))
+        fault = _fault(text, hidden)
+        self.counts["messages"] += 1
+        if fault:
+            self.counts["rewrites"] += 1
+            self.counts[fault.split(":")[0]] += 1
+            again = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": json.dumps({"rewrite": fault})}]
+            text = _cleaned((yield self.client.begin(again, seed=second_seed)))
+            fault = _fault(text, hidden)
+            self.counts["kept faults"] += bool(fault)
+        if not text:
+            raise OffSchemaError("user: expected a message; the model wrote nothing, twice.")
+        text = " ".join(sentences(_STAGE.sub(" ", text) or text)[:_MOST_SENTENCES])
+        said = [part._replace(line=_nearest(part.line, text)) for part in draft.parts if _said(part, text, script)]
+        slips = [Part(text, "plain", index) for index, point in hidden.items() if _tells(text, point)]
+        return script.say(draft, text, [*said, *slips])
+
+    def _messages(self, dialogue: Dialogue, reply: str, draft: Draft) -> list[dict[str, str]]:
+        style = {"name": self._script.style.name, "told": [_trait(point) for point in self.revealed]}
+        turns = [{"me" if role == "user" else "them": content} for role, content in (*dialogue, ("assistant", reply))]
+        data = {"about_you": style, "dialogue": turns, "say": [part.line for part in draft.parts]}
+        return _request(prompt("user-v1", self.client.config.language), data)
+
+
+def _cleaned(text: str) -> str:
+    """Without the quotation marks and blank lines that models put around a message."""
+    text = " ".join(text.split())
+    return text[1:-1].strip() if len(text) > 1 and text[0] + text[-1] in ('""', "''", "\u201c\u201d") else text
+
+
+def _fault(text: str, hidden: Mapping[int, Point]) -> str:
+    """What is wrong with a message, for the rewrite; "" if nothing."""
+    if not text:
+        return "empty: write the message"
+    leaked = next((point for point in hidden.values() if _tells(text, point)), None)
+    if leaked:
+        return f"leak: say nothing about {leaked.value!r} yet"
+    if _STAGE.search(text):
+        return "stage direction: only the words that you type"
+    if _ROLE.search(text) or is_machine_speak(text):
+        return "role: you are a person in a chat; only your own message"
+    if len(sentences(text)) > _MOST_SENTENCES:
+        return f"length: at most {_MOST_SENTENCES} sentences"
+    return ""
+
+
+def _nearest(line: str, text: str) -> str:
+    """The sentence of a message that says what ``line`` says."""
+    wanted = stems(line)
+    return max(sentences(text), key=lambda sentence: len(wanted & stems(sentence)))
+
+
+def _tells(text: str, point: Point) -> bool:
+    """Whether a text tells a point of its speaker."""
+    wanted = stems(point.value)
+    if not wanted or wanted <= COMMON or not wanted <= stems(text):
+        return False
+    return any(wanted <= stems(line) and about_self(line) for line in sentences(text))
+
+
+def _said(part: Part, text: str, script: ScriptedUser) -> bool:
+    """Whether a text carries out a part of the draft."""
+    if part.mark == "plain":
+        return _voices(text, script.point(part.what).value)
+    if part.mark == "hint":
+        wanted = stems(part.line) - COMMON
+        return len(wanted & stems(text)) >= max(1, 0.4 * len(wanted)) or normalise(part.line) in normalise(text)
+    if part.mark == "distractor":
+        return _voices(text, part.what.value)
+    return part.mark == "" or bool(_ASKS.search(text))
+
+
+_VERDICT_SCHEMA: Mapping[str, Any] = MappingProxyType(
+    {
+        "title": "verdict",
+        "type": "object",
+        "properties": {
+            name: {
+                "type": "object",
+                "properties": {"reason": {"type": "string"}, "pass": {"type": "boolean"}},
+                "required": ["reason", "pass"],
+                "additionalProperties": False,
+            }
+            for name in CRITERIA
+        },
+        "required": list(CRITERIA),
+        "additionalProperties": False,
+    }
+)
+_PAIRS_SCHEMA: Mapping[str, Any] = MappingProxyType(
+    {
+        "title": "pairs",
+        "type": "object",
+        "properties": {
+            "pairs": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"guess": {"type": "integer"}, "truth": {"type": "integer"}},
+                    "required": ["guess", "truth"],
+                    "additionalProperties": False,
+                },
+            }
+        },
+        "required": ["pairs"],
+        "additionalProperties": False,
+    }
+)
+
+
+def _structured(client: ChatClient, who: str, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], read: Any) -> Flow[Any]:
+    """Ask until ``read`` accepts the answer, at most TRIES times; then OffSchemaError."""
+    problem = ""
+    for attempt in range(TRIES):
+        answer = yield client.begin(messages, schema=schema, seed=attempt, temperature=0.0 if attempt == 0 else 0.5)
+        try:
+            return read(json.loads(answer))
+        except (ValueError, KeyError, TypeError) as error:
+            problem = f"{type(error).__name__}: {error}"[:200]
+    raise OffSchemaError(f"{who}: expected JSON of the schema {schema['title']!r}; {TRIES} answers were off it, the last by {problem}")
+
+
+class LLMJudge:
+    """A language model that passes or fails a reply by five criteria (paper, section 3), each with a reason.
+
+    Args:
+        llm: client, or settings of one.
+        guard: a reply that talks like a machine or to its judge is not natural, whatever the model says.
+    """
+
+    def __init__(self, llm: Any, guard: bool = True) -> None:
+        self.client: ChatClient = client_of(llm)
+        self.guard = guard
+
+    def judge(self, points: Sequence[Point], dialogue: Dialogue, reply: str) -> Verdict:
+        """Score ``reply``; waits for the model."""
+        return alone(self.judge_flow(points, dialogue, reply))
+
+    def judge_flow(self, points: Sequence[Point], dialogue: Dialogue, reply: str) -> Flow[Verdict]:
+        """``judge`` as a flow. An empty reply fails without a call."""
+        if not reply.strip():
+            return Verdict(False, False, False, False, False, reasons=dict.fromkeys(CRITERIA, "it says nothing"))
+        turns = [{"person" if role == "user" else "companion": content} for role, content in dialogue]
+        data = {"profile": [_trait(point) for point in points], "dialogue": turns, "reply": reply}
+        messages = _request(prompt("judge-v1", self.client.config.language), data)
+        verdict: Verdict = yield from _structured(self.client, "judge", messages, _VERDICT_SCHEMA, _verdict)
+        if self.guard and verdict.naturalness and is_machine_speak(reply):
+            reasons = {**verdict.reasons, "naturalness": "machine speak, or words for the judge"}
+            return replace(verdict, naturalness=False, scores={**verdict.scores, "naturalness": 0.0}, reasons=reasons)
+        return verdict
+
+
+def _verdict(answer: Any) -> Verdict:
+    passed = {}
+    for name in CRITERIA:
+        passed[name] = answer[name]["pass"]
+        if not isinstance(passed[name], bool):
+            raise ValueError(f"{name}: expected true or false; got {passed[name]!r}")
+    reasons = {name: str(answer[name].get("reason", ""))[:300] for name in CRITERIA}
+    return Verdict(**passed, scores={name: float(ok) for name, ok in passed.items()}, reasons=reasons)
+
+
+class LLMMatcher:
+    """A language model that lists which guesses mean which truths; numbers, negation and persons stay with the rules.
+
+    Args:
+        llm: client, or settings of one.
+    """
+
+    threshold = 0.5
+
+    def __init__(self, llm: Any) -> None:
+        self.client: ChatClient = client_of(llm)
+
+    def scores(self, guess: Sequence[Point], truth: Sequence[Point]) -> np.ndarray:
+        """Float array [len(guess), len(truth)] of 0 and 1; waits for the model."""
+        return alone(self.scores_flow(guess, truth))
+
+    def scores_flow(self, guess: Sequence[Point], truth: Sequence[Point]) -> Flow[np.ndarray]:
+        """``scores`` as a flow; no call where nothing can match."""
+        allowed_GT = np.array([[comparable(g, t) for t in truth] for g in guess], dtype=bool).reshape(len(guess), len(truth))
+        if not allowed_GT.any():
+            return np.zeros(allowed_GT.shape)
+        data = {
+            "guesses": [{"id": i, "trait": _trait(point)} for i, point in enumerate(guess)],
+            "truths": [{"id": i, "trait": _trait(point)} for i, point in enumerate(truth)],
+        }
+        messages = _request(prompt("matcher-v1", self.client.config.language), data)
+        pairs: list[tuple[int, int]] = yield from _structured(self.client, "matcher", messages, _PAIRS_SCHEMA, _pairs)
+        scores_GT = np.zeros(allowed_GT.shape)
+        for row, column in pairs:
+            if 0 <= row < len(guess) and 0 <= column < len(truth):
+                scores_GT[row, column] = float(allowed_GT[row, column])
+        return scores_GT
+
+
+def _pairs(answer: Any) -> list[tuple[int, int]]:
+    found = [(pair["guess"], pair["truth"]) for pair in answer["pairs"]]
+    if not all(type(index) is int for pair in found for index in pair):
+        raise ValueError("expected ids, integers")
+    return found

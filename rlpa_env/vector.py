@@ -1,0 +1,79 @@
+"""Many dialogues in one step: the model calls of all of them are in flight together, without a thread a dialogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
+
+from rlpa_env.env import RLPAEnv
+from rlpa_env.errors import ConfigError
+from rlpa_env.flows import run
+
+Transition = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
+
+
+def make_calls(envs: Sequence[gym.Env], actions: Sequence[str]) -> None:
+    """Make the model calls that ``step(action)`` of each environment would make, all at once; the steps then wait no more.
+
+    Environments that ask no model are left alone.
+    """
+    waiting = [
+        (core, action) for env, action in zip(envs, actions, strict=True) if isinstance(core := env.unwrapped, RLPAEnv) and core.waits
+    ]
+    if not waiting:
+        return
+    flows = [core.flows(action) for core, action in waiting]
+    outcomes = iter(run([flow for own in flows for flow in own]))
+    for (core, action), own in zip(waiting, flows, strict=True):
+        core.take(action, [next(outcomes) for _ in own])
+
+
+def step_all(envs: Sequence[gym.Env], actions: Sequence[str]) -> list[Transition]:
+    """``step`` of every (wrapped) environment; equal to stepping one after the other, and as fast as the slowest."""
+    make_calls(envs, actions)
+    return [env.step(action) for env, action in zip(envs, actions, strict=True)]
+
+
+class RLPAVectorEnv(SyncVectorEnv):
+    """``num_envs`` dialogues side by side; one step is one concurrent fan-out of all model calls.
+
+    Spaces, seeding, ``reset_mask`` and the autoreset modes are Gymnasium's own: it differs from ``SyncVectorEnv`` only
+    in that nobody waits in line.
+
+    Args:
+        num_envs: number of dialogues.
+        max_episode_steps: turn limit of each.
+        autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``; see `gymnasium.vector.AutoresetMode`.
+        kwargs: of `RLPAEnv`; equal ``llm`` settings share one client, and so its limits.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        max_episode_steps: int = 10,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        **kwargs: Any,
+    ) -> None:
+        if num_envs < 1:
+            raise ConfigError(f"num_envs: expected at least 1; got {num_envs}.")
+        kwargs = {"max_turns": max_episode_steps, **kwargs}
+
+        def one() -> gym.Env:
+            return TimeLimit(OrderEnforcing(RLPAEnv(**kwargs)), max_episode_steps)
+
+        super().__init__([one] * num_envs, autoreset_mode=autoreset_mode)
+
+    def step(self, actions: Sequence[str]) -> Any:
+        """Step every dialogue; see `gymnasium.vector.VectorEnv.step`."""
+        actions = tuple(actions)
+        if len(actions) != self.num_envs:
+            raise ConfigError(f"step: expected {self.num_envs} actions; got {len(actions)}.")
+        resets = self._autoreset_envs if self.autoreset_mode is AutoresetMode.NEXT_STEP else [False] * self.num_envs
+        stepped = [(env, action) for env, action, over in zip(self.envs, actions, resets, strict=True) if not over]
+        make_calls([env for env, _ in stepped], [action for _, action in stepped])
+        return super().step(actions)

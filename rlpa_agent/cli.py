@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import gymnasium as gym
+import numpy as np
 import tyro
 from rich.console import Console
 
@@ -102,7 +103,7 @@ def validation(config: EvalConfig, env_id: str, seed: int, max_new_tokens: int) 
         records = collect({"policy": agent}, setting, quiet=True)["policy"]
         names = {"profile_f1": "f1", "profile_grounded_f1": "grounded_f1", "response": "response", "ceiling": "ceiling"}
         means = {name: float(per_turn(records, key).mean()) for name, key in names.items()}
-        return {"return": float(returns(records).mean()), **means, "users": float(len(records))}
+        return {"return": float(np.nanmean(returns(records))), **means, "users": float(len(records))}
 
     return figures
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -23,6 +24,7 @@ from rlpa_env.errors import ConfigError
 from rlpa_env.judges import Judge, RuleJudge
 from rlpa_env.results import paired_difference, returns, summarise
 from rlpa_env.types import CRITERIA, Message
+from rlpa_env.vector import make_calls
 from rlpa_env.wrappers import append_line, read_episodes
 
 REFERENCES = ("prior", "oracle")  # always run: the floor and the scale of every normalised score
@@ -132,18 +134,23 @@ def _count_words(text: str) -> int:
 def run_episodes(
     agent: Agent, name: str, setting: Setting, episodes: Sequence[tuple[str, int]], done: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Play ``episodes`` and hand each finished record to ``done``; batching agents hold several dialogues at once."""
+    """Play ``episodes`` and hand each finished record to ``done``.
+
+    Agents that act in batches, and environments that wait for models, hold several dialogues at once.
+    """
     judge = RuleJudge()
-    many = hasattr(agent, "act_batch")
+    batches = hasattr(agent, "act_batch")
+    many = batches or (bool(episodes) and setting.make().unwrapped.waits and not hasattr(agent, "attach"))  # type: ignore[attr-defined]
     waiting = list(reversed(episodes))
     running: list[_Run] = []
     while waiting or running:
         while waiting and len(running) < (_BATCH if many else 1):
             running.append(_Run(setting, setting.make(), waiting.pop(), agent, judge))
-        if many:
+        if batches:
             completions = agent.act_batch([run.messages for run in running])  # type: ignore[attr-defined]
         else:
-            completions = [agent.act(running[0].messages)]
+            completions = [agent.act(run.messages) for run in running]
+        make_calls([run.env for run in running], completions)
         for run, completion in zip(running, completions, strict=True):
             run.step(completion)
             if run.done:
@@ -262,13 +269,15 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     for row in sorted(rows, key=lambda row: -row["return"]):
         cells = [f"{row[k]:.{d}f} [dim]{row[f'{k}_lo']:.{d}f}…{row[f'{k}_hi']:.{d}f}[/]" for k, _, d in _COLUMNS]
         equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
+        if not row.get("ranked", True):
+            equal = f"\n[red]not ranked: {row['off_schema']} turns off schema[/]"
         table.add_row(f"{row['agent']}{equal}", *cells)
     return table
 
 
 def ties(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
     """Neighbours in the ranking by return whose paired 95 % interval covers 0: not to be told apart."""
-    ranked = sorted(records, key=lambda name: -float(returns(records[name]).mean()))
+    ranked = sorted(records, key=lambda name: -float(np.nanmean(returns(records[name]))))
     tied = []
     for better, worse in pairwise(ranked):
         _, low, high = paired_difference(records[better], records[worse])

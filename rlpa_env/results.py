@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from rlpa_env.errors import ModelError
 from rlpa_env.metrics import improvement
 
 REPEATS = 2000
-OFF_SCHEMA_LIMIT = 0.02  # above this share of unreadable verdicts an agent is not ranked
+OFF_SCHEMA_LIMIT = 0.02  # above this share of turns that a model could not answer on schema an agent is not ranked
 _MEANS = {  # result name -> per-turn figure of the record
     "profile_f1": "f1",
     "profile_grounded_f1": "grounded_f1",
@@ -24,6 +25,21 @@ _MEANS = {  # result name -> per-turn figure of the record
 }
 
 Records = Sequence[Mapping[str, Any]]
+
+
+def off_schema(record: Mapping[str, Any]) -> bool:
+    """Whether an episode ended because a model's answers stayed off schema: what the agent said may have caused it."""
+    return bool(record["error"].startswith("off schema"))
+
+
+def as_zero(records: Records) -> list[dict[str, Any]]:
+    """The records with turns off schema, and those that would have followed, counted as 0 instead of missing."""
+    dropped = {"valid": True, "reward": 0.0, "profile": 0.0, "response": 0.0, "al": 0.0}
+    dropped |= dict.fromkeys(_MEANS.values(), 0.0)
+    return [
+        {**record, "stop_reason": "", "error": "", "turns": [*record["turns"][:-1], {**record["turns"][-1], **dropped}]} if off_schema(record) else dict(record)
+        for record in records
+    ]
 
 
 def per_turn(records: Records, key: str) -> np.ndarray:
@@ -76,8 +92,9 @@ def interval(point: float, draws: np.ndarray) -> tuple[float, float, float]:
 
 
 def returns(records: Records, key: str = "reward") -> np.ndarray:
-    """Undiscounted sum of valid turn rewards of each episode."""
-    return np.array([sum(turn[key] for turn in record["turns"] if turn["valid"]) for record in records])
+    """Undiscounted sum of turn rewards of each episode; NaN for one that a failure cut short."""
+    whole = [record["stop_reason"] != "failure" for record in records]
+    return np.array([sum(turn[key] for turn in r["turns"]) if ok else np.nan for r, ok in zip(records, whole, strict=True)])
 
 
 def paired_difference(a: Records, b: Records, key: str = "return", seed: int = 0) -> tuple[float, float, float]:
@@ -111,7 +128,13 @@ def normalised(
 def summarise(
     name: str, records: Records, prior: Records, oracle: Records, seeds: Sequence[int], boot_seed: int = 0
 ) -> dict[str, Any]:
-    """One result row; every score also with ``_lo`` and ``_hi`` (95 %, over users)."""
+    """One result row; every score also with ``_lo`` and ``_hi`` (95 %, over users).
+
+    Failures are missing, not 0. ``off_schema_as_0`` holds the scores with off-schema turns as 0; where they are more than
+    `OFF_SCHEMA_LIMIT` of an agent's turns, ``ranked`` is False: how good it is nobody can say.
+    """
+    if all(record["stop_reason"] == "failure" for record in records):
+        raise ModelError(f"{name}: expected at least one episode without a failure; the first failed with: {records[0]['error']}")
     users = len({record["profile"] for record in records})
     weights_BU = weights(users, boot_seed)
     row: dict[str, Any] = {
@@ -145,7 +168,13 @@ def summarise(
     slopes = np.array([improvement((100.0 * line).tolist()) for line in al_BK])
     put("n_ir", interval(n_ir, slopes[:, 0]))
     put("n_r2", interval(n_r2, slopes[:, 1]))
-    return row | _counts(records)
+    row |= _counts(records)
+    row["ranked"] = bool(row["off_schema"] <= OFF_SCHEMA_LIMIT * sum(len(record["turns"]) for record in records))
+    row["off_schema_as_0"] = {}
+    if row["off_schema"]:
+        zeroed = summarise(name, as_zero(records), prior, oracle, seeds, boot_seed)
+        row["off_schema_as_0"] = {key: zeroed[key] for key in (*_MEANS, "return", "normalised", "avg")}
+    return row
 
 
 def _counts(records: Records) -> dict[str, Any]:
@@ -154,6 +183,6 @@ def _counts(records: Records) -> dict[str, Any]:
         "tokens_per_turn": float(np.mean([turn["tokens"] for turn in turns])),
         "left_early": float(np.mean([bool(record["left"]) for record in records])),
         "failures": sum(record["stop_reason"] == "failure" for record in records),
-        "off_schema": sum(bool(turn.get("off_schema")) for turn in turns),
+        "off_schema": sum(map(off_schema, records)),
         "malformed": float(np.mean([bool(turn["parse_error"]) for turn in turns])),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlpa_env import ModelError
 from rlpa_env.results import by_user, normalised, paired_difference, per_turn, returns, summarise
 
 
@@ -13,9 +14,9 @@ def turn(reward=0.0, profile=0.0, response=0.0, al=0.0, valid=True, **more):
     return {**base, "reward": reward, "profile": profile, "response": response, "al": al, "valid": valid, "tokens": 3, "parse_error": "", **more}
 
 
-def record(profile, turns, seed=0, left=False, stop="turn_limit", limit=3):
+def record(profile, turns, seed=0, left=False, stop="turn_limit", limit=3, error=""):
     return {"profile": profile, "seed": seed, "turns": turns, "left": left, "limit": limit, "stop_reason": stop,
-            "env": "RLPA-v0", "split": "vanilla/test"}  # fmt: skip
+            "error": error, "env": "RLPA-v0", "split": "vanilla/test"}  # fmt: skip
 
 
 A = [record("a", [turn(1.0, 0.5, 0.5)] * 3), record("b", [turn(2.0, 1.0, 1.0)] * 3)]
@@ -39,7 +40,29 @@ def test_a_failure_is_missing_and_never_a_0():
     assert table[0, 0] == 0.6
     row = summarise("x", failed, FLOOR, TOP, [0])
     assert row["profile_f1"] == pytest.approx(0.6)
+    assert row["return"] == pytest.approx(3.0)  # of the whole episode; the sum of a part says nothing
     assert row["failures"] == 1
+    assert row["ranked"] is True
+
+
+def test_turns_off_schema_are_shown_as_missing_and_as_0_and_too_many_forbid_a_rank():
+    bad = record("a", [turn(1.0, 0.6), turn(valid=False)], stop="failure", error="off schema: judge: ...")
+    row = summarise("x", [bad, record("b", [turn(1.0, 0.6)] * 3)], FLOOR, TOP, [0])
+    assert row["off_schema"] == 1
+    assert row["profile_f1"] == pytest.approx(0.6)
+    assert row["off_schema_as_0"]["profile_f1"] == pytest.approx((0.2 + 0.6) / 2)
+    assert row["off_schema_as_0"]["return"] == pytest.approx((1.0 + 3.0) / 2)
+    assert row["ranked"] is False
+    many = [record(str(i), [turn(1.0)] * 3) for i in range(40)]
+    few = [record("a", [turn(1.0), turn(1.0), turn(valid=False)], stop="failure", error="off schema: judge: ..."), *many]
+    zero, top = ([record(r["profile"], [turn(reward, reward, reward)] * 3) for r in few] for reward in (0.0, 2.0))
+    assert summarise("x", few, zero, top, [0])["ranked"] is True
+
+
+def test_an_agent_whose_every_episode_failed_has_no_scores():
+    failed = [record(name, [turn(valid=False)], stop="failure", error="the server is down") for name in "ab"]
+    with pytest.raises(ModelError, match="server is down"):
+        summarise("x", failed, FLOOR, TOP, [0])
 
 
 def test_normalised_is_a_ratio_of_means_with_a_joint_interval():

@@ -24,7 +24,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from rlpa_env import Message, Point, Profile, ScriptedUser, format_action, load_split
+from rlpa_env import Message, Point, Profile, ScriptedUser, format_action, load_split, parse_action
 from rlpa_env.attentive import answer
 from rlpa_env.disclosure import Fact
 from rlpa_env.replies import lines
@@ -43,12 +43,15 @@ class Teacher:
 
     good_replies: float  # share of replies by the attentive reference agent; the others are of six poor kinds
     listed: tuple[float, float]  # range of the per-turn probability that a told point is listed
+    slips: float = 0.0  # share of turns that go wrong, at most; they stand in the history and are not taught
 
 
 WEAK = Teacher(0.75, (0.35, 0.9))
 """What the start was taught by: it leaves something to learn."""
 ABLE = Teacher(0.9, (0.9, 1.0))
 """Lists nearly everything and replies well: practice in what the weak teacher shows too seldom to be learned from it."""
+STEADY = Teacher(0.95, (1.0, 1.0), slips=0.7)
+"""Does well after turns that went wrong: a pupil that has only seen good dialogues is lost after its own first mistake."""
 STRONG = Teacher(1.0, (1.0, 1.0))
 """Lists every point that it was told plainly and nothing else: a supervised ceiling to compare with."""
 
@@ -82,13 +85,20 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def random_value(rng: np.random.Generator) -> str:
-    """One to four words, ordinary or made up, some with capitals and hyphens: copied to the end and no further."""
+    """One to four words, ordinary, spliced or made up, some with capitals and hyphens: copied to the end and no further."""
+
+    def ordinary() -> str:
+        return vocabulary()[int(rng.random() * len(vocabulary()))]
 
     def word() -> str:
-        if rng.random() < 0.4:
+        kind = rng.random()
+        if kind < 0.2:
             made = "".join(_SYLLABLES[int(rng.random() * len(_SYLLABLES))] for _ in range(2 + int(rng.random() * 2)))
+        elif kind < 0.5:  # the pieces of real words in an order that no real word has
+            head, tail = ordinary(), ordinary()
+            made = head[: 2 + int(rng.random() * 3)] + tail[-2 - int(rng.random() * 4) :]
         else:
-            made = vocabulary()[int(rng.random() * len(vocabulary()))]
+            made = ordinary()
         return made.capitalize() if rng.random() < 0.2 else made
 
     mark = rng.random()
@@ -144,6 +154,29 @@ def _poor_reply(messages: Sequence[dict[str, str]], rng: np.random.Generator) ->
     return _POOR[int(rng.random() * len(_POOR))]
 
 
+def _slip(messages: Sequence[dict[str, str]], told: Sequence[Point], rng: np.random.Generator) -> str:
+    """A turn that went wrong: a list with gaps, a wrong line; a stale, repeated or garbled reply."""
+    share = rng.random()
+    listed = [point for point in told if rng.random() < share]
+    if told and rng.random() < 0.4:
+        slot, value = told[int(rng.random() * len(told))]
+        other = told[int(rng.random() * len(told))].slot
+        listed.append(Point(slot, random_value(rng)) if rng.random() < 0.5 else Point(other, f"{value} {random_value(rng)}"))
+    earlier = [parse_action(m["content"]).reply for m in messages if m["role"] == "assistant"]
+    kind = rng.random()
+    if earlier and kind < 0.35:
+        reply = earlier[-1 - int(rng.random() * min(3, len(earlier)))]
+    elif earlier and kind < 0.6:
+        reply = answer(messages[:-2])
+    elif kind < 0.8:
+        said = answer(messages).split(" ")
+        said[int(rng.random() * len(said))] = random_value(rng)
+        reply = " ".join(said)
+    else:
+        reply = _poor_reply(messages, rng)
+    return format_action(dict.fromkeys(listed), reply)
+
+
 def dialogue(
     rng: np.random.Generator, turns: tuple[int, int] = (2, 10), teacher: Teacher = WEAK
 ) -> list[tuple[str, str]]:
@@ -155,7 +188,7 @@ def dialogue(
     return held(person, rng, length, teacher, Disguised())[0]
 
 
-def drill(rng: np.random.Generator, turns: tuple[int, int] = (1, 4)) -> list[tuple[str, str]]:
+def drill(rng: np.random.Generator, turns: tuple[int, int] = (1, 4), slips: float = 0.0) -> list[tuple[str, str]]:
     """Dense practice in hearing: up to four points a message, among distractors and hints; the answer lists all told.
 
     A dialogue tells a point every other turn, so that nine of ten tokens teach something else; this teaches the slot
@@ -170,9 +203,14 @@ def drill(rng: np.random.Generator, turns: tuple[int, int] = (1, 4)) -> list[tup
     for _ in range(2):
         user.reset(people[int(rng.random() * len(people))], rng)
         facts += user.facts
+    if slips and rng.random() < 0.3:  # many values of few slots: what was listed already must not be listed again
+        slots = sorted({fact.slot for fact in facts})
+        kept = {slots[int(rng.random() * len(slots))] for _ in range(4)}
+        facts = [fact for fact in facts if fact.slot in kept]
     order = [facts[i] for i in rng.permutation(len(facts))]
     told: dict[Point, None] = {}
     used: set[str] = set()
+    rate = slips * rng.random()
     for _ in range(turns[0] + int(rng.random() * (turns[1] - turns[0] + 1))):
         parts: list[tuple[str, Point | None]] = []
         for fact in [order.pop() for _ in range(min(len(order), 1 + int(rng.random() * 4)))]:
@@ -188,12 +226,32 @@ def drill(rng: np.random.Generator, turns: tuple[int, int] = (1, 4)) -> list[tup
         parts = [parts[i] for i in rng.permutation(len(parts))]
         told |= {point: None for _, point in parts if point}
         messages.append(("user", " ".join(line for line, _ in parts)))
+        if len(messages) > 1 and rng.random() < rate:
+            messages.append(("slip", _slip(_heard(messages), tuple(told), rng)))
+            continue
         if rng.random() < ABLE.good_replies:
-            reply = answer([{"role": role, "content": content} for role, content in messages])
+            reply = answer(_heard(messages))
         else:
             reply = _POOR[int(rng.random() * 3)]
         messages.append(("assistant", format_action(tuple(told), reply)))
+    return _taught(messages)
+
+
+def _heard(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """As an agent gets them; a slip was said like any other turn."""
+    return [{"role": "assistant" if role == "slip" else role, "content": content} for role, content in messages]
+
+
+def _taught(messages: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Up to the last turn from which something is to be learned."""
+    while messages[-1][0] != "assistant":
+        messages.pop()
     return messages
+
+
+def recovery(rng: np.random.Generator) -> list[tuple[str, str]]:
+    """As ``rehearsal``, in histories full of slips."""
+    return drill(rng, slips=STEADY.slips) if rng.random() < 0.4 else dialogue(rng, teacher=STEADY)
 
 
 def rehearsal(rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -215,18 +273,25 @@ def held(
     messages = [{"role": "user", "content": opening}]
     told: dict[Point, None] = {}
     before: list[tuple[Point, ...]] = []
-    for _ in range(turns):
+    pairs: list[tuple[str, str]] = [("user", opening)]
+    rate = teacher.slips * rng.random() if teacher.slips else 0.0
+    for turn in range(turns):
         before.append(tuple(told))
+        slipped = bool(turn) and bool(rate) and rng.random() < rate
         share = teacher.listed[0] + (teacher.listed[1] - teacher.listed[0]) * rng.random()
         listed = [point for point in told if rng.random() < share]
         reply = answer(messages) if rng.random() < teacher.good_replies else _poor_reply(messages, rng)
-        messages.append({"role": "assistant", "content": format_action(listed, reply)})
+        completion = format_action(listed, reply)
+        if slipped:
+            completion = _slip(messages, tuple(told), rng)
+            reply = parse_action(completion).reply
+        messages.append({"role": "assistant", "content": completion})
+        pairs.append(("slip" if slipped else "assistant", completion))
         heard = user.reply(tuple(said), reply)
         said += [Message("assistant", reply), Message("user", heard.message)]
         told |= dict.fromkeys(heard.plainly)
         if heard.left:
             break
         messages.append({"role": "user", "content": heard.message})
-    while messages[-1]["role"] == "user":
-        messages.pop()
-    return [(message["role"], message["content"]) for message in messages], before
+        pairs.append(("user", heard.message))
+    return _taught(pairs), before

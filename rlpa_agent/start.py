@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from rlpa_agent.mixture import dialogue, drill, rehearsal
+    from rlpa_agent.mixture import dialogue, drill, recovery, rehearsal
 
     parser = argparse.ArgumentParser(prog="python -m rlpa_agent.start", description=main.__doc__)
     parser.add_argument("out", type=Path)
@@ -61,10 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of every stage")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args(arguments)
-    # Hearing and copying are practised first, densely and with a teacher that lists everything; the last pass is the
-    # weak one, whose ways the start is to have. Each pass anneals to zero.
+    # Hearing and copying are practised first, densely and with a teacher that lists everything; then in histories full
+    # of mistakes, as the model's own will be. The last pass is the weak one, whose ways the start is to have. Each pass
+    # anneals to zero.
     passes: list[tuple[Schedule, list[tuple[Source, int, int]]]] = [
         (Schedule(muon_lr=0.02, warmup_steps=50, decay_share=0.6), [(drill, 1500, 8), (rehearsal, 2500, 8)]),
+        (Schedule(muon_lr=0.015, warmup_steps=30, decay_share=0.8), [(recovery, 1800, 8)]),
         (Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=20, decay_share=0.9), [(dialogue, 250, 8)]),
     ]
     begun = options.out / "pass1" / "last"

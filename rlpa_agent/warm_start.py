@@ -1,7 +1,7 @@
 """Supervised warm start: a language model learns dialogues from a source, with loss on the assistant's tokens only.
 
 A *source* is any callable ``source(rng) -> [(role, content), ...]`` that makes one dialogue, beginning with the user
-and ending with the assistant. Batches are a function of (seed, stage, step), so a stopped run resumes where it was.
+and ending with the assistant; an assistant's turn with the role "slip" is context and not taught. Batches are a function of (seed, stage, step), so a stopped run resumes where it was.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def encode(chat: Chat, dialogue: Sequence[tuple[str, str]]) -> Transcript:
     turns = [turn for turn in dialogue if turn[0] != "system"]
     head = list(dialogue[: len(dialogue) - len(turns)])
     roles = [role for role, _ in turns]
-    if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
+    if not turns or [role.replace("slip", "assistant") for role in roles] != ["user", "assistant"] * (len(turns) // 2):
         raise ConfigError(f"dialogue: expected user, assistant, user, assistant, ...; got {roles}")
     transcript = Transcript()
     transcript.context(chat.opening([*head, turns[0]]))
     for i in range(1, len(turns), 2):
         ids = chat.tokenizer.encode(turns[i][1], add_special_tokens=False, split_special_tokens=True)
-        transcript.action([*ids, chat.end_id])
+        (transcript.context if turns[i][0] == "slip" else transcript.action)([*ids, chat.end_id])
         if i + 1 < len(turns):
             transcript.context(chat.follow([chat.end_id], turns[i + 1][1]))
     return transcript

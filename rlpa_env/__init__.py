@@ -22,6 +22,7 @@ from rlpa_env.llm import LLMJudge, LLMMatcher, LLMUser
 from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher
 from rlpa_env.population import load_split
 from rlpa_env.profiles import Profile, load_profiles
+from rlpa_env.prompting import PromptingAgent
 from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
 from rlpa_env.users import ScriptedUser, UserSimulator, UserTurn
 from rlpa_env.vector import RLPAVectorEnv
@@ -52,6 +53,7 @@ __all__ = [
     "Point",
     "Profile",
     "ProfileError",
+    "PromptingAgent",
     "RLPAEnv",
     "RLPAError",
     "RLPAVectorEnv",

@@ -13,8 +13,9 @@ from rich.console import Console
 
 import rlpa_env
 from rlpa_env.agents import AGENTS, make_agent
-from rlpa_env.errors import RLPAError
+from rlpa_env.errors import ConfigError, RLPAError
 from rlpa_env.evaluate import evaluate, results_table
+from rlpa_env.prompting import METHODS, PromptingAgent
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,15 @@ class Eval:
     """
 
     agent: tuple[str, ...] = ("attentive",)
-    """Reference agents by name."""
+    """Reference agents by name; base, reminder, self-critic, cot and rag prompt the model at BASE_URL."""
     env: str = "RLPA-v0"
-    """Environment id."""
+    """Environment id; RLPA-LLM-v0 takes its user and judge from BASE_URL."""
+    base_url: str | None = None
+    """An OpenAI-compatible server, such as http://localhost:8000/v1."""
+    model: str | None = None
+    """Name of a model that it serves."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key."""
     split: str = "vanilla/test"
     """A bundled split, or the path of a JSONL file of profiles."""
     users: int | None = None
@@ -63,8 +70,11 @@ class Play:
 
 
 def _eval(args: Eval) -> None:
+    llm = _llm(args)
+    prompted = {name: PromptingAgent(llm, name) for name in args.agent if name in METHODS} if llm else {}
     rows = evaluate(
-        args.agent,
+        {name: prompted.get(name) for name in args.agent},
+        env_kwargs={"llm": llm} if args.env == "RLPA-LLM-v0" else None,
         env_id=args.env,
         split=args.split,
         users=args.users,
@@ -75,6 +85,15 @@ def _eval(args: Eval) -> None:
     title = f"{args.env} · {args.split} · {rows[0]['users']} users · seeds {list(args.seed)}"
     Console(width=None if sys.stdout.isatty() else 160).print(results_table(rows, title))
     print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
+
+
+def _llm(args: Eval) -> dict[str, Any] | None:
+    wanted = [name for name in args.agent if name in METHODS] + ["RLPA-LLM-v0"] * (args.env == "RLPA-LLM-v0")
+    if not wanted:
+        return None
+    if not args.base_url or not args.model:
+        raise ConfigError(f"{wanted[0]}: expected --base-url and --model of a served model; got {args.base_url} and {args.model}.")
+    return {"base_url": args.base_url, "model": args.model, "api_key_env": args.api_key_env}
 
 
 def _play(args: Play) -> None:

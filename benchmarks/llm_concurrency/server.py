@@ -3,7 +3,7 @@
     python benchmarks/llm_concurrency/server.py [--delay 0.2] [--faults 0.2] [--seed 0]
 
 Prints its port. It plays the user by saying the draft as it stands, and judge and matcher by the package's own rules,
-so that dialogues against it are those of the scripted environment. ``--faults`` is the share of requests that fail, each
+so that dialogues against it are those of the scripted environment; as an agent it is `attentive`. ``--faults`` is the share of requests that fail, each
 in one of seven ways; ``GET /stats`` tells how many of each there were.
 """
 
@@ -16,6 +16,7 @@ import random
 from collections import Counter
 
 from rlpa_env import LexicalMatcher, Message, Point, RuleJudge
+from rlpa_env.agents import make_agent
 from rlpa_env.matching import match_points
 
 FAULTS = ("500", "429", "hang", "drop", "truncated", "schema", "huge")
@@ -24,7 +25,10 @@ _HANG = 3600.0  # seconds; the client gives up long before
 
 def answer(body: dict) -> str:
     """What a model that obeys its schema would say."""
-    data = json.loads(body["messages"][1]["content"]) if body["messages"][0]["role"] == "system" else {}
+    messages = body["messages"]
+    if not messages[-1]["content"].startswith("{"):
+        return make_agent("attentive").act(messages) if messages[0]["role"] == "system" else "Hello there."
+    data = json.loads(messages[1]["content"])
     title = body.get("response_format", {}).get("json_schema", {}).get("name")
     if title == "verdict":
         dialogue = [Message("user" if "person" in turn else "assistant", *turn.values()) for turn in data["dialogue"]]
@@ -33,7 +37,7 @@ def answer(body: dict) -> str:
     if title == "pairs":
         guess, truth = ([_point(entry["trait"]) for entry in data[key]] for key in ("guesses", "truths"))
         return json.dumps({"pairs": [{"guess": g, "truth": t} for g, t in match_points(LexicalMatcher(), guess, truth)]})
-    return " ".join(data["say"]) if "say" in data else "Hello there."
+    return " ".join(data["say"])
 
 
 def _point(trait: str) -> Point:

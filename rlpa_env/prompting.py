@@ -1,0 +1,101 @@
+"""The paper's prompting baselines for any OpenAI-compatible endpoint: Base, Reminder, Self-Critic, CoT, RAG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlpa_env.actions import parse_action
+from rlpa_env.clients import ChatClient, client_of
+from rlpa_env.errors import require, unknown_choice
+from rlpa_env.flows import Flow, alone, run
+from rlpa_env.llm import prompt
+
+METHODS = ("base", "reminder", "self-critic", "cot", "rag")
+RETRIEVED = 5  # past exchanges (paper, baselines)
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|(?=<profile>)|\Z)\s*", re.DOTALL | re.IGNORECASE)
+Messages = Sequence[Mapping[str, str]]
+Encoder = Callable[[list[str]], np.ndarray]  # texts -> unit vectors [n, d]
+
+
+class PromptingAgent:
+    """A served model that is prompted and not trained.
+
+    - ``base``: the instructions and the dialogue.
+    - ``reminder``: a sentence that asks to respect what was told, after the newest message.
+    - ``self-critic``: answer, critique, rewrite; three calls a turn.
+    - ``cot``: five worked examples with a thought before the answer; the thought is cut off.
+    - ``rag``: of the earlier dialogue only the five exchanges nearest to the newest message by sentence embedding.
+
+    Args:
+        llm: client, or settings of one; see `ChatConfig`.
+        method: one of `METHODS`.
+        encoder: for ``rag``; all-MiniLM-L6-v2 of the extra ``embed`` if not given.
+    """
+
+    def __init__(self, llm: Any, method: str = "base", encoder: Encoder | None = None) -> None:
+        if method not in METHODS:
+            raise unknown_choice("prompting method", method, METHODS)
+        self.client: ChatClient = client_of(llm)
+        self.method, self._encoder = method, encoder
+        if method == "rag" and encoder is None:
+            require("sentence_transformers", "embed", "method 'rag'")
+
+    def act(self, messages: Messages) -> str:
+        """One completion; waits for the model. Raises ModelError if it cannot be reached."""
+        return alone(self.act_flow(messages))
+
+    def act_batch(self, dialogues: Sequence[Messages]) -> list[str]:
+        """One completion a dialogue, all calls in flight together."""
+        outcomes = run([self.act_flow(messages) for messages in dialogues])
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return outcomes
+
+    def act_flow(self, messages: Messages) -> Flow[str]:
+        """``act`` as a flow."""
+        prepared = self._prepared([dict(message) for message in messages])
+        answer = yield self.client.begin(prepared)
+        if self.method == "self-critic":
+            language = self.client.config.language
+            for step in ("agent-critique-v1", "agent-rewrite-v1"):
+                prepared += [{"role": "assistant", "content": answer}, {"role": "user", "content": prompt(step, language)}]
+                answer = yield self.client.begin(prepared)
+        return _THOUGHT.sub("", answer) if self.method == "cot" else answer
+
+    def _prepared(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        if self.method == "reminder":
+            messages[-1]["content"] += "\n\n" + prompt("agent-reminder-v1", self.client.config.language)
+        elif self.method == "cot":
+            examples = prompt("agent-examples-v1", "en")
+            if messages[0]["role"] == "system":
+                messages[0]["content"] += "\n\n" + examples
+            else:
+                messages.insert(0, {"role": "system", "content": examples})
+        elif self.method == "rag":
+            return self._retrieved(messages)
+        return messages
+
+    def _retrieved(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        """System message, the nearest exchanges in their order, the newest message."""
+        head = messages[:1] if messages[0]["role"] == "system" else []
+        turns = messages[len(head) :]
+        exchanges = [turns[i : i + 2] for i in range(0, len(turns) - 1, 2)]
+        if len(exchanges) <= RETRIEVED:
+            return messages
+        texts = [f"{user['content']} {parse_action(assistant['content']).reply}" for user, assistant in exchanges]
+        vectors = self._encode([*texts, turns[-1]["content"]])
+        nearest = sorted(np.argsort(-(vectors[:-1] @ vectors[-1]), kind="stable")[:RETRIEVED].tolist())
+        return [*head, *(message for i in nearest for message in exchanges[i]), turns[-1]]
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        if self._encoder is None:
+            from sentence_transformers import SentenceTransformer
+
+            model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2", device="cpu")
+            self._encoder = lambda found: np.asarray(model.encode(found, normalize_embeddings=True, show_progress_bar=False))
+        return self._encoder(texts)

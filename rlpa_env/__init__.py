@@ -20,6 +20,7 @@ from rlpa_env.forking import fork, restore
 from rlpa_env.judges import Judge, RuleJudge
 from rlpa_env.llm import LLMJudge, LLMMatcher, LLMUser
 from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher
+from rlpa_env.numeric import DialogueActs, TokenLevel
 from rlpa_env.population import load_split
 from rlpa_env.profiles import Profile, load_profiles
 from rlpa_env.prompting import PromptingAgent
@@ -38,6 +39,7 @@ __all__ = [
     "ChatClient",
     "ChatConfig",
     "ConfigError",
+    "DialogueActs",
     "EmbeddingMatcher",
     "Judge",
     "LLMJudge",
@@ -61,6 +63,7 @@ __all__ = [
     "RuleJudge",
     "ScriptedUser",
     "StopReason",
+    "TokenLevel",
     "UserSimulator",
     "UserTurn",
     "Verdict",

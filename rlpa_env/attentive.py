@@ -140,6 +140,12 @@ def answer(messages: Messages) -> str:
     return f"{first} {question}"
 
 
+def wants(message: str) -> tuple[bool, bool]:
+    """Whether a message asks for an idea, and whether it asks at all."""
+    question = _asked(message)
+    return bool(_REQUEST.search(question)), bool(question)
+
+
 def _asked(message: str) -> str:
     """The question that a message ends with, "" if it ends with none."""
     return next((line for line in sentences(message)[-1:] if line.endswith("?")), "")

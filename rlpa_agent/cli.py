@@ -109,7 +109,7 @@ def validation(config: EvalConfig, env_id: str, seed: int, max_new_tokens: int) 
 
 
 def _size(split: str) -> int:
-    from rlpa_env.env import profiles_of
+    from rlpa_env.parts import profiles_of
 
     return len(profiles_of(split))
 

@@ -24,8 +24,9 @@ from rlpa_env.numeric import DialogueActs, TokenLevel
 from rlpa_env.population import load_split
 from rlpa_env.profiles import Profile, load_profiles
 from rlpa_env.prompting import PromptingAgent
+from rlpa_env.scripted import ScriptedUser
 from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
-from rlpa_env.users import ScriptedUser, UserSimulator, UserTurn
+from rlpa_env.users import UserSimulator, UserTurn
 from rlpa_env.vector import RLPAVectorEnv
 from rlpa_env.wrappers import LastMessage, RecordEpisodes, read_episodes
 
@@ -84,6 +85,7 @@ for _name, _turns, _more in (
     ("RLPA-Extended-v0", 10, {"split": "extended/train"}),
     ("RLPA-Shift-v0", 10, {"shift_turn": 6}),
     ("RLPA-Long-v0", 70, {}),
+    ("RLPA-Sessions-v0", 10, {"sessions": 3}),
     ("RLPA-LLM-v0", 10, _LLM),
 ):
     gym.register(

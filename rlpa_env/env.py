@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -13,17 +12,18 @@ import numpy as np
 from rlpa_env.actions import Action, instructions, parse_action
 from rlpa_env.errors import ConfigError, ModelError, OffSchemaError, unknown_choice
 from rlpa_env.flows import Flow, run
-from rlpa_env.judges import Judge, RuleJudge
-from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher, assign, match_points
-from rlpa_env.population import SPLIT_SIZES, load_split
-from rlpa_env.profiles import Profile, load_profiles
+from rlpa_env.judges import Judge
+from rlpa_env.matching import Matcher, match_points
+from rlpa_env.parts import at_once, check_choice, judge_of, matcher_of, matching_flow, profiles_of, user_of
+from rlpa_env.profiles import Profile
 from rlpa_env.rewards import ProfileScore, score_pairs, total_reward
 from rlpa_env.spaces import UnicodeText
 from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
-from rlpa_env.users import ScriptedUser, UserSimulator
+from rlpa_env.users import UserSimulator
 
 MAX_ACTION_CHARS = 16_384
 MAX_OBSERVATION_CHARS = 1_000_000
+MAX_MEMORY_CHARS = 8_000
 _NO_VERDICT = Verdict(False, False, False, False, False)
 _NO_SCORE = ProfileScore()
 _JUDGE_KEYS = tuple((f"judge/{criterion}", criterion) for criterion in CRITERIA)
@@ -53,6 +53,10 @@ class RLPAEnv(gym.Env[str, str]):
         cues: ``"explicit"``, ``"implicit"`` or ``"mixed"``: how points are voiced.
         style: None follows the personality; else ``plain``, ``terse``, ``chatty``, ``evasive`` or ``impatient``.
         shift_turn: the hidden profile changes before the reward of this action (1-based).
+        sessions: dialogues held with one person before the next is drawn; between them life moves on.
+        consent: the user may ask to forget something sensitive that it has told.
+        privacy_weight: subtracted for every listed point that is sensitive and was never told, or was to be forgotten.
+            A turn's reward never falls below 0.
         on_error: a model failure ends the episode (``"truncate"``) or is raised (``"raise"``).
         llm: settings of the language-model parts; needed where one of them is chosen.
         max_turns: the turn limit as the instructions state it. The limit itself is ``max_episode_steps`` of the
@@ -77,6 +81,9 @@ class RLPAEnv(gym.Env[str, str]):
         cues: str = "mixed",
         style: str | None = None,
         shift_turn: int | None = None,
+        sessions: int = 1,
+        consent: bool = False,
+        privacy_weight: float = 0.0,
         profile_weight: float = 1.0,
         response_weight: float = 1.0,
         on_error: str = "truncate",
@@ -84,28 +91,32 @@ class RLPAEnv(gym.Env[str, str]):
         max_turns: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        _one_of("judge_sees", judge_sees, ("inferred", "hidden"))
-        _one_of("credit", credit, ("paper", "grounded"))
-        _one_of("on_error", on_error, ("truncate", "raise"))
+        check_choice("judge_sees", judge_sees, ("inferred", "hidden"))
+        check_choice("credit", credit, ("paper", "grounded"))
+        check_choice("on_error", on_error, ("truncate", "raise"))
         if render_mode is not None:
-            _one_of("render_mode", render_mode, self.metadata["render_modes"])
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
         if shift_turn is not None and (not isinstance(shift_turn, int) or shift_turn < 2):
             raise ConfigError(f"shift_turn: expected None or an integer >= 2; got {shift_turn!r}.")
+        if not isinstance(sessions, int) or sessions < 1:
+            raise ConfigError(f"sessions: expected an integer >= 1; got {sessions!r}.")
         if max_turns is not None and (not isinstance(max_turns, int) or max_turns < 1):
             raise ConfigError(f"max_turns: expected None or an integer >= 1; got {max_turns!r}.")
-        for name, weight in (("profile_weight", profile_weight), ("response_weight", response_weight)):
+        weights = {"profile_weight": profile_weight, "response_weight": response_weight, "privacy_weight": privacy_weight}
+        for name, weight in weights.items():
             if not (isinstance(weight, (int, float)) and np.isfinite(weight) and weight >= 0):
                 raise ConfigError(f"{name}: expected a finite number >= 0; got {weight!r}.")
         self.profiles = profiles_of(split)
         self._by_id = {profile.id: profile for profile in self.profiles}
-        self._user = _user_of(user, cues, style, shift_turn, llm)
-        self._matcher, self._judge = _matcher_of(matcher, llm), _judge_of(judge, llm)
+        self._user = user_of(user, llm, cues=cues, style=style, shift_turn=shift_turn, consent=consent)
+        self._matcher, self._judge = matcher_of(matcher, llm), judge_of(judge, llm)
         self.split, self.judge_sees, self.credit, self.on_error = split, judge_sees, credit, on_error
         self.profile_weight, self.response_weight = float(profile_weight), float(response_weight)
+        self.privacy_weight, self.sessions = float(privacy_weight), sessions
         self.max_turns, self.render_mode = max_turns, render_mode
         self.observation_space = UnicodeText(MAX_OBSERVATION_CHARS)
         self.action_space = UnicodeText(MAX_ACTION_CHARS)
-        self._begun = False
+        self._begun, self._session = False, 0
         self._ready: tuple[str, Sequence[Any]] | None = None
         parts = ((self._user, "reply_flow"), (self._matcher, "scores_flow"), (self._judge, "judge_flow"))
         self._waits = any(hasattr(part, name) for part, name in parts)
@@ -119,6 +130,11 @@ class RLPAEnv(gym.Env[str, str]):
     def revealed(self) -> tuple[Point, ...]:
         """Points of the truth that the user has revealed so far."""
         return self._user.revealed
+
+    @property
+    def withdrawn(self) -> tuple[Point, ...]:
+        """Points that the user has told and then asked to forget."""
+        return getattr(self._user, "withdrawn", ())
 
     @property
     def turn(self) -> int:
@@ -153,21 +169,42 @@ class RLPAEnv(gym.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Draw a hidden profile (or take ``options={"profile": id | mapping}``) and hear "Hello"."""
+        """Draw a hidden profile and hear "Hello".
+
+        Options:
+            profile: an id of the split, or a mapping or Profile, instead of a drawn one.
+            session: 1 for a new person; n for the n-th talk with the person of the last episode. Without it people
+                change after ``sessions`` talks.
+            memory: the agent's own notes from earlier talks, which go into the system message.
+        """
         super().reset(seed=seed)
         options = dict(options or {})
-        chosen = options.pop("profile", None)
+        chosen, memory = options.pop("profile", None), options.pop("memory", "")
+        same = self._begun and chosen is None and self._session < self.sessions
+        session = options.pop("session", self._session + 1 if same else 1)
         if options:
-            raise unknown_choice("reset option", next(iter(options)), ("profile",))
+            raise unknown_choice("reset option", next(iter(options)), ("profile", "session", "memory"))
+        if session != 1 and (session != self._session + 1 or chosen is not None or not hasattr(self._user, "again")):
+            raise ConfigError(
+                f"reset option session: expected 1, or {self._session + 1} after an episode with the same person and without "
+                f"a profile; got {session!r}."
+            )
+        if not isinstance(memory, str) or len(memory) > MAX_MEMORY_CHARS:
+            raise ConfigError(f"reset option memory: expected a text of at most {MAX_MEMORY_CHARS} characters; got {memory!r:.80}.")
         drawn = self.profiles[int(self.np_random.random() * len(self.profiles))]
         stream = np.random.Generator(np.random.PCG64(int(self.np_random.integers(2**63))))
-        opening = self._user.reset(drawn if chosen is None else self._choose(chosen), stream)
+        if session == 1:
+            opening = self._user.reset(drawn if chosen is None else self._choose(chosen), stream)
+        else:
+            opening = self._user.again(stream)  # type: ignore[attr-defined]
+        self._session = session
+        notes = f"\n\nYour notes from earlier talks with this person:\n{memory}" if memory else ""
         self._dialogue = [Message("user", opening)]
-        self._raw = [("system", instructions(self.max_turns)), ("user", opening)]
+        self._raw = [("system", instructions(self.max_turns) + notes), ("user", opening)]
         self._observation = f"User: {opening}"
         self._turn, self._stop, self._error, self._valid = 0, StopReason.RUNNING, "", True
         self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, _NO_VERDICT
-        self._rewards = (0.0, 0.0)
+        self._rewards, self._breaches = (0.0, 0.0), (0, 0)
         self._begun, self._ready = True, None
         if self.render_mode == "human":
             self.render()
@@ -198,7 +235,10 @@ class RLPAEnv(gym.Env[str, str]):
         if failure is not None:
             return self._fail(failure, act)
         pairs, answer, self._verdict = outcomes
-        truth, known = self._before
+        truth, known, withdrawn = self._before
+        hits = [truth.points[t] for _, t in pairs]
+        untold = sum(point in truth.sensitive and point not in known for point in hits) if truth.sensitive else 0
+        self._breaches = untold, sum(point in withdrawn for point in hits)
         said = tuple([message.content for message in before if message.role == "user"])
         self._score = score_pairs(pairs, act.profile, truth.points, revealed=known, said=said)
         self._dialogue.append(Message("user", answer.message))
@@ -213,7 +253,8 @@ class RLPAEnv(gym.Env[str, str]):
         )  # fmt: skip
         if self.render_mode == "human":
             self.render()
-        reward = total_reward(*self._rewards, self.profile_weight, self.response_weight)
+        cost = self.privacy_weight * sum(self._breaches)
+        reward = max(0.0, total_reward(*self._rewards, self.profile_weight, self.response_weight) - cost)
         return self._observation, reward, answer.left, False, self._info()
 
     @property
@@ -231,14 +272,14 @@ class RLPAEnv(gym.Env[str, str]):
         act, before, truth = self._action, tuple(self._dialogue), self._before[0]
         shown = truth.points if self.judge_sees == "hidden" else act.profile
         user, judge = self._user, self._judge
-        answer = user.reply_flow(before, act.reply) if hasattr(user, "reply_flow") else _now(user.reply, before, act.reply)
+        answer = user.reply_flow(before, act.reply) if hasattr(user, "reply_flow") else at_once(user.reply, before, act.reply)
         if act.error:
-            verdict = _now(lambda: _NO_VERDICT)
+            verdict = at_once(lambda: _NO_VERDICT)
         elif hasattr(judge, "judge_flow"):
             verdict = judge.judge_flow(shown, before, act.reply)
         else:
-            verdict = _now(judge.judge, shown, before, act.reply)
-        return [_matched(self._matcher, act.profile, truth.points), answer, verdict]
+            verdict = at_once(judge.judge, shown, before, act.reply)
+        return [matching_flow(self._matcher, act.profile, truth.points), answer, verdict]
 
     def take(self, action: str, outcomes: Sequence[Any]) -> None:
         """The outcomes of ``flows(action)``, for the ``step(action)`` that follows."""
@@ -249,7 +290,7 @@ class RLPAEnv(gym.Env[str, str]):
             raise gym.error.ResetNeeded("RLPAEnv.step: expected reset() first; call reset(seed=...) and step then.")
         self._turn += 1
         self._action = parse_action(action)
-        self._before = self._user.profile, self._user.revealed
+        self._before = self._user.profile, self._user.revealed, self.withdrawn
 
     def _outcomes(self, action: str) -> Sequence[Any]:
         """Pairs, user's turn and verdict; a ModelError in the place of what failed."""
@@ -272,7 +313,7 @@ class RLPAEnv(gym.Env[str, str]):
         self._observation += f"\nAssistant: {act.reply}"
         kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
         self._valid, self._error, self._stop = False, f"{kind}{failure}", StopReason.FAILURE
-        self._rewards, self._verdict = (0.0, 0.0), _NO_VERDICT
+        self._rewards, self._breaches, self._verdict = (0.0, 0.0), (0, 0), _NO_VERDICT
         return self._observation, 0.0, False, True, self._info()
 
     def _info(self) -> dict[str, Any]:
@@ -280,6 +321,7 @@ class RLPAEnv(gym.Env[str, str]):
         info: dict[str, Any] = {
             "messages": [{"role": role, "content": content} for role, content in self._raw],
             "turn": self._turn,
+            "session": self._session,
             "reward/profile": self._rewards[0],
             "reward/response": self._rewards[1],
             "reward/valid": self._valid,
@@ -290,6 +332,8 @@ class RLPAEnv(gym.Env[str, str]):
             "profile/invented": score.invented,
             "profile/ceiling": score.ceiling,
             "profile/revealed": len(self._user.revealed) / len(self._user.profile.points),
+            "privacy/untold": self._breaches[0],
+            "privacy/withdrawn": self._breaches[1],
             "user/patience": self._user.patience,
             "parse_error": self._action.error,
             "stop_reason": self._stop.value,
@@ -310,7 +354,8 @@ class RLPAEnv(gym.Env[str, str]):
 
     def snapshot(self) -> Snapshot:
         """Everything that changes, copied; see `fork` for wrapped environments."""
-        names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_verdict", "_rewards", "_observation", "_begun")
+        names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_verdict", "_rewards", "_breaches", "_observation", "_begun",
+                 "_session")  # fmt: skip
         values = {name: getattr(self, name) for name in names}
         values |= {"_dialogue": self._dialogue[:], "_raw": self._raw[:]}
         return Snapshot(self._user.snapshot(), self.np_random.bit_generator.state, values)
@@ -329,66 +374,3 @@ class RLPAEnv(gym.Env[str, str]):
         twin._user = copy.copy(self._user)
         twin.restore(self.snapshot())
         return twin
-
-
-def profiles_of(split: str) -> tuple[Profile, ...]:
-    """The profiles behind ``split``: a bundled name, or the path of a JSONL file."""
-    if split in SPLIT_SIZES:
-        return load_split(split)
-    if split.endswith(".jsonl") or Path(split).is_file():
-        return load_profiles(split)
-    raise unknown_choice("split", split, (*SPLIT_SIZES, "a path ending in .jsonl"))
-
-
-def _one_of(name: str, value: object, choices: Any) -> None:
-    if value not in choices:
-        raise unknown_choice(name, value, choices)
-
-
-def _user_of(
-    user: str | UserSimulator, cues: str, style: str | None, shift_turn: int | None, llm: Mapping[str, Any] | None
-) -> UserSimulator:
-    ScriptedUser(cues=cues, style=style)  # checks the arguments, whoever the user is
-    if not isinstance(user, str):
-        return user
-    _one_of("user", user, ("scripted", "llm"))
-    if user == "scripted":
-        return ScriptedUser(cues=cues, style=style, shift_turn=shift_turn)
-    from rlpa_env.llm import LLMUser
-
-    return LLMUser(llm, cues=cues, style=style, shift_turn=shift_turn)
-
-
-def _matcher_of(matcher: str | Matcher, llm: Mapping[str, Any] | None) -> Matcher:
-    if not isinstance(matcher, str):
-        return matcher
-    _one_of("matcher", matcher, ("lexical", "embedding", "llm"))
-    if matcher == "llm":
-        from rlpa_env.llm import LLMMatcher
-
-        return LLMMatcher(llm)
-    return LexicalMatcher() if matcher == "lexical" else EmbeddingMatcher()
-
-
-def _judge_of(judge: str | Judge, llm: Mapping[str, Any] | None) -> Judge:
-    if not isinstance(judge, str):
-        return judge
-    _one_of("judge", judge, ("rules", "llm"))
-    if judge == "rules":
-        return RuleJudge()
-    from rlpa_env.llm import LLMJudge
-
-    return LLMJudge(llm)
-
-
-def _now(call: Callable[..., Any], *args: Any) -> Flow[Any]:
-    """A flow that waits for nothing."""
-    return call(*args)
-    yield
-
-
-def _matched(matcher: Matcher, guess: Sequence[Point], truth: Sequence[Point]) -> Flow[list[tuple[int, int]]]:
-    if not hasattr(matcher, "scores_flow"):
-        return match_points(matcher, guess, truth)
-    scores_GT = yield from matcher.scores_flow(guess, truth)
-    return assign(scores_GT, matcher.threshold)

@@ -19,9 +19,9 @@ from rich.table import Table
 
 import rlpa_env  # noqa: F401 - registers the ids, in worker processes too
 from rlpa_env.agents import Agent, make_agent
-from rlpa_env.env import profiles_of
 from rlpa_env.errors import ConfigError
 from rlpa_env.judges import Judge, RuleJudge
+from rlpa_env.parts import profiles_of
 from rlpa_env.results import paired_difference, returns, summarise
 from rlpa_env.types import CRITERIA, Message
 from rlpa_env.vector import make_calls

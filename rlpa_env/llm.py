@@ -23,9 +23,10 @@ from rlpa_env.flows import Flow, alone
 from rlpa_env.hearing import is_machine_speak
 from rlpa_env.matching import comparable
 from rlpa_env.profiles import Profile
+from rlpa_env.scripted import ScriptedUser
 from rlpa_env.text import normalise, sentences, stems
 from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
-from rlpa_env.users import Draft, Part, ScriptedUser, UserTurn
+from rlpa_env.users import Draft, Part, UserTurn
 
 TRIES = 3  # answers to one input, all off schema, after which the turn counts as off schema
 _MOST_SENTENCES = 3
@@ -69,19 +70,25 @@ class LLMUser:
 
     Args:
         llm: client, or settings of one; see `ChatConfig`.
-        cues, style, shift_turn: as for `ScriptedUser`.
+        cues, style, shift_turn, consent: as for `ScriptedUser`.
     """
 
-    def __init__(self, llm: Any, cues: str = "mixed", style: str | None = None, shift_turn: int | None = None) -> None:
+    def __init__(
+        self, llm: Any, cues: str = "mixed", style: str | None = None, shift_turn: int | None = None, consent: bool = False
+    ) -> None:
         self.client: ChatClient = client_of(llm)
         self.counts = dict.fromkeys(("messages", "rewrites", "leak", "stage direction", "length", "role", "empty", "kept faults"), 0)
-        self._script = ScriptedUser(cues, style, shift_turn)
+        self._script = ScriptedUser(cues, style, shift_turn, consent)
 
     def reset(self, profile: Profile, rng: np.random.Generator) -> str:
         """Become ``profile``; the opening is "Hello" and costs no call."""
         state: Any = rng.bit_generator.state  # read, not drawn from: what is said when is as with the scripted user
         self._seeds = np.random.Generator(np.random.PCG64(state["state"]["state"] % 2**63))
         return self._script.reset(profile, rng)
+
+    def again(self, rng: np.random.Generator) -> str:
+        """The same person another day; see `ScriptedUser.again`."""
+        return self._script.again(rng)
 
     @property
     def profile(self) -> Profile:
@@ -92,6 +99,11 @@ class LLMUser:
     def revealed(self) -> tuple[Point, ...]:
         """Points that the sent texts have told so far."""
         return self._script.revealed
+
+    @property
+    def withdrawn(self) -> tuple[Point, ...]:
+        """Points that the user has told and then asked to forget."""
+        return self._script.withdrawn
 
     @property
     def patience(self) -> int:
@@ -105,7 +117,8 @@ class LLMUser:
     def restore(self, state: Any) -> None:
         """Continue from a snapshot."""
         script, seeds = state
-        self._script = ScriptedUser(self._script.cues, self._script.style_name, self._script.shift_turn)
+        kept = self._script
+        self._script = ScriptedUser(kept.cues, kept.style_name, kept.shift_turn, kept.consent)
         self._script.restore(script)
         self._seeds = np.random.Generator(np.random.PCG64())
         self._seeds.bit_generator.state = seeds
@@ -183,7 +196,7 @@ def _tells(text: str, point: Point) -> bool:
 
 def _said(part: Part, text: str, script: ScriptedUser) -> bool:
     """Whether a text carries out a part of the draft."""
-    if part.mark == "plain":
+    if part.mark in ("plain", "withdraw"):
         return _voices(text, script.point(part.what).value)
     if part.mark == "hint":
         wanted = stems(part.line) - COMMON

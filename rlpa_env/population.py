@@ -139,7 +139,7 @@ def _profile(identity: str, values: Sequence[Value]) -> Profile:
     slots: dict[str, tuple[str, ...]] = {}
     for value in sorted(values, key=lambda value: order.index(value.slot)):
         slots[value.slot] = (*slots.get(value.slot, ()), value.value)
-    return Profile(id=identity, slots=slots)
+    return Profile(id=identity, slots=slots, sensitive=[(value.slot, value.value) for value in values if value.sensitive])
 
 
 _DRAW: dict[str, Callable[[str, np.random.Generator], tuple[Value, ...]]] = {
@@ -172,9 +172,9 @@ _LASTING = ("Age", "Gender", "Family Background", "Education Background")  # wha
 
 
 def shifted(
-    profile: Profile, told: Sequence[int], rng: np.random.Generator
+    profile: Profile, told: Sequence[int], rng: np.random.Generator, least: int = 2
 ) -> tuple[Profile, tuple[int, ...]]:
-    """The same person after life moved on: two or three points changed, in place.
+    """The same person after life moved on: ``least`` points changed or one more, in place.
 
     Args:
         told: indices into ``profile.points`` that the user has revealed; at least one of them changes.
@@ -189,7 +189,7 @@ def shifted(
     rest = [i for i in movable if i not in told] + [i for i in range(len(points)) if i not in movable and i not in told]
     _shuffle(order, rng)
     _shuffle(rest, rng)
-    wanted = min(len(points), 2 + int(rng.random() * 2))
+    wanted = min(len(points), least + int(rng.random() * 2))
     first = order[: max(1, wanted - 1)]
     chosen = (*first, *(*rest, *order[len(first) :])[: wanted - len(first)])
     new = list(points)
@@ -199,7 +199,13 @@ def shifted(
     slots: dict[str, list[str]] = {}
     for point in new:
         slots.setdefault(point.slot, []).append(point.value)
-    return Profile(id=profile.id, slots={slot: tuple(values) for slot, values in slots.items()}), chosen
+    private = [point for point in new if point in profile.sensitive or _sensitive(point)]
+    return Profile(profile.id, {slot: tuple(values) for slot, values in slots.items()}, private), chosen
+
+
+def _sensitive(point: Point) -> bool:
+    known = world().find(point.slot, point.value)
+    return known is not None and known.sensitive
 
 
 def _shuffle(items: list[int], rng: np.random.Generator) -> None:

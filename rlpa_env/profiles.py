@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -58,17 +58,21 @@ class Profile:
     Point(slot='Interests', value='chess')
     """
 
-    __slots__ = ("_hash", "id", "points", "slots")
+    __slots__ = ("_hash", "id", "points", "sensitive", "slots")
 
     id: str
     slots: Mapping[str, tuple[str, ...]]
     points: tuple[Point, ...]  # slot by slot, in order
+    sensitive: frozenset[Point]  # those that nobody should write down before they were told: health, religion, politics
 
-    def __init__(self, id: str, slots: Mapping[str, Any]) -> None:
+    def __init__(self, id: str, slots: Mapping[str, Any], sensitive: Iterable[Sequence[str]] = ()) -> None:
         """Check and keep. Raises ProfileError for empty names or values, duplicates and wrong types."""
         checked = _checked(id, slots)
         points = tuple(_point(slot, value) for slot, values in checked.items() for value in values)
-        for name, value in (("id", id), ("slots", MappingProxyType(checked)), ("points", points)):
+        private = frozenset(Point(*point) for point in sensitive)
+        if unknown := sorted(private - set(points)):
+            raise ProfileError(f"profile {id!r}: expected sensitive points to be points of the profile; {unknown[0]} is none.")
+        for name, value in (("id", id), ("slots", MappingProxyType(checked)), ("points", points), ("sensitive", private)):
             object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -78,7 +82,7 @@ class Profile:
         return hash((self.id, self.points))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Profile) and (self.id, self.points) == (other.id, other.points)
+        return isinstance(other, Profile) and (self.id, self.points, self.sensitive) == (other.id, other.points, other.sensitive)
 
     def __repr__(self) -> str:
         return f"Profile({self.id!r}, {len(self.points)} points)"
@@ -87,21 +91,27 @@ class Profile:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Profile, (self.id, dict(self.slots)))
+        return (Profile, (self.id, dict(self.slots), sorted(self.sensitive)))
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> Profile:
-        """Build from ``{"id": ..., "slots": {...}}``."""
+        """Build from ``{"id": ..., "slots": {...}}``, and ``"sensitive": {slot: value or values}`` if some points are."""
         if not isinstance(data, Mapping):
             raise ProfileError(f"profile: expected an object with 'id' and 'slots'; got {type(data).__name__}.")
         missing = [key for key in ("id", "slots") if key not in data]
         if missing:
             raise ProfileError(f"profile: expected the keys 'id' and 'slots'; {missing[0]!r} is missing.")
-        return cls(data["id"], data["slots"])
+        private = _checked(data["id"], data["sensitive"]) if data.get("sensitive") else {}
+        return cls(data["id"], data["slots"], [(slot, value) for slot, values in private.items() for value in values])
 
     def to_mapping(self) -> dict[str, Any]:
         """The JSON form; single values are plain strings."""
-        return {"id": self.id, "slots": {k: v[0] if len(v) == 1 else list(v) for k, v in self.slots.items()}}
+        data: dict[str, Any] = {"id": self.id, "slots": {k: v[0] if len(v) == 1 else list(v) for k, v in self.slots.items()}}
+        if self.sensitive:
+            data["sensitive"] = {}
+            for slot, value in sorted(self.sensitive):
+                data["sensitive"].setdefault(slot, []).append(value)
+        return data
 
 
 @lru_cache(maxsize=65_536)

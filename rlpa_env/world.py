@@ -39,6 +39,7 @@ class Value:
     clash: tuple[str, ...] = ()  # words of suggestions that would be wrong for this person
     fits: tuple[str, ...] = ()  # suggestions that would be right
     weight: float = 1.0  # relative frequency in the population
+    sensitive: bool = False  # health, origin: not to be written down before it was told
 
     def __hash__(self) -> int:
         return hash((self.slot, self.value))
@@ -145,6 +146,7 @@ def _value(slot: str, raw: Mapping[str, Any]) -> Value:
         clash=tuple(raw.get("clash", ())),
         fits=tuple(raw.get("fits", ())),
         weight=float(raw.get("weight", 1.0)),
+        sensitive=bool(raw.get("sensitive", False)),
     )
 
 

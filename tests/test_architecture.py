@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each module may import from the groups before its own, and from its own group further left.
 ENV = """types errors text topics flows store clients | profiles loaders | world | population spaces actions matching | rewards metrics |
-hearing evidence moves form relevance judges | disclosure voice users | llm | env rendering wrappers forking vector |
+hearing evidence moves form relevance judges | disclosure voice users scripted | llm parts | env rendering wrappers forking vector |
 replies attentive agents oracle prompting numeric | results evaluate testing | cli __init__"""
 AGENT = """config trajectory advantages ppo chat tokenizer generation | policy | mixture induction warm_start start rollout batch evaluate |
 learner checkpoint progress | trainer | cli | demo __init__"""

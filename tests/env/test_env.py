@@ -17,6 +17,7 @@ from rlpa_env.agents import make_agent
 
 IDS = ("RLPA-v0", "RLPA-Extended-v0", "RLPA-Shift-v0", "RLPA-Long-v0")
 INFO_TYPES = {
+    "session": int, "privacy/untold": int, "privacy/withdrawn": int,
     "messages": list,
     "turn": int,
     "reward/profile": float,

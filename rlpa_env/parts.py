@@ -1,0 +1,83 @@
+"""The parts of an environment by name: profiles of a split, user, matcher and judge; and what of them waits, as flows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlpa_env.errors import unknown_choice
+from rlpa_env.flows import Flow
+from rlpa_env.judges import Judge, RuleJudge
+from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher, assign, match_points
+from rlpa_env.population import SPLIT_SIZES, load_split
+from rlpa_env.profiles import Profile, load_profiles
+from rlpa_env.scripted import ScriptedUser
+from rlpa_env.types import Point
+from rlpa_env.users import UserSimulator
+
+
+def profiles_of(split: str) -> tuple[Profile, ...]:
+    """The profiles behind ``split``: a bundled name, or the path of a JSONL file."""
+    if split in SPLIT_SIZES:
+        return load_split(split)
+    if split.endswith(".jsonl") or Path(split).is_file():
+        return load_profiles(split)
+    raise unknown_choice("split", split, (*SPLIT_SIZES, "a path ending in .jsonl"))
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise ConfigError, naming the choices and the nearest one, for a value that is none of them."""
+    if value not in choices:
+        raise unknown_choice(name, value, choices)
+
+
+def user_of(user: str | UserSimulator, llm: Mapping[str, Any] | None, **settings: Any) -> UserSimulator:
+    """The user simulator of that name, or the object itself."""
+    scripted = ScriptedUser(**settings)  # checks the arguments, whoever the user is
+    if not isinstance(user, str):
+        return user
+    check_choice("user", user, ("scripted", "llm"))
+    if user == "scripted":
+        return scripted
+    from rlpa_env.llm import LLMUser
+
+    return LLMUser(llm, **settings)
+
+
+def matcher_of(matcher: str | Matcher, llm: Mapping[str, Any] | None) -> Matcher:
+    """The matcher of that name, or the object itself."""
+    if not isinstance(matcher, str):
+        return matcher
+    check_choice("matcher", matcher, ("lexical", "embedding", "llm"))
+    if matcher == "llm":
+        from rlpa_env.llm import LLMMatcher
+
+        return LLMMatcher(llm)
+    return LexicalMatcher() if matcher == "lexical" else EmbeddingMatcher()
+
+
+def judge_of(judge: str | Judge, llm: Mapping[str, Any] | None) -> Judge:
+    """The judge of that name, or the object itself."""
+    if not isinstance(judge, str):
+        return judge
+    check_choice("judge", judge, ("rules", "llm"))
+    if judge == "rules":
+        return RuleJudge()
+    from rlpa_env.llm import LLMJudge
+
+    return LLMJudge(llm)
+
+
+def at_once(call: Callable[..., Any], *args: Any) -> Flow[Any]:
+    """A flow that waits for nothing."""
+    return call(*args)
+    yield
+
+
+def matching_flow(matcher: Matcher, guess: Sequence[Point], truth: Sequence[Point]) -> Flow[list[tuple[int, int]]]:
+    """Pairs (index of guess, index of truth) that count as hits, as a flow."""
+    if not hasattr(matcher, "scores_flow"):
+        return match_points(matcher, guess, truth)
+    scores_GT = yield from matcher.scores_flow(guess, truth)
+    return assign(scores_GT, matcher.threshold)

@@ -141,6 +141,17 @@ def _disguised(fact: Fact, rng: np.random.Generator) -> Fact:
     return replace(fact, point=Point(fact.point.slot, new), value=record, stems=stems(new))
 
 
+def written(points: Sequence[Point], reply: str) -> str:
+    """An action with the values of a slot on one line: what follows a value is then its successor in the same slot.
+
+    With a line a value, the model writes the first value of a slot again and again: "- Interests:" has two sequels.
+    """
+    slots: dict[str, list[str]] = {}
+    for slot, value in points:
+        slots.setdefault(slot, []).append(value)
+    return format_action([(slot, ", ".join(values)) for slot, values in slots.items()], reply)
+
+
 def _poor_reply(messages: Sequence[dict[str, str]], rng: np.random.Generator) -> str:
     kind = rng.random()
     if kind < 0.3:  # a question out of nowhere
@@ -174,7 +185,7 @@ def _slip(messages: Sequence[dict[str, str]], told: Sequence[Point], rng: np.ran
         reply = " ".join(said)
     else:
         reply = _poor_reply(messages, rng)
-    return format_action(dict.fromkeys(listed), reply)
+    return written(list(dict.fromkeys(listed)), reply)
 
 
 def dialogue(
@@ -233,7 +244,7 @@ def drill(rng: np.random.Generator, turns: tuple[int, int] = (1, 4), slips: floa
             reply = answer(_heard(messages))
         else:
             reply = _POOR[int(rng.random() * 3)]
-        messages.append(("assistant", format_action(tuple(told), reply)))
+        messages.append(("assistant", written(tuple(told), reply)))
     return _taught(messages)
 
 
@@ -281,7 +292,7 @@ def held(
         share = teacher.listed[0] + (teacher.listed[1] - teacher.listed[0]) * rng.random()
         listed = [point for point in told if rng.random() < share]
         reply = answer(messages) if rng.random() < teacher.good_replies else _poor_reply(messages, rng)
-        completion = format_action(listed, reply)
+        completion = written(listed, reply)
         if slipped:
             completion = _slip(messages, tuple(told), rng)
             reply = parse_action(completion).reply

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,28 +237,34 @@ def forced_copy(
 ) -> list[list[bool]]:
     """For each history (ending with a user message), which of the told (slot, value) points the model can write down.
 
-    The profile block is forced line by line, "- Slot:", and greedy decoding fills each value in. A point counts when
-    its value was written on one of the lines of its slot (a slot with several values has several lines).
+    The profile block is forced line by line, "- Slot:", and greedy decoding fills each line in: one value, or several
+    with commas. A slot of which fewer values were written than told is forced again. A point counts when its value
+    stands on a line of its slot.
     """
     chat, tokenizer = policy.chat, policy.tokenizer
     rows = [row for row, points in enumerate(told) if points]
     if not rows:
         return [[] for _ in told]
     cache: Decoder = decoder(policy.lm, len(rows), policy.context_limit)
-    opening = [chat.opening(histories[row]) for row in rows]
     start = np.asarray(tokenizer.encode("<profile>\n", add_special_tokens=False), dtype=np.int64)
-    unfed = [np.concatenate([ids, start]) for ids in opening]
-    written: list[dict[str, set[str]]] = [{} for _ in rows]
-    for line in range(max(len(told[row]) for row in rows)):
-        active = [i for i, row in enumerate(rows) if line < len(told[row])]
-        slots = [told[rows[i]][line][0] for i in active]
-        forced = [tokenizer.encode(f"- {slot}:", add_special_tokens=False) for slot in slots]
-        chunks = [np.concatenate([unfed[i], ids]) for i, ids in zip(active, forced)]
-        values = _greedy_lines(policy, cache, active, chunks)
-        for i, slot, ids in zip(active, slots, values):
+    unfed = [np.concatenate([chat.opening(histories[row]), start]) for row in rows]
+    asked = [Counter(slot for slot, _ in told[row]) for row in rows]  # slot -> lines that may still be forced
+    written: list[dict[str, list[str]]] = [{slot: [] for slot in left} for left in asked]
+    while True:
+        forced = {}
+        for i, left in enumerate(asked):
+            wanted = Counter(slot for slot, _ in told[rows[i]])
+            slot = next((s for s in left if left[s] and len(written[i][s]) < wanted[s]), None)
+            if slot is not None:
+                forced[i] = slot
+                left[slot] -= 1
+        if not forced:
+            break
+        chunks = [np.concatenate([unfed[i], tokenizer.encode(f"- {slot}:", add_special_tokens=False)]) for i, slot in forced.items()]
+        for (i, slot), ids in zip(forced.items(), _greedy_lines(policy, cache, list(forced), chunks)):
             unfed[i] = np.asarray(ids[-1:], dtype=np.int64)  # the line break was chosen but not fed
-            text = tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip()
-            written[i].setdefault(slot, set()).add(text.casefold())
+            line = tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip()
+            written[i][slot] += [value.strip().casefold() for value in line.split(",")]
     hits: list[list[bool]] = [[] for _ in told]
     for i, row in enumerate(rows):
         hits[row] = [value.casefold() in written[i][slot] for slot, value in told[row]]

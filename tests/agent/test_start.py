@@ -65,12 +65,12 @@ def test_it_copies_unseen_values_as_the_committed_result_says(start):
     share = sum(map(sum, hits)) / sum(map(len, hits))
     expected = np.mean([measured["copied"][turn] for turn in turns])
     assert share >= expected - 0.15
-    assert share >= 0.6
+    assert share >= 0.7
 
 
 def test_it_keeps_the_form(start):
     records = collect({"start": PolicyAgent(start, seed=0)}, Setting(users=10), quiet=True)["start"]
     turns = [turn for record in records for turn in record["turns"]]
-    assert np.mean([not turn["parse_error"] for turn in turns]) >= 0.9
+    assert np.mean([not turn["parse_error"] for turn in turns]) >= 0.92
     assert 0 < np.mean([turn["grounded_f1"] for turn in turns]) < 0.25
     assert 0.2 < np.mean([turn["response"] for turn in turns]) < 0.75

@@ -6,7 +6,7 @@ L its padded length. A chain is an episode's action tokens in time order, wherev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ class Batch:
     row_A: Tensor  # int64; which row
     pos_A: Tensor  # int64; position of the token in its row
     turn_A: Tensor  # int64; 0-based turn
+    segment_A: Tensor  # int64; what advantages take for a turn: the turn, or 2·turn and 2·turn + 1 for its two blocks
     chain_A: Tensor  # int64
     fraction_A: Tensor  # float32; turn / turn limit, in [0, 1)
     logp_old_A: Tensor  # float32; at sampling time
@@ -49,8 +50,17 @@ def valid_turns(trajectory: Trajectory) -> tuple[Turn, ...]:
     return trajectory.turns
 
 
+Blocks = Callable[[Turn], tuple[int, float]]
+"""(n, r) of a turn: r of its reward was decided by its first n tokens and falls due at the n-th; (0, 0.0): nothing was."""
+
+
 def make_batch(
-    trajectories: Sequence[Trajectory], *, max_turns: int, horizon: str = "terminal", row_per_turn: bool = False
+    trajectories: Sequence[Trajectory],
+    *,
+    max_turns: int,
+    horizon: str = "terminal",
+    blocks: Blocks | None = None,
+    row_per_turn: bool = False,
 ) -> Batch:
     """Lay trajectories out in rows and chains.
 
@@ -61,6 +71,7 @@ def make_batch(
         max_turns: turn limit K; the value head sees turn / K.
         horizon: at the turn limit the value beyond is 0 (``terminal``: the objective is a finite sum) or that of the
             final context (``truncate``). A context overflow and an invalid turn always bootstrap.
+        blocks: splits each turn's chain and reward in two; None: a turn is one segment, paid at its last token.
         row_per_turn: open a row for every turn (the same numbers at a higher price; for tests).
 
     Raises:
@@ -68,7 +79,7 @@ def make_batch(
     """
     if horizon not in ("terminal", "truncate"):
         raise ValueError(f"horizon: expected 'terminal' or 'truncate'; got {horizon!r}.")
-    made = _Layout(max_turns, row_per_turn)
+    made = _Layout(max_turns, row_per_turn, blocks)
     for index, trajectory in enumerate(trajectories):
         turns = valid_turns(trajectory)
         if not turns:
@@ -89,11 +100,11 @@ def make_batch(
 class _Layout:
     """Rows and flat arrays while they grow."""
 
-    def __init__(self, max_turns: int, row_per_turn: bool) -> None:
-        self.max_turns, self.row_per_turn = max_turns, row_per_turn
+    def __init__(self, max_turns: int, row_per_turn: bool, blocks: Blocks | None) -> None:
+        self.max_turns, self.row_per_turn, self.blocks = max_turns, row_per_turn, blocks
         self.rows: list[np.ndarray] = []
         self.flat: dict[str, list[np.ndarray]] = {
-            name: [] for name in ("row", "pos", "turn", "chain", "fraction", "logp", "reward")
+            name: [] for name in ("row", "pos", "turn", "segment", "chain", "fraction", "logp", "reward")
         }
         self.starts: list[int] = []
         self.boot: list[tuple[int, int, float, bool]] = []
@@ -109,10 +120,13 @@ class _Layout:
                 raise ValueError(f"make_batch: turn {k} of episode {episode} has no action token; expected at least one.")
             row = self._row(turn.context_ids, new=k == 0 or self.row_per_turn)
             self.rows[row] = np.concatenate([self.rows[row], turn.action_ids])
+            first, early = self.blocks(turn) if self.blocks is not None else (0, 0.0)
             reward = np.zeros(size, np.float32)
-            reward[-1] = turn.reward
-            first = len(turn.context_ids)
-            self._add(row, np.arange(first, first + size), k, reward, turn.logp)
+            reward[-1] = turn.reward - early
+            reward[first - 1] += early  # of the last token where nothing was decided early
+            segment = k if self.blocks is None else 2 * k + (np.arange(size) >= first)
+            start = len(turn.context_ids)
+            self._add(row, np.arange(start, start + size), k, segment, reward, turn.logp)
         row = self._row(final, new=False) if boot else len(self.rows) - 1
         self.boot.append((row, len(self.rows[row]) - 1, len(turns) / self.max_turns, boot))
 
@@ -126,13 +140,16 @@ class _Layout:
             self.rows.append(context)
         return len(self.rows) - 1
 
-    def _add(self, row: int, positions: np.ndarray, turn: int, reward: np.ndarray, logp: np.ndarray) -> None:
+    def _add(
+        self, row: int, positions: np.ndarray, turn: int, segment: int | np.ndarray, reward: np.ndarray, logp: np.ndarray
+    ) -> None:
         size = len(positions)
         chain = len(self.starts) - 1
         columns = {"row": row, "turn": turn, "chain": chain, "fraction": turn / self.max_turns}
         for name, value in columns.items():
             self.flat[name].append(np.full(size, value))
-        for name, values in (("pos", positions), ("reward", reward), ("logp", logp)):
+        segment = np.broadcast_to(segment, size)
+        for name, values in (("pos", positions), ("segment", segment), ("reward", reward), ("logp", logp)):
             self.flat[name].append(np.asarray(values))
         self.count += size
 
@@ -146,6 +163,7 @@ class _Layout:
             row_A=flat("row", torch.int64),
             pos_A=flat("pos", torch.int64),
             turn_A=flat("turn", torch.int64),
+            segment_A=flat("segment", torch.int64),
             chain_A=flat("chain", torch.int64),
             fraction_A=flat("fraction", torch.float32),
             logp_old_A=flat("logp", torch.float32),

@@ -7,6 +7,7 @@ The pieces between the messages ("glue") are read off the tokenizer's own chat t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,6 +127,12 @@ class Chat:
         if ids and ids[-1] in self.end_ids:
             ids.pop()
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def prefix_with(self, action_ids: Sequence[int], text: str) -> int:
+        """Number of leading ids of an answer with which ``text`` is complete for the first time; 0 if it never is."""
+        if text not in self.decode(action_ids):
+            return 0
+        return 1 + bisect_left(range(1, len(action_ids)), True, key=lambda n: text in self.decode(action_ids[:n]))
 
     def banned_ids(self, vocab_size: int) -> np.ndarray:
         """Ids that are never sampled: added tokens other than ends, and rows of the embedding without a token."""

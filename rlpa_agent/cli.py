@@ -116,9 +116,10 @@ def _size(split: str) -> int:
 
 def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
     """Everything between a configuration and a trained policy in ``config.out``; returns the last figures."""
-    from rlpa_agent.policy import Policy
+    from rlpa_agent.policy import Policy, flush_denormals
     from rlpa_agent.trainer import Trainer, checkpointed_policy
 
+    flush_denormals()
     rollout = config.rollout
     if not resume and (config.out / "last").exists():
         raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")

@@ -47,13 +47,14 @@ class ModelConfig:
     """A Hugging Face folder or id; "shipped": the tiny start checkpoint."""
     value_grad: str = "detach"
     """detach: the critic does not move the trunk; shared: it does, times vf_coef."""
-    update_autocast: bool = True
-    """bf16 autocast for scoring and updates."""
+    update_dtype: str = "auto"
+    """Of scoring and updates: float32, bfloat16 (autocast), or auto: whichever multiplies faster on this machine."""
     rollout_dtype: str = "float32"
     """Weights while sampling."""
 
     def __post_init__(self) -> None:
         _one_of("model", "value_grad", self.value_grad, ("detach", "shared"))
+        _one_of("model", "update_dtype", self.update_dtype, ("auto", "float32", "bfloat16"))
         _one_of("model", "rollout_dtype", self.rollout_dtype, ("float32",))
 
 
@@ -96,6 +97,9 @@ class PPOConfig:
     """0 makes every turn a sample of its own, as in the authors' code."""
     lam_token: float = 0.95
     lam_turn: float = 0.95
+    profile_paid: str = "turn"
+    """Where a turn's profile reward falls due: turn, at its last token; block, at the last token of the profile block,
+    which decides it. Then lam_turn also holds between block and reply, and the luck of a reply blurs the profile less."""
     horizon: str = "terminal"
     """terminal: the value after the turn limit is 0; truncate: the critic's."""
     clip_low: float = 0.2
@@ -125,6 +129,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in ("gamma_token", "gamma_turn", "lam_token", "lam_turn"):
             _in_range("ppo", name, getattr(self, name), 0.0, 1.0)
+        _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block"))
         _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
         _one_of("ppo", "kl_in", self.kl_in, ("reward", "loss"))
         _one_of("ppo", "kl_kind", self.kl_kind, ("k2", "k3"))
@@ -219,13 +224,16 @@ class TrainConfig:
 
 PRESETS: dict[str, TrainConfig] = {
     "tiny": TrainConfig(
-        rollout=RolloutConfig(dialogues=32, concurrent=32, max_new_tokens=160),
-        # A turn has some fifty tokens and its reward comes at the last: a trace that decays over tokens would leave the
-        # profile block, which comes first, to a critic that has just begun to learn.
+        # One point more moves F1 by hundredths where a verdict moves by 1: with equal weights the reply is learned first
+        # and the profile hardly at all. Scores are always those of equal weights.
+        rollout=RolloutConfig(dialogues=32, concurrent=32, max_new_tokens=160, profile_weight=3.0),
+        # No decay over the tokens of a block, which is paid at its last; the critic takes over from block to block.
         # A critic fitted well on kept states costs little and explains three quarters of the returns after six iterations.
         # The start is weak on purpose, so a good policy is far from it: max_kl only stops what has run away.
-        ppo=PPOConfig(lam_token=1.0, lam_turn=0.8, critic_steps=40, max_kl=40.0),
-        optim=OptimConfig(policy_lr=3e-4, critic_lr=3e-3),
+        ppo=PPOConfig(lam_token=1.0, lam_turn=0.7, profile_paid="block", critic_steps=40, max_kl=40.0),
+        # Small micro-batches are as fast as large ones and need a quarter of the memory.
+        optim=OptimConfig(policy_lr=3e-4, critic_lr=3e-3, token_budget=4096),
+        eval=EvalConfig(every=20),
     ),
 }
 """Starting points by name; every field can be set on the command line."""

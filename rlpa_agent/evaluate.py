@@ -16,7 +16,7 @@ import torch
 
 from rlpa_agent.chat import Chat
 from rlpa_agent.generation import Decoder, Sampler, decoder
-from rlpa_agent.policy import Policy
+from rlpa_agent.policy import Policy, flush_denormals
 
 REMEMBERED = 4096
 """Dialogues whose sampled ids are kept; an older one that comes back is encoded from its text."""
@@ -161,4 +161,5 @@ def _fingerprint(lm: Any) -> tuple[float, ...]:
 
 def policy_agent(path: Any, **options: Any) -> PolicyAgent:
     """The agent in a policy folder or Hugging Face model; options go to ``PolicyAgent``."""
+    flush_denormals()
     return PolicyAgent(Policy.from_pretrained(path, reference=False), **options)

@@ -266,6 +266,20 @@ class _Job:
         return ids
 
 
+def profile_block(chat: Chat, weight: float) -> Callable[[Turn], tuple[int, float]]:
+    """For `batch.make_batch`: the tokens of a turn's profile block, and the part of its reward that they decided.
+
+    ``weight`` is the environment's ``profile_weight``; what a turn paid in the end is never exceeded.
+    """
+
+    def split(turn: Turn) -> tuple[int, float]:
+        tokens = chat.prefix_with(turn.action_ids.tolist(), "</profile>")
+        early = min(turn.reward, weight * turn.parts.get("reward/profile", 0.0))
+        return (tokens, early) if tokens else (0, 0.0)
+
+    return split
+
+
 def _parts(info: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among an environment's infos."""
     numbers = (bool, int, float, np.bool_, np.integer, np.floating)

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +28,7 @@ from rlpa_agent.config import TrainConfig
 from rlpa_agent.learner import Learner, Normaliser
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
-from rlpa_agent.rollout import RolloutCounts, collect
+from rlpa_agent.rollout import RolloutCounts, collect, profile_block
 from rlpa_agent.trajectory import Trajectory
 
 Evaluate = Callable[[Policy], Mapping[str, float]]
@@ -144,8 +145,9 @@ class Trainer:
         figures = rollout_figures(trajectories, self.config.rollout.max_turns)
         if self.config.rollout.shuffle_rewards:
             trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
+        blocks = profile_block(self.policy.chat, self.config.rollout.profile_weight) if self.config.ppo.profile_paid == "block" else None
         batch = make_batch(
-            trajectories, max_turns=self.config.rollout.max_turns, horizon=self.config.ppo.horizon
+            trajectories, max_turns=self.config.rollout.max_turns, horizon=self.config.ppo.horizon, blocks=blocks
         )
         try:
             estimates, stats = self.learner.update(batch, self.iteration)
@@ -186,6 +188,7 @@ class Trainer:
             "best": None if np.isinf(self.best) else float(self.best),
             "normaliser": [self.learner.normaliser.mean, self.learner.normaliser.std, self.learner.normaliser.seen],
             "failures_running": self.learner.failures_running,
+            "update_dtype": self.learner.update_dtype,
             "config_hash": self.config.hash(),
             "random": random_state(),
         }
@@ -209,6 +212,7 @@ class Trainer:
         mean, std, seen = state["normaliser"]
         self.learner.normaliser = Normaliser(mean, std, seen)
         self.learner.failures_running = state["failures_running"]
+        self.learner.update_dtype = state["update_dtype"]
         restore_random(state["random"])
 
 
@@ -225,13 +229,11 @@ def checkpointed_policy(out: Path, which: str = "last") -> Path:
 
 def shuffled_rewards(trajectories: list[Trajectory], seed: int) -> list[Trajectory]:
     """The same dialogues with whole reward sequences swapped between episodes, cut or padded by 0: a control."""
-    from dataclasses import replace
-
     order = np.random.default_rng(seed).permutation(len(trajectories))
     mixed = []
     for own, other in zip(trajectories, order, strict=True):
-        rewards = [turn.reward for turn in trajectories[int(other)].turns]
-        rewards += [0.0] * (len(own.turns) - len(rewards))
-        turns = tuple(replace(turn, reward=reward) for turn, reward in zip(own.turns, rewards))
+        paid = [(turn.reward, turn.parts) for turn in trajectories[int(other)].turns]
+        paid += [(0.0, {})] * (len(own.turns) - len(paid))
+        turns = tuple(replace(turn, reward=reward, parts=parts) for turn, (reward, parts) in zip(own.turns, paid))
         mixed.append(replace(own, turns=turns))
     return mixed

@@ -234,3 +234,29 @@ def test_explained_variance_of_a_perfect_and_a_constant_critic():
     returns = torch.tensor([1.0, 2.0, 4.0])
     assert explained_variance(returns, returns) == 1.0
     assert explained_variance(torch.full((3,), 2.0), returns) == pytest.approx(0.0)
+
+
+def test_a_reward_paid_at_its_block_splits_the_turn_in_two_segments():
+    """Two turns of three tokens, 0.4 of 1.4 and 0.5 of 0.5 decided by the first two; V = 0, γ = 1, λ_token 1, λ_turn ½."""
+    first = Turn(np.arange(3), np.array([10, 11, 12]), np.zeros(3, np.float32), 1.4)
+    second = Turn(np.arange(9), np.array([13, 14, 15]), np.zeros(3, np.float32), 0.5)
+    early = {10: (2, 0.4), 13: (2, 0.5)}
+    batch = make_batch(
+        [Trajectory((first, second), np.arange(13), terminated=True, truncated=False)],
+        max_turns=2,
+        blocks=lambda turn: early[int(turn.action_ids[0])],
+    )
+    assert batch.reward_A.tolist() == pytest.approx([0, 0.4, 1.0, 0, 0.5, 0.0])
+    assert batch.turn_A.tolist() == [0, 0, 0, 1, 1, 1]
+    assert batch.segment_A.tolist() == [0, 0, 1, 2, 2, 3]
+    discounts = {"gamma_token": 1.0, "gamma_turn": 1.0, "lam_token": 1.0, "lam_turn": 0.5}
+    advantages, _ = chain_gae(batch.reward_A, torch.zeros(6), batch.segment_A, batch.starts_C, torch.zeros(1), **discounts)
+    # backwards: 0; .5 + ½·0; .5; 1 + ½·.5; .4 + ½·1.25; the same
+    assert advantages.tolist() == pytest.approx([1.025, 1.025, 1.25, 0.5, 0.5, 0.0])
+
+
+def test_a_turn_without_a_block_is_paid_at_its_end():
+    only = Turn(np.arange(3), np.array([10, 11]), np.zeros(2, np.float32), 1.0)
+    batch = make_batch([Trajectory((only,), np.arange(5), True, False)], max_turns=1, blocks=lambda turn: (0, 0.0))
+    assert batch.reward_A.tolist() == [0.0, 1.0]
+    assert len(set(batch.segment_A.tolist())) == 1

@@ -155,3 +155,17 @@ def test_user_text_is_cut_at_its_bound():
 def test_a_dialogue_must_end_with_the_user(texts):
     with pytest.raises(ConfigError, match="alternates"):
         Chat(tokenizer(), "").opening(messages(*texts))
+
+
+@pytest.mark.parametrize("make", [tokenizer, qwen_like_tokenizer])
+def test_the_prefix_that_completes_a_text(make):
+    chat = Chat(make())
+    ids = [*chat.tokenizer.encode(ANSWER, add_special_tokens=False), chat.end_id]
+    n = chat.prefix_with(ids, "</profile>")
+    assert "</profile>" in chat.decode(ids[:n])
+    assert "</profile>" not in chat.decode(ids[: n - 1])
+    assert 1 < n < len(ids)
+    assert chat.prefix_with(ids, "</nothing>") == 0
+    whole = chat.decode(ids)
+    assert chat.prefix_with(ids, whole) == len(ids) - 1  # all but the end token, which has no text
+    assert chat.prefix_with(ids[:1], chat.decode(ids[:1])) == 1

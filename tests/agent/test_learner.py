@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from toy import ToyEnv, char_policy, toy_config
 
 from rlpa_agent.batch import make_batch, micro_batches
 from rlpa_agent.config import PPOConfig
-from rlpa_agent.learner import Learner
+from rlpa_agent.learner import Learner, faster_dtype
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer
 from rlpa_agent.trajectory import Trajectory, Turn
@@ -69,7 +70,7 @@ def test_T10_first_minibatch_has_ratios_of_exactly_1(tmp_path):
     policy = tiny_models.policy(sharpness=2.0)
     batch = make_batch(gathered(policy), max_turns=3)
     config = toy_config(tmp_path, 3, optim={"token_budget": 300})
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, update_autocast=True))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, update_dtype="bfloat16"))
     learner = Learner(policy, config)
     estimates, stats = learner.update(batch, 0)
     assert stats.first_ratio_error == 0.0
@@ -233,3 +234,21 @@ def test_more_steps_of_a_critic_that_moves_the_trunk_are_refused(tmp_path):
             model=dataclasses.replace(config.model, value_grad="shared"),
             ppo=dataclasses.replace(config.ppo, critic_steps=5),
         )
+
+
+@pytest.mark.parametrize(("slow", "expected"), [(torch.bfloat16, "float32"), (torch.float32, "bfloat16")])
+def test_the_update_runs_in_what_multiplies_faster_here(monkeypatch, tmp_path, slow, expected):
+    plain = torch.nn.functional.linear
+
+    def linear(left, right, bias=None):
+        if left.dtype == slow and len(left) == 4096:
+            time.sleep(0.02)
+        return plain(left, right, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    assert faster_dtype(16) == expected
+    learner = Learner(tiny_models.policy(), toy_config(tmp_path, 3, model={"update_dtype": "auto"}))
+    assert learner.update_dtype == expected
+    with learner._autocast():
+        product = plain(torch.ones(2, 2), torch.ones(2, 2))
+    assert str(product.dtype) == f"torch.{expected}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_models
@@ -12,7 +14,8 @@ from transformers import LlamaConfig
 from rlpa_agent import generation
 from rlpa_agent.generation import GenericDecoder, Qwen2Decoder, Sampler, decoder
 from rlpa_agent.policy import Policy
-from rlpa_agent.rollout import RolloutCounts, collect
+from rlpa_agent.rollout import RolloutCounts, collect, profile_block
+from rlpa_agent.trajectory import Turn
 from rlpa_env.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -276,3 +279,16 @@ def test_sliding_windows_and_empty_jobs_are_refused():
     policy.lm.config.layer_types = ["sliding_attention", "full_attention"]
     with pytest.raises(ConfigError, match="sliding"):
         decoder(policy.lm, 1, 8)
+
+
+def test_the_profile_block_decides_its_reward_and_never_more_than_was_paid():
+    chat = tiny_models.policy().chat
+    ids = np.array([*chat.tokenizer.encode(tiny_models.ANSWER, add_special_tokens=False), chat.end_id])
+    turn = Turn(np.arange(2), ids, np.zeros(len(ids), np.float32), 1.5, parts={"reward/profile": 0.25})
+    split = profile_block(chat, weight=2.0)
+    tokens, early = split(turn)
+    assert chat.decode(ids[:tokens]).rstrip().endswith("</profile>")
+    assert early == 0.5
+    assert split(replace(turn, reward=0.1))[1] == 0.1
+    assert split(replace(turn, parts={})) == (tokens, 0.0)
+    assert split(replace(turn, action_ids=ids[:3])) == (0, 0.0)

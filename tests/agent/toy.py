@@ -92,7 +92,7 @@ def toy_config(tmp_path, turns: int, **changes) -> TrainConfig:
     ppo = {"beta": 0.0, "critic_warmup": 0, "target_kl": None, "max_kl": None} | changes.pop("ppo", {})
     optim = {"policy_lr": 1e-3, "critic_lr": 3e-3, "warmup_iterations": 1} | changes.pop("optim", {})
     return TrainConfig(
-        model=ModelConfig(update_autocast=False, **changes.pop("model", {})),
+        model=ModelConfig(**({"update_dtype": "float32"} | changes.pop("model", {}))),
         rollout=RolloutConfig(**rollout),
         ppo=PPOConfig(**ppo),
         optim=OptimConfig(**optim),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,21 +56,21 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
 
 
 def _text_figures(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Figures of what was written: points listed, tokens of the two blocks, how alike the replies are."""
-    texts = [content for t in trajectories for role, content in t.messages if role == "assistant"]
+    """Figures of what was written: points listed, share of the profile block, how alike the replies after the first are."""
+    dialogues = [[content for role, content in t.messages if role == "assistant"] for t in trajectories]
+    texts = [text for dialogue in dialogues for text in dialogue]
     if not texts:
         return {}
-    actions = [parse_action(text) for text in texts]
-    replies = [action.reply for action in actions]
-    counts: dict[str, int] = {}
-    for reply in replies:
-        counts[reply] = counts.get(reply, 0) + 1
+    actions = [[parse_action(text) for text in dialogue] for dialogue in dialogues]
+    replies = [action.reply for dialogue in actions for action in dialogue]
+    # The first message is always "Hello", and one answer to it may well be the best; later ones should differ.
+    later = Counter(action.reply for dialogue in actions for action in dialogue[1:])
     grams = [pair for reply in replies for pair in zip(reply.split(), reply.split()[1:])]
     profile_chars = sum(text.find("</profile>") + len("</profile>") for text in texts if "</profile>" in text)
     return {
-        "guessed_points": float(np.mean([len(action.profile) for action in actions])),
-        "malformed": float(np.mean([bool(action.error) for action in actions])),
-        "most_common_reply": max(counts.values()) / len(replies),
+        "guessed_points": float(np.mean([len(action.profile) for dialogue in actions for action in dialogue])),
+        "malformed": float(np.mean([bool(action.error) for dialogue in actions for action in dialogue])),
+        "most_common_reply": max(later.values(), default=0) / max(1, later.total()),
         "distinct_2": len(set(grams)) / max(1, len(grams)),
         "profile_share": profile_chars / max(1, sum(map(len, texts))),
     }

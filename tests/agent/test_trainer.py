@@ -20,9 +20,10 @@ from rlpa_agent.checkpoint import CheckpointError, read_state
 from rlpa_agent.config import PRESETS, EvalConfig, PPOConfig, RolloutConfig, TrainConfig
 from rlpa_agent.evaluate import PolicyAgent
 from rlpa_agent.policy import Policy
-from rlpa_agent.progress import health
+from rlpa_agent.progress import health, rollout_figures
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer, checkpointed_policy, shuffled_rewards
+from rlpa_agent.trajectory import Trajectory
 from rlpa_env import ConfigError, format_action
 
 TURNS = 3
@@ -274,3 +275,13 @@ def test_chat_shows_what_the_policy_believes(tmp_path, capsys, monkeypatch):
 def test_unknown_presets_name_the_choices():
     with pytest.raises(SystemExit, match="expected one of tiny"):
         cli.main(["train", "huge"])
+
+
+def test_the_most_common_reply_is_looked_for_after_the_first_turn():
+    def held(*replies):
+        said = [("assistant", f"<profile>\n</profile>\n\n<response>\n{reply}\n</response>") for reply in replies]
+        return Trajectory((), np.arange(1), False, True, messages=(("user", "Hello"), *said))
+
+    figures = rollout_figures([held("Hi.", "a b", "c d"), held("Hi.", "a b", "e f"), held("Hi.")], max_turns=3)
+    assert figures["most_common_reply"] == 0.5  # "a b", twice in four
+    assert rollout_figures([held("Hi.")], max_turns=3)["most_common_reply"] == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,8 +119,10 @@ def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = Fal
     """Everything between a configuration and a trained policy in ``config.out``; returns the last figures."""
     from rlpa_agent.policy import Policy, flush_denormals
     from rlpa_agent.trainer import Trainer, checkpointed_policy
+    from rlpa_agent.world import World
 
     flush_denormals()
+    world = World.from_environment()
     rollout = config.rollout
     if not resume and (config.out / "last").exists():
         raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")
@@ -149,7 +152,7 @@ def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = Fal
         )
 
     judge = validation(config.eval, rollout.env_id, config.seed, rollout.max_new_tokens) if config.eval.every else None
-    trainer = Trainer(config, policy, make_env, judge, quiet)
+    trainer = Trainer(config, policy, make_env, judge, quiet, world)
     if resume:
         trainer.resume()
     return trainer.run()
@@ -157,7 +160,7 @@ def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = Fal
 
 def _train(args: Train) -> None:
     figures = run_training(args.config, resume=args.resume, quiet=not sys.stderr.isatty())
-    if figures:
+    if figures and int(os.environ.get("RANK", "0")) == 0:
         print(f"iteration {figures['iteration']}: return {figures['return']:.2f}, health: {figures['health']}")
     print(f"policy: {args.config.out / 'last' / 'policy'}   metrics: {args.config.out / 'metrics.jsonl'}")
 

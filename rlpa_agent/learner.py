@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from rlpa_agent.batch import Batch, MicroBatch, micro_batches, split_rows
 from rlpa_agent.config import TrainConfig
 from rlpa_agent.policy import Policy
 from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
+from rlpa_agent.world import ALONE, World
 
 CRITIC_TOKENS = 4096
 """Tokens of one step of the critic's head alone."""
@@ -98,8 +98,8 @@ def faster_dtype(width: int, rows: int = 4096, pairs: int = 5) -> str:
 class Learner:
     """Holds the policy's two optimizers and the value normaliser."""
 
-    def __init__(self, policy: Policy, config: TrainConfig) -> None:
-        self.policy, self.config = policy, config
+    def __init__(self, policy: Policy, config: TrainConfig, world: World = ALONE) -> None:
+        self.policy, self.config, self.world = policy, config, world
         optim = config.optim
         common: dict[str, Any] = {"betas": (optim.beta1, optim.beta2), "eps": optim.eps, "weight_decay": 0.0}
         self.policy_parameters = list(policy.parameters_policy())
@@ -111,7 +111,7 @@ class Learner:
         self.normaliser = Normaliser()
         self.failures_running = 0
         chosen = config.model.update_dtype
-        self.update_dtype = faster_dtype(policy.lm.config.hidden_size) if chosen == "auto" else chosen
+        self.update_dtype = world.agreed(faster_dtype(policy.lm.config.hidden_size)) if chosen == "auto" else chosen
 
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.update_dtype == "bfloat16")
@@ -121,8 +121,9 @@ class Learner:
         rng = np.random.default_rng([self.config.seed, iteration, epoch, 7])
         return split_rows(batch, self.config.ppo.minibatches, rng.permutation(len(batch.rows)).tolist())
 
-    def _micro(self, batch: Batch, rows: list[int]) -> Iterator[MicroBatch]:
-        return micro_batches(batch, rows, self.config.optim.token_budget, self.policy.chat.pad_id)
+    def _micro(self, batch: Batch, rows: list[int]) -> list[MicroBatch]:
+        """This process's share of the micro-batches."""
+        return self.world.share(micro_batches(batch, rows, self.config.optim.token_budget, self.policy.chat.pad_id))
 
     @torch.no_grad()
     def estimate(self, batch: Batch, iteration: int) -> Estimates:
@@ -147,6 +148,8 @@ class Learner:
                         hidden[micro.index_A] = scored.hidden  # type: ignore[assignment]
                     if self.policy.reference is not None:
                         ref[micro.index_A] = self.policy.reference_logp(*place, temperature=tau)
+        logp, ref, value = (self.world.summed(part) for part in (logp, ref, value))
+        hidden = None if hidden is None else self.world.summed(hidden)
         if self.policy.reference is None:
             ref = logp.clone()
         ppo, norm = self.config.ppo, self.normaliser
@@ -169,7 +172,7 @@ class Learner:
     def _bootstrap(self, batch: Batch) -> Tensor:
         """De-normalised value of the state behind each chain; 0 where the episode is over."""
         boot_C = torch.zeros(len(batch.starts_C))
-        for chain in torch.nonzero(batch.bootstrapped_C)[:, 0].tolist():
+        for chain in self.world.share(torch.nonzero(batch.bootstrapped_C)[:, 0].tolist()):
             ids = torch.from_numpy(batch.rows[int(batch.boot_row_C[chain])])[None]
             with self._autocast():
                 value = self.policy.value_at(
@@ -180,7 +183,7 @@ class Learner:
                     batch.boot_fraction_C[chain : chain + 1],
                 )
             boot_C[chain] = self.normaliser.mean + self.normaliser.std * value[0].float()
-        return boot_C
+        return self.world.summed(boot_C)
 
     def _rescale(self, returns_A: Tensor) -> None:
         """Let the normaliser take in a rollout; de-normalised predictions stay what they were."""
@@ -256,6 +259,8 @@ class Learner:
             stats.padded_tokens += micro.input_ids_BL.numel()
             stats.real_tokens += int(micro.lengths_B.sum())
         stats.action_tokens += tokens
+        totals = self.world.summed(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
+        sums = dict(zip(sums, totals, strict=True))
         if not self._apply(sums, stats, critic_only):
             return False
         stats.steps += 1
@@ -268,6 +273,9 @@ class Learner:
 
     def _apply(self, sums: dict[str, float], stats: UpdateStats, critic_only: bool) -> bool:
         limit = self.config.optim.max_grad_norm
+        self.world.add_gradients(self.value_parameters)
+        if not critic_only:
+            self.world.add_gradients(self.policy_parameters)
         norms = [torch.nn.utils.clip_grad_norm_(self.value_parameters, limit)]
         if not critic_only:
             norms.append(torch.nn.utils.clip_grad_norm_(self.policy_parameters, limit))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,11 @@ class RolloutCounts:
     environment_seconds: float = 0.0
     prefill_seconds: float = 0.0
     seconds: float = 0.0
+
+
+def added(counts: Sequence[RolloutCounts]) -> RolloutCounts:
+    """The work of several processes; seconds are summed too."""
+    return RolloutCounts(*(sum(values) for values in zip(*map(astuple, counts), strict=True)))
 
 
 @dataclass

@@ -28,8 +28,9 @@ from rlpa_agent.config import TrainConfig
 from rlpa_agent.learner import Learner, Normaliser
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
-from rlpa_agent.rollout import RolloutCounts, collect, profile_block
+from rlpa_agent.rollout import RolloutCounts, added, collect, profile_block
 from rlpa_agent.trajectory import Trajectory
+from rlpa_agent.world import ALONE, World
 
 Evaluate = Callable[[Policy], Mapping[str, float]]
 
@@ -47,6 +48,7 @@ class Trainer:
         make_env: makes one environment: ``reset(seed=) -> (obs, info)`` with ``info["messages"]``, ``step(text)``.
         evaluate: figures on held-out users, with ``"return"``, called every ``config.eval.every`` iterations.
         quiet: no progress bar.
+        world: the processes that train together; each holds its share of the dialogues, the first writes the files.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class Trainer:
         make_env: Callable[[], Any],
         evaluate: Evaluate | None = None,
         quiet: bool = False,
+        world: World = ALONE,
     ) -> None:
-        self.config, self.policy, self.evaluate, self.quiet = config, policy, evaluate, quiet
-        self.learner = Learner(policy, config)
-        self.envs = [make_env() for _ in range(min(config.rollout.concurrent, config.rollout.dialogues))]
+        self.config, self.policy, self.evaluate, self.quiet = config, policy, evaluate, quiet or not world.first
+        self.world = world
+        self.learner = Learner(policy, config, world)
+        self.envs = [make_env() for _ in range(min(config.rollout.concurrent, len(world.share(range(config.rollout.dialogues)))))]
         self.iteration = 0
         self.best = -np.inf
         self.training_seconds = 0.0
@@ -74,24 +78,26 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train until the iterations or minutes are over; returns the figures of the last iteration."""
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
-        log = RunLog(self.config.out, self.config.iterations, self.quiet, keep=self.iteration)
-        (self.config.out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
+        log = None
+        if self.world.first:
+            log = RunLog(self.config.out, self.config.iterations, self.quiet, keep=self.iteration)
+            (self.config.out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
         figures: dict[str, Any] = {}
         budget = None if self.config.minutes is None else 60.0 * self.config.minutes
         spent = 0.0
         try:
-            if self.evaluate is not None and self.iteration == 0 and self.config.eval.every:
+            if self.iteration == 0 and self.config.eval.every:
                 self._validate(log)
             while self.config.iterations is None or self.iteration < self.config.iterations:
                 began = time.perf_counter()
                 figures = self.one_iteration(log)
                 spent += time.perf_counter() - began
-                stop = figures["stop"] or self._terminated
-                out_of_time = budget is not None and spent + figures["seconds"] > budget
+                stop = figures["stop"] or self.world.any(self._terminated)
+                out_of_time = budget is not None and self.world.agreed(spent + figures["seconds"]) > budget
                 if self.iteration % self.config.save_every == 0 or stop or out_of_time:
                     self.save()
                 every = self.config.eval.every
-                if self.evaluate is not None and every and self.iteration % every == 0 and not stop:
+                if every and self.iteration % every == 0 and not stop:
                     self._validate(log)
                 if stop or out_of_time:
                     break
@@ -99,7 +105,8 @@ class Trainer:
             pass
         finally:
             signal.signal(signal.SIGTERM, previous)
-            log.close()
+            if log is not None:
+                log.close()
         self.save()
         if self._terminated:
             raise SystemExit(0)
@@ -121,21 +128,25 @@ class Trainer:
             done += 1
             if log is not None:
                 log.dialogues(done, rollout.dialogues)
-            if self._terminated:
+            if self._terminated and self.world.size == 1:  # several processes stop together, after the iteration
                 raise _Stopped
 
+        share = self.world.share(range(rollout.dialogues))
+        seeds, stream = self._seeds(1), self._seeds(2)[0]
+        if not share:
+            return self.world.gathered([]), added(self.world.gathered([counts]))
         trajectories = collect(
             self.policy,
             self.envs,
-            seeds=self._seeds(1),
-            sample_seed=self._seeds(2)[0],
+            seeds=[seeds[i] for i in share],
+            streams=[(stream, i) for i in share],
             temperature=rollout.temperature,
             max_new_tokens=rollout.max_new_tokens,
             max_turns=rollout.max_turns,
             counts=counts,
             on_episode=heard,
         )
-        return trajectories, counts
+        return self.world.gathered(trajectories), added(self.world.gathered([counts]))
 
     def one_iteration(self, log: RunLog | None = None) -> dict[str, Any]:
         """Collect, update, log."""
@@ -168,8 +179,9 @@ class Trainer:
             log.iteration(figures)
         return figures
 
-    def _validate(self, log: RunLog) -> None:
-        assert self.evaluate is not None
+    def _validate(self, log: RunLog | None) -> None:
+        if self.evaluate is None or log is None:
+            return
         figures = dict(self.evaluate(self.policy))
         record = {"iteration": self.iteration, **figures}
         with (self.config.out / "validation.jsonl").open("a", encoding="utf-8") as file:
@@ -181,7 +193,9 @@ class Trainer:
             self.save(self.config.out / "best")
 
     def save(self, folder: Path | None = None) -> None:
-        """Write a checkpoint, ``last`` by default."""
+        """Write a checkpoint, ``last`` by default. One process does."""
+        if not self.world.first:
+            return
         state = {
             "iteration": self.iteration,
             "dialogues": self.dialogues,

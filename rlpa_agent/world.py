@@ -1,0 +1,95 @@
+"""Several processes that train one policy: who we are, and sums over all of them.
+
+Started by ``torchrun`` or ``accelerate launch``, which set RANK and WORLD_SIZE; without these there is one process. Every
+process holds its share of the dialogues and then knows all of them, plans the same optimizer steps, and works through its
+share of each step's micro-batches. What is added up are scores and gradients, already divided by the action tokens of the
+whole step: so the steps are those of one process, however many there are, and a process may have nothing to do in one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class World:
+    """One of ``size`` processes. All of them have to call `summed`, `add_gradients`, `gathered` and `any` alike."""
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """Join the process group that a launcher announced (nccl on GPUs, else gloo), or stand alone."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        from torch import distributed
+
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def share(self, items: Iterable[T]) -> list[T]:
+        """Our part of what all processes list alike: every ``size``-th item from the ``rank``-th on.
+
+        >>> World(1, 2).share("abcde")
+        ['b', 'd']
+        """
+        return list(islice(items, self.rank, None, self.size))
+
+    def gathered(self, share: list[T]) -> list[T]:
+        """The whole list of which every process has its `share`, in the order it had."""
+        if self.size == 1:
+            return share
+        from torch import distributed
+
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, share)
+        return [part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)]
+
+    def agreed(self, value: T) -> T:
+        """What the first process says."""
+        return self.gathered([value])[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is up in any process."""
+        return any(self.gathered([flag]))
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The tensor summed over the processes."""
+        if self.size == 1:
+            return values
+        from torch import distributed
+
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum gradients over the processes, in place; a process that has none adds zeros."""
+        if self.size == 1:
+            return
+        grads = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            grads.append(parameter.grad)
+        total = self.summed(torch.cat([grad.flatten() for grad in grads]))
+        for grad, part in zip(grads, total.split([grad.numel() for grad in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+
+ALONE = World()
+"""One process."""

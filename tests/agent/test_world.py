@@ -1,0 +1,118 @@
+"""Several processes give the steps of one: the same dialogues, gradients, figures and parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from safetensors.torch import load_file
+from tiny_models import Script
+from toy import toy_config
+
+from rlpa_agent.batch import make_batch
+from rlpa_agent.learner import Learner
+from rlpa_agent.trajectory import Trajectory, Turn
+from rlpa_agent.world import ALONE, World
+
+HERE = Path(__file__).parent
+
+
+class Second(World):
+    """The second of two processes whose partner has nothing to add."""
+
+    def __init__(self):
+        super().__init__(1, 2)
+
+    def summed(self, values):
+        return values
+
+
+def launch(size, *arguments):
+    """Run this file's ``main`` in as many processes as a launcher would; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "test_world.py"), *map(str, arguments)],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": paths},
+        )
+        for rank in range(size)
+    ]
+    return [process.wait(timeout=240) for process in processes]
+
+
+def main(out: str, iterations: str) -> None:
+    """Train a little policy for some iterations; it is paid for the length of what it says."""
+    from rlpa_agent.trainer import Trainer
+
+    torch.set_num_threads(1)
+    config = toy_config(
+        Path(out),
+        3,
+        iterations=int(iterations),
+        rollout={"dialogues": 2, "concurrent": 2, "max_new_tokens": 10},
+        ppo={"minibatches": 1, "critic_steps": 2, "beta": 0.01},
+        optim={"token_budget": 1},
+    )
+    lines = ("Well, I bake.", "No.", "My sister is the nurse in the family, you know")
+
+    def make_env():
+        return Script(lines, turns=3, pay=lambda text, turn: float(len(text) % 3))
+
+    Trainer(config, little(), make_env, quiet=True, world=World.from_environment()).run()
+
+
+def little():
+    return tiny_models.policy(seed=0, context=1024, max_user_tokens=96)
+
+
+def test_T9_three_processes_of_which_one_has_nothing_are_one(tmp_path):
+    """Two dialogues, a micro-batch each: the third process only adds zeros."""
+    main(str(tmp_path / "one"), "3")
+    assert launch(3, tmp_path / "three", 3) == [0, 0, 0]
+    lines = [[json.loads(line) for line in (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()] for name in ("one", "three")]
+    assert [line["iteration"] for line in lines[1]] == [1, 2, 3]
+    for one, many in zip(*lines, strict=True):
+        assert one["return"] == many["return"]  # the very same dialogues
+        assert one["action_tokens"] == many["action_tokens"]
+        for key in ("policy_loss", "value_loss", "approx_kl", "grad_norm", "kl", "explained_variance"):
+            assert many[key] == pytest.approx(one[key], rel=1e-6 if one["iteration"] == 1 else 1e-4, abs=1e-6), key
+    alone, together = (load_file(tmp_path / name / "run" / "last" / "policy" / "model.safetensors") for name in ("one", "three"))
+    start = little().lm.state_dict()
+    moved = max(float((alone[name] - start[name]).abs().max()) for name in alone)
+    assert moved > 1e-4
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 0.01 * moved
+
+
+def test_a_process_whose_partner_is_silent_takes_every_second_micro_batch(tmp_path):
+    policy = tiny_models.policy()
+    turns = [(Turn(np.arange(3), np.arange(5, 5 + n), np.zeros(n, np.float32), 1.0),) for n in (1, 2, 3, 4)]
+    batch = make_batch([Trajectory(own, np.arange(4), True, False) for own in turns], max_turns=1)
+    config = toy_config(tmp_path, 1, optim={"token_budget": 1})
+    ours = [micro.row_ids for micro in Learner(policy, config, Second())._micro(batch, [0, 1, 2, 3])]
+    everybodys = [micro.row_ids for micro in Learner(policy, config, ALONE)._micro(batch, [0, 1, 2, 3])]
+    assert everybodys == [(3,), (2,), (1,), (0,)]
+    assert ours == [(2,), (0,)]
+
+
+def test_gradients_of_a_process_with_none_are_zeros():
+    a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
+    a.grad = torch.tensor([1.0, 2.0])
+    Second().add_gradients([a, b])
+    assert a.grad.tolist() == [1.0, 2.0]
+    assert b.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

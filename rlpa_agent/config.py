@@ -116,6 +116,9 @@ class PPOConfig:
     value_clip: float | None = None
     vf_coef: float = 0.1
     """Weight of the value loss in the policy optimizer, under value_grad=shared only."""
+    importance_cap: float | None = None
+    """Weigh every token by min(cap, p_trainer / p_generator), for rollouts from a server that computes a little differently
+    (truncated importance sampling); None: rollouts are the trainer's own."""
     target_kl: float | None = 0.03
     """Stop the epochs of an iteration when approx_kl exceeds this."""
     max_kl: float | None = 10.0

@@ -271,6 +271,11 @@ class Learner:
         stats.entropy += sums["entropy"] / tokens
         return True
 
+    def _importance(self, logp_A: Tensor, sampled_logp_A: Tensor) -> Tensor | None:
+        """Truncated ratios of what the trainer and what the generator gave each token when it was sampled; None: all 1."""
+        cap = self.config.ppo.importance_cap
+        return None if cap is None else (logp_A - sampled_logp_A).exp().clamp(max=cap)
+
     def _apply(self, sums: dict[str, float], stats: UpdateStats, critic_only: bool) -> bool:
         limit = self.config.optim.max_grad_norm
         self.world.add_gradients(self.value_parameters)
@@ -321,6 +326,7 @@ class Learner:
             clip_low=ppo.clip_low,
             clip_high=ppo.clip_high,
             dual_clip=ppo.dual_clip,
+            weights_A=self._importance(old, batch.logp_old_A[index]),
         )
         # A detached value loss reaches the head alone, so its weight is the critic's learning rate.
         loss = surrogate.loss + (ppo.vf_coef if self.policy.value_grad == "shared" else 1.0) * v_loss

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from rlpa_agent.chat import Chat, Transcript
 from rlpa_agent.generation import Sampler, decoder
 from rlpa_agent.policy import Policy
+from rlpa_agent.served import Generator, Sampled
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env.errors import ConfigError
 
@@ -74,6 +76,7 @@ def collect(
     max_turns: int = 10,
     counts: RolloutCounts | None = None,
     on_episode: Callable[[int, Trajectory], None] | None = None,
+    generator: Generator | None = None,
 ) -> list[Trajectory]:
     """Play one episode per seed, ``len(envs)`` at a time, and return them in the order of ``seeds``.
 
@@ -81,6 +84,7 @@ def collect(
     Episode i samples from the random stream ``streams[i]`` (default: (sample_seed, i)), so in fp32 it comes out the
     same alone or beside others. ``temperature`` defaults to the policy's; 0 is greedy. ``on_episode`` hears of each
     episode as it ends. Too little context left for a whole turn ends an episode as truncated, "context".
+    ``generator`` samples outside of this process, all turns in flight together; without it the policy does, here.
     """
     if len(seeds) == 0 or len(envs) == 0:
         raise ConfigError(
@@ -99,7 +103,10 @@ def collect(
     )
     began = time.perf_counter()
     temperature = policy.temperature if temperature is None else temperature
-    job.run(policy, list(envs[: len(seeds)]), temperature)
+    if generator is None:
+        job.run(policy, list(envs[: len(seeds)]), temperature)
+    else:
+        job.run_outside(generator, list(envs[: len(seeds)]), temperature)
     job.counts.seconds += time.perf_counter() - began
     return [job.done[i] for i in range(len(seeds))]
 
@@ -145,6 +152,31 @@ class _Job:
                 ended
             ):  # from the back, so that a move never shifts a row still to be handled
                 self._end_turn(row, hidden_RH)
+
+    def run_outside(self, generator: Generator, envs: list[Any], temperature: float) -> None:
+        """Have every turn sampled elsewhere, stepping each environment as its answer comes."""
+
+        def ask(row: _Row) -> Future[Sampled]:
+            row.context_length, self.counts.prefilled_tokens = len(row.transcript.ids), self.counts.prefilled_tokens + len(row.unfed)
+            row.unfed = []
+            key = (*self.streams[row.episode], len(row.turns))
+            return generator.begin(row.transcript.ids, key, self.max_new_tokens, temperature)
+
+        waiting = {ask(row): row for row in map(self._start, envs)}
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                row = waiting.pop(future)
+                sampled = future.result()
+                row.action, row.logp = list(sampled.ids), list(sampled.logp)
+                trajectory = self._step(row)
+                if trajectory is not None:
+                    self.done[row.episode] = trajectory
+                    if self.on_episode is not None:
+                        self.on_episode(row.episode, trajectory)
+                    if self.started == len(self.seeds):
+                        continue
+                    row = self._start(row.env)
+                waiting[ask(row)] = row
 
     def _start(self, env: Any) -> _Row:
         """Reset an environment for the next episode."""

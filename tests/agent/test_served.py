@@ -1,0 +1,188 @@
+"""The contract of an outside generator: what is asked, what an answer must hold, how failures are named."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from tiny_models import Script
+from toy import toy_config
+
+from rlpa_agent.batch import make_batch
+from rlpa_agent.learner import Learner
+from rlpa_agent.rollout import RolloutCounts, collect
+from rlpa_agent.served import GeneratorError, VllmGenerator
+from rlpa_env import ConfigError
+
+LINES = ("Well, I bake.", "No.", "My sister is the nurse in the family, you know")
+
+
+class Server:
+    """Keeps vLLM's contract with a policy of this process behind it; ``spoil`` changes an answer before it is sent."""
+
+    def __init__(self, policy):
+        self.policy, self.seen, self.loaded, self.spoil, self.status = policy, [], [], lambda answer: None, []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, data = outer.answer(self.path, body)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args):
+                """Quiet."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    def answer(self, path, body):
+        if self.status:
+            return self.status.pop(0), b"busy"
+        if path.endswith("_lora_adapter"):
+            self.loaded.append((path.rsplit("/", 1)[1].split("_")[0], body["lora_name"]))
+            return 200, b"Success"
+        self.seen.append(body)
+        ids, logp = self.sampled(body)
+        reason = "stop" if ids[-1] in body["stop_token_ids"] else "length"
+        choice = {"token_ids": ids, "logprobs": {"token_logprobs": logp}, "finish_reason": reason, "text": ""}
+        answer = {"model": body["model"], "choices": [choice]}
+        self.spoil(answer)
+        return 200, json.dumps(answer).encode()
+
+    @torch.no_grad()
+    def sampled(self, body):
+        """Token by token from plain forward passes."""
+        rng = np.random.default_rng(body["seed"])
+        ids, out, logp = list(body["prompt"]), [], []
+        while len(out) < body["max_tokens"] and not (out and out[-1] in body["stop_token_ids"]):
+            logits = self.policy.lm(input_ids=torch.tensor([ids])).logits[0, -1] / body["temperature"]
+            for i, bias in (body["logit_bias"] or {}).items():
+                logits[int(i)] += bias
+            p = logits.double().softmax(-1).numpy()
+            out.append(int(rng.choice(len(p), p=p)))
+            logp.append(float(np.log(p[out[-1]])))
+            ids.append(out[-1])
+        return out, logp
+
+
+@pytest.fixture
+def server():
+    made = Server(tiny_models.policy(sharpness=2.0))
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def generator_of(server, tmp_path, **options):
+    policy = server.policy
+    banned = torch.nonzero(policy.banned_V)[:, 0].tolist()
+    made = VllmGenerator(server.url, tmp_path, end_ids=policy.chat.end_ids, banned_ids=banned, **({"concurrency": 4} | options))
+    made.version = "policy-000000"  # as after update(); what that does has a test of its own
+    return made
+
+
+def held(server, generator, n=4, **options):
+    envs = [Script(LINES) for _ in range(3)]
+    settings = {"seeds": range(n), "max_new_tokens": 8, "max_turns": 3, "temperature": 0.7} | options
+    return collect(server.policy, envs, generator=generator, **settings)
+
+
+def test_dialogues_from_a_server_are_those_of_the_policy(server, tmp_path):
+    generator, counts = generator_of(server, tmp_path), RolloutCounts()
+    trajectories = held(server, generator, counts=counts)
+    generator.close()
+    assert [len(t.turns) for t in trajectories] == [len(t.turns) for t in held(server, None)] == [3, 3, 3, 3]
+    batch = make_batch(trajectories, max_turns=3)
+    with torch.no_grad():
+        for row, ids in enumerate(batch.rows):
+            own = batch.row_A == row
+            logits = server.policy.lm(input_ids=torch.from_numpy(ids)[None]).logits[0] / 0.7
+            logp = logits.masked_fill(server.policy.banned_V, -torch.inf).log_softmax(-1)
+            rescored = logp[batch.pos_A[own] - 1, torch.from_numpy(ids)[batch.pos_A[own]]]
+            assert float((rescored - batch.logp_old_A[own]).abs().max()) <= 1e-4
+    assert counts.action_tokens == batch.tokens
+    asked = server.seen[0]
+    assert asked["model"] == "policy-000000"
+    assert asked["stop_token_ids"] == list(server.policy.chat.end_ids)
+    assert (asked["top_p"], asked["top_k"], asked["temperature"]) == (1.0, 0, 0.7)
+    assert len({body["seed"] for body in server.seen}) == len(server.seen)
+
+
+def test_the_same_streams_ask_for_the_same_seeds(server, tmp_path):
+    generator = generator_of(server, tmp_path)
+    first, second = held(server, generator, sample_seed=5), held(server, generator, sample_seed=5)
+    generator.close()
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.final_context_ids, b.final_context_ids)
+
+
+SPOILS = {
+    "no ids": lambda a: a["choices"][0].pop("token_ids"),
+    "a logprob too few": lambda a: a["choices"][0]["logprobs"]["token_logprobs"].pop(),
+    "a logprob that is none": lambda a: a["choices"][0]["logprobs"]["token_logprobs"].__setitem__(0, None),
+    "infinite": lambda a: a["choices"][0]["logprobs"]["token_logprobs"].__setitem__(0, -float("inf")),
+    "old weights": lambda a: a.__setitem__("model", "policy-000099"),
+    "end token missing": lambda a: a["choices"][0].__setitem__("finish_reason", "stop"),
+    "cut short": lambda a: (a["choices"][0]["token_ids"].pop(), a["choices"][0]["logprobs"]["token_logprobs"].pop()),
+}
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_an_answer_off_the_contract_is_refused(server, tmp_path, name):
+    server.policy.banned_V[list(server.policy.chat.end_ids)] = True  # every answer runs to its length
+    generator = generator_of(server, tmp_path)
+    server.spoil = SPOILS[name]
+    with pytest.raises(GeneratorError, match="expected"):
+        generator.begin([1, 2, 3], (0,), 4, 1.0).result()
+    server.spoil = lambda answer: None
+    assert len(generator.begin([1, 2, 3], (0,), 4, 1.0).result().ids) == 4
+    generator.close()
+
+
+def test_transport_failures_are_repeated_and_then_named(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    generator = generator_of(server, tmp_path)
+    server.status = [500, 503]
+    assert generator.begin([1, 2, 3], (0,), 4, 1.0).result().ids
+    server.status = [500] * 3
+    with pytest.raises(GeneratorError, match="HTTP 500: busy"):
+        generator.begin([1, 2, 3], (0,), 4, 1.0).result()
+    server.status = [404]
+    with pytest.raises(GeneratorError, match="HTTP 404"):
+        generator.begin([1, 2, 3], (0,), 4, 1.0).result()
+    gone = VllmGenerator("http://127.0.0.1:9", tmp_path, end_ids=[0], tries=2)
+    gone.version = "x"
+    with pytest.raises(GeneratorError, match="2 tries"):
+        gone.begin([1], (0,), 4, 1.0).result()
+
+
+def test_every_version_has_a_new_name_and_the_old_one_goes(server, tmp_path):
+    class Saved:
+        def save(self, folder):
+            folder.mkdir(parents=True)
+            (folder / "adapter_config.json").write_text("{}")
+
+    generator = VllmGenerator(server.url, tmp_path, end_ids=[0])
+    with pytest.raises(ConfigError, match="update"):
+        generator.begin([1], (0,), 4, 1.0)
+    assert [generator.update(Saved()), generator.update(Saved())] == ["policy-000000", "policy-000001"]
+    assert server.loaded == [("load", "policy-000000"), ("load", "policy-000001"), ("unload", "policy-000000")]
+    with pytest.raises(ConfigError, match="LoRA"):
+        generator.update(server.policy)
+
+
+def test_importance_weights_are_truncated_ratios(tmp_path):
+    learner = Learner(tiny_models.policy(), toy_config(tmp_path, 3, ppo={"importance_cap": 2.0}))
+    weights = learner._importance(torch.tensor([0.0, -1.0, 0.0]), torch.tensor([0.0, 0.0, -3.0]))
+    assert weights.tolist() == pytest.approx([1.0, 0.36787945, 2.0])
+    assert Learner(tiny_models.policy(), toy_config(tmp_path, 3))._importance(torch.zeros(1), torch.ones(1)) is None

@@ -23,11 +23,10 @@ class SentenceEncoder:
 
     Args:
         model: name of a model, or its folder.
-        what: the part that needs it, for the error where the extra ``embed`` is not installed.
     """
 
-    def __init__(self, model: str = MINILM, what: str = "sentence embeddings") -> None:
-        require("sentence_transformers", "embed", what)
+    def __init__(self, model: str = MINILM) -> None:
+        require("sentence_transformers", "embed", "sentence embeddings (matcher 'embedding', method 'rag')")
         if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
             raise ConfigError(f"embedding model: expected the folder of a sentence-transformers model; there is none at {model}.")
         self.model = model
@@ -74,6 +73,6 @@ class SentenceEncoder:
 
 
 @lru_cache(maxsize=8)
-def encoder_of(model: str = MINILM, what: str = "sentence embeddings") -> SentenceEncoder:
+def encoder_of(model: str = MINILM) -> SentenceEncoder:
     """The encoder for a model, one a process: environments side by side share it."""
-    return SentenceEncoder(model, what)
+    return SentenceEncoder(model)

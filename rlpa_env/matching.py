@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -14,6 +14,7 @@ from rlpa_env.meaning import comparable, meaning, point_score
 from rlpa_env.profiles import canonical_slot
 from rlpa_env.text import STOP_WORDS, words
 from rlpa_env.types import Point
+
 
 @runtime_checkable
 class Matcher(Protocol):
@@ -57,63 +58,69 @@ class LexicalMatcher:
 
 class EmbeddingMatcher:
     """Meaning by sentence embeddings; numbers, negation, persons, kinds and slots stay with the rules (`comparable`).
-    Names stay with their words: what is said of Lisbon is near to Lisbon, whatever it is.
 
-    Where they allow it, a pair that matches by its words keeps its lexical score. Any other scores the weighted mean of the
-    cosine of the two values (each with the slot beside it), of how well the guess covers the word of the truth that it
-    covers least, and of the lexical score: near misses share all words but one. Needs the extra ``embed``.
+    Where they allow it, a pair that matches by its words keeps its lexical score. Any other scores the mean of two cosines:
+    of the two values, each with the slot beside it, and of the word of the truth that the guess covers least with the word
+    that covers it best, for near misses share all words but one. Places stay with their names: whatever is said of
+    Lisbon is near to Lisbon. Needs the extra ``embed``.
 
     Args:
-        model: name or local folder of a sentence-transformers model. Weights and threshold were chosen with
-            all-MiniLM-L6-v2 (``benchmarks/matcher_quality``, writer 1).
+        model: name or local folder of a sentence-transformers model. The threshold was chosen for all-MiniLM-L6-v2.
     """
 
-    threshold = 0.44
-    weights = (0.4, 0.4, 0.2)  # of cosine, least covered word, lexical score
+    threshold = 0.54
 
     def __init__(self, model: str = MINILM) -> None:
-        self.encoder = encoder_of(model, "matcher 'embedding'")
+        self.encoder = encoder_of(model)
 
     def scores(self, guess: Sequence[Point], truth: Sequence[Point]) -> np.ndarray:
         """Float array [len(guess), len(truth)] in [0, 1]."""
         scores_GT = LexicalMatcher().scores(guess, truth)
-        asked = [
+        scores_GT[scores_GT < LexicalMatcher.threshold] = 0.0
+        pairs = [
             (row, column)
             for row, g in enumerate(guess)
             for column, t in enumerate(truth)
-            if scores_GT[row, column] < LexicalMatcher.threshold
-            and comparable(g, t)
-            and not (meaning(g.value).bare or meaning(t.value).bare or t.value.istitle())
+            if not scores_GT[row, column] and comparable(g, t) and not _names_a_place(t)
+            if not (meaning(g.value).bare or meaning(t.value).bare)
         ]
-        texts: dict[str, int] = {}
-        pairs = [_Pair(guess[row].value, truth[column], texts) for row, column in asked]
+        texts: dict[str, int] = {}  # and their places among the vectors
+        asked = [_Asked.of(guess[row].value, truth[column], texts) for row, column in pairs]
         vectors = self.encoder(list(texts))
-        sure_GT = np.where(scores_GT >= LexicalMatcher.threshold, scores_GT, 0.0)
-        for (row, column), pair in zip(asked, pairs, strict=True):
-            measures = pair.cosine(vectors), pair.least_covered(vectors), scores_GT[row, column]
-            sure_GT[row, column] = min(1.0, max(0.0, float(np.dot(self.weights, measures))))
-        return sure_GT
+        for (row, column), question in zip(pairs, asked, strict=True):
+            scores_GT[row, column] = min(1.0, max(0.0, question.score(vectors)))
+        return scores_GT
 
 
-class _Pair:
-    """The texts by whose vectors a guessed value and a true point are compared, by place in a shared table."""
+def _names_a_place(point: Point) -> bool:
+    return point.value.istitle() and canonical_slot(point.slot) == "Location"
 
-    def __init__(self, guess: str, truth: Point, texts: dict[str, int]) -> None:
-        def place(text: str) -> int:
-            return texts.setdefault(text, len(texts))
 
+class _Asked(NamedTuple):
+    """One comparison, as places of texts among the vectors."""
+
+    guess: int
+    truth: int
+    guess_words: list[int]
+    truth_words: list[int]
+
+    @classmethod
+    def of(cls, guess: str, truth: Point, texts: dict[str, int]) -> _Asked:
+        """Enter the texts that it needs."""
         beside = f" ({truth.slot.lower()})" if truth.slot else ""
-        self.whole = place(guess + beside), place(truth.value + beside)
-        self.words = [[place(word) for word in words(value) if word not in STOP_WORDS] for value in (guess, truth.value)]
+        own, true = (texts.setdefault(value + beside, len(texts)) for value in (guess, truth.value))
+        ours, theirs = (
+            [texts.setdefault(word, len(texts)) for word in words(value) if word not in STOP_WORDS] for value in (guess, truth.value)
+        )
+        return cls(own, true, ours, theirs)
 
-    def cosine(self, vectors: np.ndarray) -> float:
-        """Of the two values, each with the slot beside it."""
-        return float(vectors[self.whole[0]] @ vectors[self.whole[1]])
-
-    def least_covered(self, vectors: np.ndarray) -> float:
-        """Over the words of the truth the least of their best cosines with a word of the guess."""
-        ours, theirs = self.words
-        return float((vectors[theirs] @ vectors[ours].T).max(axis=1).min()) if ours and theirs else 0.0
+    def score(self, vectors: np.ndarray) -> float:
+        """Mean of the cosine of the values and of the least covered word's."""
+        whole = float(vectors[self.guess] @ vectors[self.truth])
+        if not (self.guess_words and self.truth_words):
+            return whole
+        covered = (vectors[self.truth_words] @ vectors[self.guess_words].T).max(axis=1)
+        return (whole + float(covered.min())) / 2
 
 
 def assign(scores_GT: np.ndarray, threshold: float) -> list[tuple[int, int]]:

@@ -44,10 +44,11 @@ _RELATIVES = {
     for word in others.split()
 }
 _SOMEBODY = frozenset("he she they his her their".split())
-_COMPANY = frozenset("with for by to from".split())  # hiking with friends is about oneself
+_COMPANY = frozenset("with for to from".split())  # hiking with friends is about oneself
 _JOINED = frozenset("a an the his her their my own some other".split())
 _TIED = (("married", "to"), ("engaged", "to"), ("friends", "with"), ("love", "with"), ("lives", "with"), ("living", "with"), ("works", "for"))
-_WITHIN = re.compile(r"\b([A-Z]\w+)(?:,| in) (?:the )?[A-Z][\w ]+$")  # Porto in Portugal is Porto
+_WITHIN = re.compile(r"(?<=\w)(?:,| in) (?:the )?[A-Z][\w ]+$")
+_PRIVATIVE = ("un", "in", "im", "ir", "il", "dis", "non")
 _INFLECTIONS = frozenset(["", "s", "es", "e", "d", "ed", "ing", "'s", "y", "ies", "ied", "s'"])
 _SAME_ENDS = frozenset(
     ["", "e", "s", "t", "y", "i", "m", "ic", "ics", "tic", "ical", "al", "ian", "ist", "or", "er", "ion", "ation", "ive", "ous", "ious", "ity", "cy", "ci", "nt", "nce",
@@ -74,6 +75,7 @@ class Meaning(NamedTuple):
 class _Lexicon(NamedTuple):
     phrases: Mapping[tuple[str, ...], tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]]  # stems -> (words, what they stand for)
     longest: int
+    apart: tuple[tuple[str, str], ...]  # negations with something between their words: gave ... away
     filler: frozenset[str]
     light: frozenset[str]
     kinds: Mapping[str, tuple[str, ...]]  # stem -> kinds
@@ -89,7 +91,8 @@ def _stemmed(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def _lexicon() -> _Lexicon:
     data = json.loads((files("rlpa_env") / "data" / "lexicon.json").read_text(encoding="utf-8"))
-    said = {phrase: (_NOT,) for phrase in data["negations"].split(",")}
+    split = [phrase.partition("…") for phrase in data["negations"].split(",")]
+    said = {phrase: (_NOT,) for phrase, gap, _ in split if not gap}
     said |= {phrase: _stemmed(base) for base, others in data["synonyms"].items() for phrase in others.split(",")}
     phrases: dict[tuple[str, ...], tuple[Any, ...]] = {}
     for phrase, meant in said.items():
@@ -101,6 +104,7 @@ def _lexicon() -> _Lexicon:
     return _Lexicon(
         phrases,
         max(map(len, phrases)),
+        tuple((first.strip(), last.strip()) for first, gap, last in split if gap),
         frozenset(map(stem, data["filler"].split())),
         frozenset(map(stem, data["light"].split())),
         kinds,
@@ -143,7 +147,8 @@ def _inflected(token: str, word: str) -> bool:
 
 def _folded(tokens: list[str], lexicon: _Lexicon) -> list[str]:
     """Stems with synonyms and negations replaced, the longest phrase first."""
-    found, place, plain = [], 0, [stem(token) for token in tokens]
+    found: list[str] = []
+    place, plain = 0, [stem(token) for token in tokens]
     while place < len(plain):
         for size in range(min(lexicon.longest, len(plain) - place), 0, -1):
             entries = lexicon.phrases.get(tuple(plain[place : place + size]), ())
@@ -163,8 +168,8 @@ def _people(tokens: list[str]) -> tuple[set[str], set[str], set[str]]:
     """Other people in a value: those it is about, all, those it begins with."""
     about, named, subject = set(), set(), set()
     for place, token in enumerate(tokens):
-        own = token.endswith("'s") or token.endswith("s'")
-        who = _RELATIVES.get(token.removesuffix("'s").removesuffix("'"))
+        own = token.endswith(("'s", "s'"))
+        who = _RELATIVES.get(token.removesuffix("'s").removesuffix("'")) or ("child" if not place and token in ("children", "kids") else None)
         if who is None:
             continue
         named.add(who)
@@ -189,7 +194,7 @@ def meaning(value: str) -> Meaning:
     (['dog', 'small'], [2], False)
     """
     lexicon = _lexicon()
-    tokens = ["elder" if token == "older" else token for token in words(_WITHIN.sub(r"\1", value))]  # its stem is that of "old"
+    tokens = ["elder" if token == "older" else token for token in words(value)]  # its stem is that of "old"
     numbers, rest = _numbered(tokens)
     folded = _folded(rest, lexicon)
     content = {s for s in folded if s != _NOT and not s.isdigit()}
@@ -205,7 +210,7 @@ def meaning(value: str) -> Meaning:
         normalise(value),
         frozenset(kept),
         frozenset(numbers),
-        _NOT in folded,
+        _NOT in folded or any(first in rest and last in rest[rest.index(first) :] for first, last in lexicon.apart),
         frozenset(about),
         frozenset(named),
         frozenset(subject),
@@ -233,8 +238,15 @@ def akin(one: str, other: str) -> bool:
 
 
 def _exclude(one: Meaning, other: Meaning) -> bool:
-    """Whether two values name different things of one kind: cat and dog, older and younger, bachelor and doctor."""
-    return any(members.isdisjoint(other.kinds.get(kind, members)) for kind, members in one.kinds.items())
+    """Whether two values name different things of one kind (cat and dog, older and younger), or opposites (tolerant, intolerant)."""
+    if any(members.isdisjoint(other.kinds.get(kind, members)) for kind, members in one.kinds.items()):
+        return True
+    return _opposite(one.stems, other.stems) or _opposite(other.stems, one.stems)
+
+
+def _opposite(plain: frozenset[str], prefixed: frozenset[str]) -> bool:
+    bases = [word[len(prefix) :] for word in prefixed - plain for prefix in _PRIVATIVE if word.startswith(prefix) and len(word) > len(prefix) + 3]
+    return any(akin(base, word) for base in bases for word in plain - prefixed)
 
 
 def _same_people(guess: Meaning, truth: Meaning, slot: str | None) -> bool:
@@ -285,12 +297,32 @@ def _common(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:
     left, right = a - same, set(b - same)
     shared = total = weight(same)
     for word in sorted(left):
-        twin = next((other for other in sorted(right) if akin(other, word)), None)
-        if twin is not None:
-            right.discard(twin)
-            shared += weight((word,))
+        twins = [other for other in sorted(right) if akin(other, word)][:1] or _parts(word, right)
+        right -= set(twins)
+        shared += weight((word,)) if twins else 0.0
         total += weight((word,))
-    return shared, total + weight(right)
+    for word in sorted(right):
+        parts = _parts(word, left)
+        shared += weight(parts)
+        total += 0.0 if parts else weight((word,))
+    return shared, total
+
+
+def _parts(compound: str, words: Iterable[str]) -> list[str]:
+    """The two words that a compound is made of, as near as stems show it: a campervan is a camper van."""
+    for first in words:
+        if compound.startswith(first) and len(first) > 2:
+            last = next((w for w in words if w != first and compound.endswith(w) and len(first) + len(w) >= len(compound) - 2), "")
+            if last:
+                return [first, last]
+    return []
+
+
+def _place(value: str) -> str:
+    """Porto for "Porto in Portugal"; but "lives in Porto" stays."""
+    place = _WITHIN.sub("", value)
+    lexicon = _lexicon()
+    return place if meaning(place).stems - lexicon.filler - lexicon.light else value
 
 
 def value_score(guess: str, truth: str, slot: str | None = None) -> float:
@@ -302,6 +334,8 @@ def value_score(guess: str, truth: str, slot: str | None = None) -> float:
     >>> value_score("works as a baker", "baker"), value_score("cat person", "dog person")
     (1.0, 0.0)
     """
+    if slot == "Location":
+        guess, truth = _place(guess), _place(truth)
     a, b = meaning(guess), meaning(truth)
     if a.normal == b.normal:
         return 1.0

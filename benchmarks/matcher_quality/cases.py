@@ -16,7 +16,8 @@ import numpy as np
 
 from rlpa_env import Point, Profile
 
-WRITERS = (1, 2)
+WRITERS = {1: "vanilla/val", 2: "vanilla/val", 3: "extended/val"}  # whom each of them notes
+WAYS = ("near", "further")  # the key word or a form of it stays; said quite differently
 KINDS = ("number", "negation", "other person", "near miss", "other value")
 MOST = 5  # paraphrased points of a case, and altered ones; about what an agent lists in mid-dialogue
 _PHRASES = Path(__file__).parent / "phrases.txt"
@@ -63,6 +64,16 @@ _NEGATED = {
         2: ("isn't a {v}", "gave up work as a {v}", "no longer a {v}"),
     },
     "Marital Status": {1: ("not {v}", "never {v}"), 2: ("isn't {v}", "no longer {v}")},
+    "Pets": {3: ("no {v}", "gave the {v} away", "does not keep a {v}")},
+    "Vehicle": {3: ("no {v}", "sold the {v}", "does not own a {v}")},
+    "Languages": {3: ("does not speak {v}", "no {v} at all", "never learned {v}")},
+    "Dream": {3: ("no longer dreams of a {v}", "doesn't want a {v}", "gave up on the {v}")},
+    "Morning Habit": {3: ("no {v}", "stopped doing {v}", "never begins with {v}")},
+    "Favorite Season": {3: ("dislikes {v}", "anything but {v}", "can't bear {v}")},
+    "Sports Team Role": {3: ("not the {v}", "never a {v}", "no longer the {v}")},
+    "Collection": {3: ("doesn't collect {v}", "got rid of all {v}", "no {v}")},
+    "Favorite Food": {3: ("hates {v}", "does not eat {v}", "can't stand {v}")},
+    "Favorite Music": {3: ("hates {v}", "no fan of {v}", "bored by {v}")},
     "Location": {
         1: ("does not live in {v}", "moved away from {v}", "has never been to {v}"),
         2: ("no longer in {v}", "left {v} for good", "not from {v}"),
@@ -71,8 +82,9 @@ _NEGATED = {
 _RELATIVES = {
     1: ("sister", "brother", "mother", "husband", "best friend", "boss"),
     2: ("wife", "cousin", "uncle", "flatmate", "neighbour", "daughter"),
+    3: ("father", "aunt", "son", "girlfriend", "colleague", "grandmother"),
 }
-_OWNERS = {1: ("", "the "), 2: ("his ", "her ", "their ")}
+_OWNERS = {1: ("", "the "), 2: ("his ", "her ", "their "), 3: ("", "his ", "her ")}
 _OTHERS = {
     "Age": {1: ("{rel} is {n}", "{rel} turned {n}"), 2: ("{rel} is {n} years old", "has a {n}-year-old {bare}")},
     "Gender": {1: ("{rel} is a {v}",), 2: ("in love with a {v}",)},
@@ -82,6 +94,16 @@ _OTHERS = {
     "Occupation": {1: ("{rel} is a {v}", "married to a {v}"), 2: ("{rel} works as a {v}", "friends with a {v}")},
     "Marital Status": {1: ("{rel} is {v}",), 2: ("{rel} is {v}", "children are {v}")},
     "Location": {1: ("{rel} lives in {v}",), 2: ("{rel} is from {v}", "has a {bare} in {v}")},
+    "Pets": {3: ("{rel} has a {v}", "looks after the {v} of {rel}")},
+    "Vehicle": {3: ("{rel} drives a {v}", "{rel} owns a {v}")},
+    "Languages": {3: ("{rel} speaks {v}", "married to a speaker of {v}")},
+    "Dream": {3: ("{rel} dreams of a {v}", "{rel} wants a {v}")},
+    "Morning Habit": {3: ("{rel} is fond of {v}", "{rel} begins the day with {v}")},
+    "Favorite Season": {3: ("{rel} loves {v}", "{v} is what {rel} likes")},
+    "Sports Team Role": {3: ("{rel} is the {v}", "{rel} plays as {v}")},
+    "Collection": {3: ("{rel} collects {v}", "{v} are collected by {rel}")},
+    "Favorite Food": {3: ("{rel} loves {v}", "{rel} cooks {v}")},
+    "Favorite Music": {3: ("{rel} listens to {v}", "{v} is what {rel} plays all day")},
 }
 _COUNTRIES = {
     "Aarhus": "Denmark", "Bruges": "Belgium", "Cardiff": "Wales", "Cusco": "Peru", "Edinburgh": "Scotland", "Galway": "Ireland",
@@ -122,13 +144,16 @@ def number_words(number: int) -> str:
 
 @cache
 def phrases() -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
-    """(slot, value) -> "near", "further", "miss", "negated", "other", each one text a writer."""
+    """(slot, value) -> "near", "further", "miss", "negated", "other", each one text a writer who notes that slot."""
     found, slot = {}, ""
     for line in _PHRASES.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
             slot = line[3:].strip()
-        elif slot and line.strip():
+        elif slot and line.strip() and not line.startswith("#"):
             value, *texts = (part.strip() for part in line.split("|"))
+            if len(texts) == 3:
+                found[slot, value] = {name: (text,) for name, text in zip(("near", "further", "miss"), texts, strict=True)}
+                continue
             one_near, one_far, two_near, two_far, *rest = texts
             names = ("miss", "negated", "other")[: len(rest) // 2]
             pairs = {name: (rest[2 * i], rest[2 * i + 1]) for i, name in enumerate(names)}
@@ -139,8 +164,9 @@ def phrases() -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
 class Writer:
     """Notes points in other words, or alters them."""
 
-    def __init__(self, number: int, people: Sequence[Profile], rng: np.random.Generator) -> None:
-        self.number, self.rng = number, rng
+    def __init__(self, number: int, people: Sequence[Profile], rng: np.random.Generator, ways: Sequence[str] = WAYS) -> None:
+        self.number, self.rng, self.ways = number, rng, ways
+        self.place = number - 1 if number < 3 else 0  # in the columns of phrases.txt
         self.values: dict[str, list[str]] = {}
         for person in people:
             for slot, value in person.points:
@@ -158,13 +184,13 @@ class Writer:
         return re.sub(r"\ba (?=[aeio])", "an ", text)
 
     def paraphrase(self, point: Point) -> tuple[str, str]:
-        """Other words for a point's value, and whether they are "near" or "further"."""
+        """Other words for a point's value, and which of ``self.ways`` they are: "near" or "further"."""
+        kind = self._pick(self.ways)
         if point.slot in _SAME:
             templates = _SAME[point.slot][self.number]
-            index = int(self.rng.integers(len(templates)))
-            return self._filled(templates[index], point.value), "near" if 2 * index < len(templates) else "further"
-        kind = self._pick(("near", "further"))
-        return phrases()[point][kind][self.number - 1], kind
+            half = (len(templates) + 1) // 2
+            return self._filled(self._pick(templates[:half] if kind == "near" else templates[half:]), point.value), kind
+        return phrases()[point][kind][self.place], kind
 
     def alter(self, kind: str, points: Sequence[Point], person: Profile) -> tuple[Point, str] | None:
         """One of the points and a value that it does not have; None where none can be altered in this way."""
@@ -181,16 +207,16 @@ class Writer:
             return self._other_number(slot, value)
         if kind == "negation":
             if "negated" in own:
-                return own["negated"][self.number - 1]
+                return own["negated"][self.place]
             if value.startswith(("former", "retired", "abandoned", "half-")):  # negations of these are puzzles
                 return ""
             return self._filled(self._pick(_NEGATED[slot][self.number]), value)
         if kind == "other person":
-            return own["other"][self.number - 1] if "other" in own else self._filled(self._pick(_OTHERS[slot][self.number]), value)
+            return own["other"][self.place] if "other" in own else self._filled(self._pick(_OTHERS[slot][self.number]), value)
         if kind == "near miss":
             if slot in _NEAR:
                 return self._filled(self._pick(_NEAR[slot][self.number]), value)
-            miss = own["miss"][self.number - 1] if own else ""
+            miss = own["miss"][self.place] if own else ""
             return "" if miss in mine else miss
         others = [] if slot in ("Age", "Gender") else [v for v in self.values[slot] if v not in mine]
         return self.paraphrase(Point(slot, self._pick(others)))[0] if others else ""
@@ -199,11 +225,13 @@ class Writer:
         """The same words with another number; "" where there is none."""
         if slot == "Age":
             other = int(value) + int(self._pick("-2 -1 1 2 3 10 -10".split()))
-            templates = (*_SAME[slot][self.number], ("nearly {n}", "soon {n}")[self.number - 1])
+            templates = (*_SAME[slot][self.number], ("nearly {n}", "soon {n}")[self.place])
             template = self._pick(templates)
             return self._filled(template, value if template == templates[-1] else str(max(10, min(other, 99))))
+        if value in ("budgie pair", "goldfish trio"):
+            return value.replace("pair", "trio") if "pair" in value else "four goldfish"
         if value == "twice a lottery winner":
-            return ("three times a lottery winner", "won the lottery once")[self.number - 1]
+            return ("three times a lottery winner", "won the lottery once")[self.place]
         text = self.paraphrase(Point(slot, value))[0]
         if not (found := _NUMBER.search(text)):
             return ""
@@ -216,16 +244,20 @@ class Writer:
         draw = self.rng.random()
         if draw < 0.5 or slot == "Age":
             return slot
-        return self._pick(_SLOT_NAMES[slot]) if draw < 0.75 else ""
+        return self._pick(_SLOT_NAMES.get(slot, (slot,))) if draw < 0.75 else ""
 
 
-def cases(people: Sequence[Profile], writer: int, count: int, seed: int, whole: bool = False) -> Iterator[Case]:
+def cases(
+    people: Sequence[Profile], writer: int, count: int, seed: int, ways: Sequence[str] = WAYS, whole: bool = False
+) -> Iterator[Case]:
     """``count`` cases from people in turn: a paraphrased and b altered points of a profile, each 0 to MOST, not both 0.
 
-    With ``whole`` every point of the profile is rewritten.
+    Args:
+        ways: of paraphrasing; the words for another value of the slot are of these ways too.
+        whole: every point of the profile is rewritten.
     """
-    rng = np.random.default_rng([seed, writer, whole])
-    author = Writer(writer, people, rng)
+    rng = np.random.default_rng([seed, writer, len(ways), whole])
+    author = Writer(writer, people, rng, ways)
     for index in range(count):
         person = people[index % len(people)]
         size = len(person.points)

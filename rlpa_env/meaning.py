@@ -54,8 +54,9 @@ _SAME_ENDS = frozenset(
     ["", "e", "s", "t", "y", "i", "m", "ic", "ics", "tic", "ical", "al", "ian", "ist", "or", "er", "ion", "ation", "ive", "ous", "ious", "ity", "cy", "ci", "nt", "nce",
      "ship", "ment", "ism", "ful", "ness", "ier"]
 )  # fmt: skip
+_HEAD = 3  # letters that forms of one word have in common
 _LONG = 6  # letters from which a typo is forgiven
-_LIGHT = 0.3  # what a word counts that frames rather than says
+_FULL, _LIGHT = 10, 3  # what a word counts, and one that frames rather than says; whole numbers add up alike in any order
 
 
 class Meaning(NamedTuple):
@@ -63,6 +64,8 @@ class Meaning(NamedTuple):
 
     normal: str
     stems: frozenset[str]  # synonyms folded
+    heads: frozenset[str]  # their beginnings: values without a common one share no word
+    denied: frozenset[str]  # what is left of stems such as intolerant without their first syllable
     numbers: frozenset[int]
     negated: bool
     about: frozenset[str]  # other people that it says something of
@@ -209,6 +212,8 @@ def meaning(value: str) -> Meaning:
     return Meaning(
         normalise(value),
         frozenset(kept),
+        frozenset(word[:_HEAD] for word in kept),
+        frozenset(w[len(prefix) :] for w in kept for prefix in _PRIVATIVE if w.startswith(prefix) and len(w) > len(prefix) + 3),
         frozenset(numbers),
         _NOT in folded or any(first in rest and last in rest[rest.index(first) :] for first, last in lexicon.apart),
         frozenset(about),
@@ -219,19 +224,19 @@ def meaning(value: str) -> Meaning:
     )
 
 
-def weight(stems: Iterable[str]) -> float:
+def _weight(stems: Iterable[str]) -> int:
     """How much words say; those that only frame ("plays", "degree", "household") say less."""
     light = _lexicon().light
-    return sum(_LIGHT if s in light else 1.0 for s in stems)
+    return sum(_LIGHT if s in light else _FULL for s in stems)
 
 
-def akin(one: str, other: str) -> bool:
+def _akin(one: str, other: str) -> bool:
     """Whether two stems are forms of one word: robot and robotics, or a typo in a long word."""
-    if one[:3] != other[:3]:
-        return min(len(one), len(other)) >= _LONG and one[1:3] == other[1:3] and Levenshtein.distance(one, other) <= 1
+    if one[:_HEAD] != other[:_HEAD]:
+        return False
     if min(len(one), len(other)) >= _LONG and Levenshtein.distance(one, other) <= 1:
         return True
-    shared = 3
+    shared = _HEAD
     while shared < min(len(one), len(other)) and one[shared] == other[shared]:
         shared += 1
     return any(one[cut:] in _SAME_ENDS and other[cut:] in _SAME_ENDS for cut in range(max(4, shared - 2), shared + 1))
@@ -241,12 +246,11 @@ def _exclude(one: Meaning, other: Meaning) -> bool:
     """Whether two values name different things of one kind (cat and dog, older and younger), or opposites (tolerant, intolerant)."""
     if any(members.isdisjoint(other.kinds.get(kind, members)) for kind, members in one.kinds.items()):
         return True
-    return _opposite(one.stems, other.stems) or _opposite(other.stems, one.stems)
+    return _opposite(one, other) or _opposite(other, one)
 
 
-def _opposite(plain: frozenset[str], prefixed: frozenset[str]) -> bool:
-    bases = [word[len(prefix) :] for word in prefixed - plain for prefix in _PRIVATIVE if word.startswith(prefix) and len(word) > len(prefix) + 3]
-    return any(akin(base, word) for base in bases for word in plain - prefixed)
+def _opposite(one: Meaning, other: Meaning) -> bool:
+    return any(_akin(base, word) for base in one.denied for word in other.stems - one.stems)
 
 
 def _same_people(guess: Meaning, truth: Meaning, slot: str | None) -> bool:
@@ -291,24 +295,24 @@ def _same_slot(guess: Point, truth: Point) -> bool:
     return True
 
 
-def _common(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:
+def _common(a: frozenset[str], b: frozenset[str]) -> tuple[int, int]:
     """(weight of what both say, weight of what either says)."""
     same = a & b
-    left, right = a - same, set(b - same)
-    shared = total = weight(same)
-    for word in sorted(left):
-        twins = [other for other in sorted(right) if akin(other, word)][:1] or _parts(word, right)
-        right -= set(twins)
-        shared += weight((word,)) if twins else 0.0
-        total += weight((word,))
-    for word in sorted(right):
+    left, right = sorted(a - same), sorted(b - same)
+    shared = total = _weight(same)
+    for word in left:
+        twins = [other for other in right if _akin(other, word)][:1] or _parts(word, right)
+        right = [other for other in right if other not in twins]
+        shared += _weight((word,)) if twins else 0
+        total += _weight((word,))
+    for word in right:
         parts = _parts(word, left)
-        shared += weight(parts)
-        total += 0.0 if parts else weight((word,))
+        shared += _weight(parts)
+        total += 0 if parts else _weight((word,))
     return shared, total
 
 
-def _parts(compound: str, words: Iterable[str]) -> list[str]:
+def _parts(compound: str, words: list[str]) -> list[str]:
     """The two words that a compound is made of, as near as stems show it: a campervan is a camper van."""
     for first in words:
         if compound.startswith(first) and len(first) > 2:
@@ -339,7 +343,7 @@ def value_score(guess: str, truth: str, slot: str | None = None) -> float:
     a, b = meaning(guess), meaning(truth)
     if a.normal == b.normal:
         return 1.0
-    if not _compatible(guess, truth, slot):
+    if (a.heads.isdisjoint(b.heads) and not (a.bare or b.bare)) or not _compatible(guess, truth, slot):
         return 0.0
     if a.bare or b.bare:
         said = max(len(a.stems), len(b.stems)) if a.bare != b.bare else 0  # words around the number

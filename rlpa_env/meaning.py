@@ -37,7 +37,7 @@ _RELATIVES = {
         "grandparent": "grandparents grandmother grandfather grandma grandpa granny gran granddad",
         "spouse": "wife husband partner boyfriend girlfriend fiance fiancee",
         "child": "son sons daughter daughters stepson stepdaughter grandson granddaughter grandchildren",
-        "relative": "uncle uncles aunt aunts cousin cousins nephew niece laws",
+        "relative": "uncle uncles aunt aunts cousin cousins nephew niece",
         "acquaintance": "friend friends neighbour neighbours neighbor neighbors colleague colleagues boss roommate roommates flatmate "
         "flatmates postman landlord coworker classmate housemate buddy",
     }.items()
@@ -115,7 +115,7 @@ def _lexicon() -> _Lexicon:
 
 
 def _numbered(tokens: Iterable[str]) -> tuple[set[int], list[str]]:
-    """The numbers among tokens, words or digits, and the other tokens. "One" counts nothing."""
+    """The numbers among tokens, words or digits, and the other tokens. One beside other words counts nothing."""
     numbers: set[int] = set()
     rest: list[str] = []
     tens = 0
@@ -132,9 +132,11 @@ def _numbered(tokens: Iterable[str]) -> tuple[set[int], list[str]]:
         elif tens and number < 10:
             numbers.discard(tens)
             numbers.add(tens + number)
-        elif number != 1:
+        else:
             numbers.add(number)
         tens = 0
+    if rest:
+        numbers.discard(1)
     if numbers and not _NEARLY.isdisjoint(rest):
         numbers.add(_INEXACT)
     return numbers, rest

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -148,6 +150,25 @@ def test_listing_everything_does_not_pay():
         assert profile_reward(stuffed, person.points, MATCHER) < profile_reward(read, person.points, MATCHER)
 
 
+def test_rewritten_profiles_never_match_by_another_number_or_a_negation(monkeypatch):
+    """The cases of benchmarks/matcher_quality: what its writers altered in these ways is not found in the truth."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks" / "matcher_quality"))
+    import cases as written
+
+    monkeypatch.delitem(sys.modules, "cases")
+    altered = 0
+    for writer, split in written.WRITERS.items():
+        for case in written.cases(load_split(split), writer, 150, seed=1):
+            assert 0 <= case.count <= written.MOST >= len(case.guess) - case.count
+            pairs = dict(match_points(MATCHER, case.guess, case.truth))
+            for index, (meant, kind) in enumerate(zip(case.meant, case.kinds, strict=True)):
+                assert (meant >= 0) == (kind in written.WAYS)
+                if kind in ("number", "negation"):
+                    altered += 1
+                    assert index not in pairs, (case.guess[index], case.truth[pairs[index]])
+    assert altered > 200
+
+
 # By embedding ---------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +198,7 @@ def believing() -> EmbeddingMatcher:
         (("Other Information", "no pets"), ("Other Information", "has pets")),
         (("Interests", "gave up sailing"), ("Interests", "boats")),
         (("Occupation", "sister is a nurse"), ("Occupation", "works on a ward")),
+        (("Occupation", "the"), ("Occupation", "nurse")),
         (("Interests", "afraid of cats"), ("Interests", "afraid of dogs")),
         (("Occupation", "nurse"), ("Location", "Lisbon")),
         (("Location", "dreams of moving to Lisbon"), ("Location", "Lisbon")),

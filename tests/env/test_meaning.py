@@ -25,6 +25,8 @@ MATCH = 0.6  # the threshold of the lexical matcher
         ("likes hiking with friends", "hiking"),
         ("left-handed", "left hander"),
         ("won it two times", "won it twice"),
+        ("has one cat", "cat"),
+        ("1 cat", "one cat"),
     ],
 )
 def test_the_same_in_other_words(one, other):

@@ -142,8 +142,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.smoke:
         options.cases, options.matchers = 20, ["lexical"]
-    if options.embedding:
-        options.embedding = str(Path(options.embedding).expanduser()) if Path(options.embedding).expanduser().is_dir() else options.embedding
     rows, copied = [], {}
     for name, matcher in matchers_of(options).items():
         for writer, split in WRITERS.items():
@@ -155,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("expected --embedding FOLDER for embedding, --base-url and --model for llm; got neither")
     Console(width=230).print(table(rows))
     print("cues copied that match:", copied)
-    sys.argv = [sys.argv[0], *(Path(part).name if Path(part).expanduser().exists() and part != "." else part for part in sys.argv[1:])]
+    sys.argv = [sys.argv[0], *(Path(part).name if Path(part).is_absolute() else part for part in sys.argv[1:])]
     name = "matcher_quality" + (f"_{options.model.split('/')[-1]}" if options.model else "")
     finish(name, {"targets": TARGETS, "rows": rows, "cues_copied": copied}, [options.seed], options.out)
 

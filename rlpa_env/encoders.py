@@ -26,7 +26,6 @@ class SentenceEncoder:
     """
 
     def __init__(self, model: str = MINILM) -> None:
-        require("sentence_transformers", "embed", "sentence embeddings (matcher 'embedding', method 'rag')")
         if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
             raise ConfigError(f"embedding model: expected the folder of a sentence-transformers model; there is none at {model}.")
         self.model = model
@@ -37,7 +36,7 @@ class SentenceEncoder:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (encoder_of, (self.model,))
+        return (_shared, (self.model,))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Float array [len(texts), d] of unit vectors. The newest 50,000 are remembered.
@@ -72,7 +71,15 @@ class SentenceEncoder:
         return self._net
 
 
+def encoder_of(model: str, what: str) -> SentenceEncoder:
+    """The encoder for a model, one a process: environments side by side share it.
+
+    Raises NotInstalledError, naming ``what`` needs it, without the extra ``embed``.
+    """
+    require("sentence_transformers", "embed", what)
+    return _shared(model)
+
+
 @lru_cache(maxsize=8)
-def encoder_of(model: str = MINILM) -> SentenceEncoder:
-    """The encoder for a model, one a process: environments side by side share it."""
+def _shared(model: str) -> SentenceEncoder:
     return SentenceEncoder(model)

@@ -71,7 +71,7 @@ class EmbeddingMatcher:
     threshold = 0.54
 
     def __init__(self, model: str = MINILM) -> None:
-        self.encoder = encoder_of(model)
+        self.encoder = encoder_of(model, "matcher 'embedding'")
 
     def scores(self, guess: Sequence[Point], truth: Sequence[Point]) -> np.ndarray:
         """Float array [len(guess), len(truth)] in [0, 1]."""

@@ -44,7 +44,7 @@ class PromptingAgent:
         self.client: ChatClient = client_of(llm)
         self.method = method
         if method == "rag":
-            self._encode: Encoder = encoder_of(encoder) if isinstance(encoder, str) else encoder
+            self._encode: Encoder = encoder_of(encoder, "method 'rag'") if isinstance(encoder, str) else encoder
 
     def act(self, messages: Messages) -> str:
         """One completion; waits for the model. Raises ModelError if it cannot be reached."""

@@ -6,10 +6,10 @@ OUT ?= runs/demo
 MINUTES ?= 5
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint type unit bench docs clean
+.PHONY: help setup demo test lint type unit test-llm bench docs clean
 
 help:  ## list the verbs
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 
 setup: $(STAMP)  ## make .venv and install everything, pinned
 
@@ -22,7 +22,7 @@ $(STAMP): setup.cfg constraints.txt pyproject.toml
 demo: $(STAMP)  ## train the tiny preset, then evaluate before and after (PROFILES=, MINUTES=, OUT=)
 	$(BIN)/python -m rlpa_agent.demo --out $(OUT) --minutes $(MINUTES) $(if $(PROFILES),--profiles $(PROFILES))
 
-test: lint type unit  ## lint, types, doctests, README blocks, examples and tests
+test: lint type unit test-llm  ## lint, types, doctests, README blocks, examples and tests
 
 lint: $(STAMP)  ## style
 	$(BIN)/ruff check .
@@ -31,11 +31,15 @@ type: $(STAMP)  ## types
 	$(BIN)/mypy
 
 unit: $(STAMP)  ## tests on both cores, without network
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15 --ignore tests/llm
 
-bench: $(STAMP)  ## the benchmarks that need no training; results under benchmarks/results
+test-llm: $(STAMP)  ## users, judges, matchers and prompting agents on a real server with a random tiny model; a minute
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/llm
+
+bench: $(STAMP)  ## the benchmarks that need no training; results under benchmarks/results (EMBEDDING=folder of MiniLM)
 	$(BIN)/python benchmarks/env_throughput/run.py --out benchmarks/results/env_throughput
 	$(BIN)/python benchmarks/references/run.py --out benchmarks/results/references
+	$(BIN)/python benchmarks/matcher_quality/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/matcher_quality
 
 docs: $(STAMP)  ## check that every block of README and docs runs
 	$(BIN)/python -m pytest tests/test_readme.py

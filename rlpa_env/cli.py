@@ -13,6 +13,7 @@ from rich.console import Console
 
 import rlpa_env
 from rlpa_env.agents import AGENTS, make_agent
+from rlpa_env.encoders import MINILM
 from rlpa_env.errors import ConfigError, RLPAError
 from rlpa_env.evaluate import evaluate, results_table
 from rlpa_env.prompting import METHODS, PromptingAgent
@@ -35,6 +36,8 @@ class Eval:
     """An OpenAI-compatible server, such as http://localhost:8000/v1."""
     model: str | None = None
     """Name of a model that it serves."""
+    embedding_model: str = MINILM
+    """Of the agent rag: name or local folder of a sentence-transformers model."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key."""
     split: str = "vanilla/test"
@@ -71,7 +74,7 @@ class Play:
 
 def _eval(args: Eval) -> None:
     llm = _llm(args)
-    prompted = {name: PromptingAgent(llm, name) for name in args.agent if name in METHODS} if llm else {}
+    prompted = {name: PromptingAgent(llm, name, args.embedding_model) for name in args.agent if name in METHODS} if llm else {}
     rows = evaluate(
         {name: prompted.get(name) for name in args.agent},
         env_kwargs={"llm": llm} if args.env == "RLPA-LLM-v0" else None,

@@ -59,6 +59,8 @@ class RLPAEnv(gym.Env[str, str]):
             A turn's reward never falls below 0.
         on_error: a model failure ends the episode (``"truncate"``) or is raised (``"raise"``).
         llm: settings of the language-model parts; needed where one of them is chosen.
+        embedding_model: of ``matcher="embedding"``: name or local folder of a sentence-transformers model; None is
+            all-MiniLM-L6-v2.
         max_turns: the turn limit as the instructions state it. The limit itself is ``max_episode_steps`` of the
             registration, which an environment cannot see: who overrides one in ``gym.make`` overrides both.
 
@@ -88,6 +90,7 @@ class RLPAEnv(gym.Env[str, str]):
         response_weight: float = 1.0,
         on_error: str = "truncate",
         llm: Mapping[str, Any] | None = None,
+        embedding_model: str | None = None,
         max_turns: int | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -109,7 +112,7 @@ class RLPAEnv(gym.Env[str, str]):
         self.profiles = profiles_of(split)
         self._by_id = {profile.id: profile for profile in self.profiles}
         self._user = user_of(user, llm, cues=cues, style=style, shift_turn=shift_turn, consent=consent)
-        self._matcher, self._judge = matcher_of(matcher, llm), judge_of(judge, llm)
+        self._matcher, self._judge = matcher_of(matcher, llm, embedding_model), judge_of(judge, llm)
         self.split, self.judge_sees, self.credit, self.on_error = split, judge_sees, credit, on_error
         self.profile_weight, self.response_weight = float(profile_weight), float(response_weight)
         self.privacy_weight, self.sessions = float(privacy_weight), sessions

@@ -21,7 +21,7 @@ from rlpa_env.errors import OffSchemaError
 from rlpa_env.evidence import COMMON, about_self
 from rlpa_env.flows import Flow, alone
 from rlpa_env.hearing import is_machine_speak
-from rlpa_env.matching import comparable
+from rlpa_env.meaning import comparable
 from rlpa_env.profiles import Profile
 from rlpa_env.scripted import ScriptedUser
 from rlpa_env.text import normalise, sentences, stems

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlpa_env.errors import unknown_choice
+from rlpa_env.encoders import MINILM
+from rlpa_env.errors import ConfigError, unknown_choice
 from rlpa_env.flows import Flow
 from rlpa_env.judges import Judge, RuleJudge
 from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher, assign, match_points
@@ -45,8 +46,10 @@ def user_of(user: str | UserSimulator, llm: Mapping[str, Any] | None, **settings
     return LLMUser(llm, **settings)
 
 
-def matcher_of(matcher: str | Matcher, llm: Mapping[str, Any] | None) -> Matcher:
+def matcher_of(matcher: str | Matcher, llm: Mapping[str, Any] | None, embedding_model: str | None = None) -> Matcher:
     """The matcher of that name, or the object itself."""
+    if embedding_model is not None and matcher != "embedding":
+        raise ConfigError(f"embedding_model: expected matcher='embedding' beside it; got matcher={matcher!r}.")
     if not isinstance(matcher, str):
         return matcher
     check_choice("matcher", matcher, ("lexical", "embedding", "llm"))
@@ -54,7 +57,7 @@ def matcher_of(matcher: str | Matcher, llm: Mapping[str, Any] | None) -> Matcher
         from rlpa_env.llm import LLMMatcher
 
         return LLMMatcher(llm)
-    return LexicalMatcher() if matcher == "lexical" else EmbeddingMatcher()
+    return LexicalMatcher() if matcher == "lexical" else EmbeddingMatcher(embedding_model or MINILM)
 
 
 def judge_of(judge: str | Judge, llm: Mapping[str, Any] | None) -> Judge:

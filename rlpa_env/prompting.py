@@ -10,7 +10,8 @@ import numpy as np
 
 from rlpa_env.actions import parse_action
 from rlpa_env.clients import ChatClient, client_of
-from rlpa_env.errors import require, unknown_choice
+from rlpa_env.encoders import MINILM, encoder_of
+from rlpa_env.errors import unknown_choice
 from rlpa_env.flows import Flow, alone, run
 from rlpa_env.llm import prompt
 
@@ -33,16 +34,17 @@ class PromptingAgent:
     Args:
         llm: client, or settings of one; see `ChatConfig`.
         method: one of `METHODS`.
-        encoder: for ``rag``; all-MiniLM-L6-v2 of the extra ``embed`` if not given.
+        encoder: for ``rag``: a function from texts to unit vectors, or the name or local folder of a sentence-transformers
+            model (extra ``embed``).
     """
 
-    def __init__(self, llm: Any, method: str = "base", encoder: Encoder | None = None) -> None:
+    def __init__(self, llm: Any, method: str = "base", encoder: Encoder | str = MINILM) -> None:
         if method not in METHODS:
             raise unknown_choice("prompting method", method, METHODS)
         self.client: ChatClient = client_of(llm)
-        self.method, self._encoder = method, encoder
-        if method == "rag" and encoder is None:
-            require("sentence_transformers", "embed", "method 'rag'")
+        self.method = method
+        if method == "rag":
+            self._encode: Encoder = encoder_of(encoder, "method 'rag'") if isinstance(encoder, str) else encoder
 
     def act(self, messages: Messages) -> str:
         """One completion; waits for the model. Raises ModelError if it cannot be reached."""
@@ -91,11 +93,3 @@ class PromptingAgent:
         vectors = self._encode([*texts, turns[-1]["content"]])
         nearest = sorted(np.argsort(-(vectors[:-1] @ vectors[-1]), kind="stable")[:RETRIEVED].tolist())
         return [*head, *(message for i in nearest for message in exchanges[i]), turns[-1]]
-
-    def _encode(self, texts: list[str]) -> np.ndarray:
-        if self._encoder is None:
-            from sentence_transformers import SentenceTransformer
-
-            model = SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2", device="cpu")
-            self._encoder = lambda found: np.asarray(model.encode(found, normalize_embeddings=True, show_progress_bar=False))
-        return self._encoder(texts)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlpa_env import LexicalMatcher, Point, load_split
+from rlpa_env import ConfigError, EmbeddingMatcher, LexicalMatcher, Point, format_action, load_split
 from rlpa_env.matching import assign, match_points
 from rlpa_env.rewards import f1, profile_reward, profile_score, total_reward
 from rlpa_env.testing import check_matcher
@@ -145,3 +148,134 @@ def test_listing_everything_does_not_pay():
     for person in load_split("vanilla/test")[:20]:
         read = list(person.points[3:8])
         assert profile_reward(stuffed, person.points, MATCHER) < profile_reward(read, person.points, MATCHER)
+
+
+def test_rewritten_profiles_never_match_by_another_number_or_a_negation(monkeypatch):
+    """The cases of benchmarks/matcher_quality: what its writers altered in these ways is not found in the truth."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks" / "matcher_quality"))
+    import cases as written
+
+    monkeypatch.delitem(sys.modules, "cases")
+    altered = 0
+    for writer, split in written.WRITERS.items():
+        for case in written.cases(load_split(split), writer, 150, seed=1):
+            assert 0 <= case.count <= written.MOST >= len(case.guess) - case.count
+            pairs = dict(match_points(MATCHER, case.guess, case.truth))
+            for index, (meant, kind) in enumerate(zip(case.meant, case.kinds, strict=True)):
+                assert (meant >= 0) == (kind in written.WAYS)
+                if kind in ("number", "negation"):
+                    altered += 1
+                    assert index not in pairs, (case.guess[index], case.truth[pairs[index]])
+    assert altered > 200
+
+
+# By embedding ---------------------------------------------------------------------------------------------------------
+
+
+class Alike:
+    """An encoder to which every text means the same."""
+
+    def __init__(self):
+        self.asked: list[str] = []
+
+    def __call__(self, texts):
+        self.asked += texts
+        return np.ones((len(texts), 1))
+
+
+def believing() -> EmbeddingMatcher:
+    matcher = EmbeddingMatcher()
+    matcher.encoder = Alike()
+    return matcher
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth"),
+    [
+        (("Age", "33"), ("Age", "34")),
+        (("", "34"), ("Age", "34")),
+        (("Other Information", "two cats"), ("Other Information", "three cats")),
+        (("Other Information", "no pets"), ("Other Information", "has pets")),
+        (("Interests", "gave up sailing"), ("Interests", "boats")),
+        (("Occupation", "sister is a nurse"), ("Occupation", "works on a ward")),
+        (("Occupation", "the"), ("Occupation", "nurse")),
+        (("Interests", "afraid of cats"), ("Interests", "afraid of dogs")),
+        (("Occupation", "nurse"), ("Location", "Lisbon")),
+        (("Location", "dreams of moving to Lisbon"), ("Location", "Lisbon")),
+    ],
+)
+def test_rules_stand_above_an_encoder_to_which_everything_is_the_same(guess, truth):
+    assert believing().scores([Point(*guess)], [Point(*truth)]).tolist() == [[0.0]]
+
+
+def test_where_the_rules_are_silent_the_embedding_decides():
+    guess = [Point("Job", "works on a ward"), Point("Job", "baker")]
+    matcher = believing()
+    assert matcher.scores(guess, [Point("Occupation", "nurse")]).tolist() == [[1.0], [0.0]]  # a baker is no nurse: one kind
+    assert set(matcher.encoder.asked) == {"works on a ward (occupation)", "nurse (occupation)", "works", "ward", "nurse"}
+    matcher.encoder.asked.clear()
+    assert matcher.scores([Point("", "baker")], [Point("Occupation", "baker")]).tolist() == [[1.0]]
+    assert matcher.encoder.asked == []  # the words decide without it
+
+
+def test_the_score_is_the_mean_of_the_whole_and_of_the_word_covered_least():
+    known = {"fixes roofs": (1, 0), "roof repair": (0.6, 0.8), "fixes": (0, 1), "roofs": (1, 0), "roof": (1, 0), "repair": (0.8, 0.6)}
+    matcher = EmbeddingMatcher()
+    matcher.encoder = lambda texts: np.array([known[text] for text in texts], dtype=float)
+    found = matcher.scores([Point("", "fixes roofs")], [Point("", "roof repair")])
+    assert found.tolist() == [[pytest.approx((0.6 + 0.8) / 2)]]  # "repair": 0.6 by "fixes", 0.8 by "roofs"
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    """A random transformer of 16 dimensions as a folder; sentence-transformers averages its token vectors."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789()-'"
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]))
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64
+    )
+    BertModel(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def test_a_local_model_matches_in_the_environment(tiny_model):
+    env = gym.make("RLPA-v0", matcher="embedding", embedding_model=str(tiny_model))
+    env.reset(seed=3, options={"profile": {"id": "p", "slots": {"Age": "34", "Occupation": "nurse", "Interests": ["chess"]}}})
+    info = env.step(format_action([("Age", "34"), ("Job", "nurse"), ("Interests", "never chess")], "Hi there."))[4]
+    assert info["profile/recall"] == pytest.approx(2 / 3)
+    assert info["profile/precision"] == pytest.approx(2 / 3)
+    matcher = env.unwrapped._matcher
+    check_matcher(matcher)
+    vectors = matcher.encoder(["long walks", "nurse", "long walks"])
+    assert vectors.shape == (3, 16)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert np.array_equal(vectors[0], vectors[2])
+    assert gym.make("RLPA-v0", matcher="embedding", embedding_model=str(tiny_model)).unwrapped._matcher.encoder is matcher.encoder
+
+
+def test_an_embedding_model_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="there is none at /no/such/folder"):
+        gym.make("RLPA-v0", matcher="embedding", embedding_model="/no/such/folder")
+    with pytest.raises(ConfigError, match="matcher='embedding'"):
+        gym.make("RLPA-v0", embedding_model=str(tmp_path))
+    empty = EmbeddingMatcher(str(tmp_path))
+    with pytest.raises(ConfigError, match="did not load"):
+        empty.scores([Point("", "fixes roofs")], [Point("", "roof repair")])
+
+
+def test_an_encoder_forgets_the_oldest_texts(tiny_model, monkeypatch):
+    from rlpa_env import encoders
+
+    monkeypatch.setattr(encoders, "_KEPT", 2)
+    encoder = encoders.SentenceEncoder(str(tiny_model))
+    first = encoder(["one", "two", "three"])
+    assert len(encoder._known) == 2
+    assert np.allclose(encoder(["one"]), first[:1], atol=1e-5)
+    assert encoder([]).shape[0] == 0

@@ -1,0 +1,139 @@
+"""What a value says: synonyms, numbers, negation, whom it is about, and things of one kind that exclude each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlpa_env import Point, load_split
+from rlpa_env.meaning import comparable, meaning, value_score
+
+MATCH = 0.6  # the threshold of the lexical matcher
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ping pong", "table tennis"),
+        ("BSc in geography", "bachelor's degree in geography"),
+        ("not married", "single"),
+        ("eats no meat", "vegetarian"),
+        ("grew up in a windmill", "raised in a windmill"),
+        ("tinkers with robotics", "tinkers with robots"),
+        ("a camper van", "campervan"),
+        ("plays the banjo", "banjo"),
+        ("scared of dogs", "afraid of dogs"),
+        ("likes hiking with friends", "hiking"),
+        ("left-handed", "left hander"),
+        ("won it two times", "won it twice"),
+        ("has one cat", "cat"),
+        ("1 cat", "one cat"),
+    ],
+)
+def test_the_same_in_other_words(one, other):
+    assert value_score(one, other) >= MATCH
+    assert value_score(other, one) >= MATCH
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth"),
+    [
+        ("anything but shy", "shy"),
+        ("gave up chess years ago", "chess"),
+        ("gave the parrot away", "parrot"),
+        ("bored by opera", "opera"),
+        ("quit the job of plumber", "plumber"),
+        ("moved away from Hanoi", "Hanoi"),
+        ("left the choir", "choir"),
+        ("never a left winger", "left winger"),
+        ("has a smartphone", "no smartphone"),
+        ("coal miner", "former coal miner"),
+        ("tolerates lactose", "lactose intolerant"),
+    ],
+)
+def test_a_negation_is_no_match_and_left_handed_is_none(guess, truth):
+    assert not comparable(Point("", guess), Point("", truth))
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth"),
+    [
+        ("nearly 49", "49"),
+        ("two sisters", "three sisters"),
+        ("won the lottery once", "won the lottery twice"),
+        ("thirty-three", "34"),
+        ("born in 1980", "born in 1981"),
+    ],
+)
+def test_numbers_must_be_equal(guess, truth):
+    assert not comparable(Point("Notes", guess), Point("Notes", truth))
+
+
+def test_words_around_the_right_number_are_forgiven_where_the_truth_is_a_number():
+    assert value_score("turned 49 this year", "49") >= MATCH
+    assert value_score("49 cats, 49 dogs and 49 birds", "49") < MATCH
+
+
+@pytest.mark.parametrize(
+    ("slot", "guess", "truth"),
+    [
+        ("Occupation", "married to a baker", "baker"),
+        ("Occupation", "has a brother who is a baker", "baker"),
+        ("Interests", "chess is the hobby of his uncle", "chess"),
+        ("Personality Traits", "lives with a grumpy flatmate", "grumpy"),
+        ("Family Background", "uncle is a diplomat", "diplomat parents"),
+        ("Family Background", "wife's parents are musicians", "parents are musicians"),
+        ("Family Background", "divorced early", "parents divorced early"),
+        ("Family Background", "daughter is an only child", "only child"),
+        ("Marital Status", "husband is divorced", "divorced"),
+        ("Marital Status", "children are married", "married"),
+        ("Interests", "loves opera", "my mother loves opera"),
+    ],
+)
+def test_what_is_said_of_others_is_not_said_of_the_user(slot, guess, truth):
+    assert not comparable(Point(slot, guess), Point(slot, truth))
+
+
+@pytest.mark.parametrize(
+    ("slot", "guess", "truth"),
+    [
+        ("Family Background", "musician parents", "parents are musicians"),
+        ("Family Background", "parents worked in the circus", "circus family"),
+        ("Family Background", "grandma and grandpa raised them", "raised by grandparents"),
+        ("Marital Status", "has a husband", "married"),
+        ("Interests", "plays chess with his son", "chess"),
+    ],
+)
+def test_ones_own_people_are_part_of_what_one_says(slot, guess, truth):
+    assert comparable(Point(slot, guess), Point(slot, truth))
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth"),
+    [
+        ("afraid of cats", "afraid of dogs"),
+        ("younger half-brother", "older half-brother"),
+        ("master's in geography", "bachelor's in geography"),
+        ("wedding photographer", "wedding planner"),
+        ("recovering from heart surgery", "recovering from knee surgery"),
+    ],
+)
+def test_things_of_one_kind_exclude_each_other(guess, truth):
+    assert not comparable(Point("", guess), Point("", truth))
+
+
+def test_a_place_may_name_its_country_and_a_degree_its_subject():
+    assert value_score("Porto in Portugal", "Porto", "Location") == 1
+    assert value_score("lives in Porto", "Porto", "Location") == 1
+    assert value_score("Degree in Law", "Degree in History", "Education Background") == 0
+
+
+def test_a_planner_is_no_plane_though_their_stems_are_one():
+    assert "aeroplan" in meaning("owns a plane").stems
+    assert meaning("wedding planner").stems == {"wed", "plan"}
+
+
+def test_every_bundled_value_means_itself():
+    for person in load_split("vanilla/val")[:100]:
+        for point in person.points:
+            assert comparable(point, point)
+            assert value_score(point.value.upper(), point.value) == 1

@@ -112,6 +112,10 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, self.iteration, purpose])
         return rng.integers(2**31, size=self.config.rollout.dialogues).tolist()
 
+    def _people(self) -> list[int]:
+        """Seeds of this iteration's dialogues; those of a group are equal."""
+        return np.repeat(self._seeds(1)[:: self.config.group], self.config.group).tolist()
+
     def gather(self, log: RunLog | None = None) -> tuple[list[Trajectory], RolloutCounts]:
         """Hold this iteration's dialogues."""
         rollout, counts, done = self.config.rollout, RolloutCounts(), 0
@@ -127,7 +131,7 @@ class Trainer:
         trajectories = collect(
             self.policy,
             self.envs,
-            seeds=self._seeds(1),
+            seeds=self._people(),
             sample_seed=self._seeds(2)[0],
             temperature=rollout.temperature,
             max_new_tokens=rollout.max_new_tokens,
@@ -147,7 +151,11 @@ class Trainer:
             trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
         blocks = profile_block(self.policy.chat, self.config.rollout.profile_weight) if self.config.ppo.profile_paid == "block" else None
         batch = make_batch(
-            trajectories, max_turns=self.config.rollout.max_turns, horizon=self.config.ppo.horizon, blocks=blocks
+            trajectories,
+            max_turns=self.config.rollout.max_turns,
+            horizon=self.config.ppo.horizon,
+            blocks=blocks,
+            group=self.config.group,
         )
         try:
             estimates, stats = self.learner.update(batch, self.iteration)

@@ -192,7 +192,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that a run depends on. ``iterations``, ``minutes`` and ``out`` are outside its hash."""
+    """Everything that a run depends on. What changes nothing that is learned is outside its hash."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -208,6 +208,8 @@ class TrainConfig:
     minutes: float | None = None
     """Minutes of training in this process, evaluation apart."""
     save_every: int = 5
+    keep_rollouts: bool = False
+    """Keep every iteration's rollout in OUT/rollouts, for `rlpa-agent replay` and `inspect`."""
     out: Path = Path("runs/train")
 
     def __post_init__(self) -> None:
@@ -247,9 +249,20 @@ class TrainConfig:
     def hash(self) -> str:
         """Short fingerprint of everything that changes what is learned."""
         data: dict[str, Any] = dataclasses.asdict(self)
-        for name in ("iterations", "minutes", "out", "save_every"):
+        for name in ("iterations", "minutes", "out", "save_every", "keep_rollouts"):
             del data[name]
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @classmethod
+    def read(cls, run: Path) -> TrainConfig:
+        """The configuration that a run wrote into its folder."""
+        path = Path(run) / "config.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            kinds = {"model": ModelConfig, "rollout": RolloutConfig, "ppo": PPOConfig, "optim": OptimConfig, "eval": EvalConfig}
+            return cls(**(data | {name: kind(**data[name]) for name, kind in kinds.items()}), out=Path(run))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path}: expected the configuration of a run, of this version; {error!r}.") from error
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able data, without ``out``."""

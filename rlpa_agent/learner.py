@@ -19,7 +19,7 @@ from torch import Tensor
 from rlpa_agent.advantages import estimate_advantages, explained_variance, token_rewards, whiten
 from rlpa_agent.batch import Batch, MicroBatch, micro_batches, split_rows
 from rlpa_agent.config import GROUP_ALGOS, TrainConfig
-from rlpa_agent.policy import Policy
+from rlpa_agent.policy import Policy, Scored
 from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
 
 CRITIC_TOKENS = 4096
@@ -155,9 +155,20 @@ class Learner:
                         ref[micro.index_A] = self.policy.reference_logp(*place, temperature=tau)
         if self.policy.reference is None:
             ref = logp.clone()
-        ppo, norm = self.config.ppo, self.normaliser
-        values = norm.mean + norm.std * value if critic else None
-        boot = self._bootstrap(batch) if critic else None
+        values = self.normaliser.mean + self.normaliser.std * value if critic else None
+        return self.conclude(batch, logp, ref, values, self._bootstrap(batch) if critic else None, hidden)
+
+    def conclude(
+        self,
+        batch: Batch,
+        logp: Tensor,
+        ref: Tensor,
+        values: Tensor | None,
+        boot: Tensor | None,
+        hidden: Tensor | None = None,
+    ) -> Estimates:
+        """From scores [A] and the values behind the chains [C] to advantages: everything that the model is not asked."""
+        ppo = self.config.ppo
         kl = logp - ref if self.config.kl_in == "reward" else None
         raw, returns = estimate_advantages(
             self.config.algo,
@@ -295,7 +306,6 @@ class Learner:
         self, batch: Batch, micro: MicroBatch, estimates: Estimates, tokens: int, critic_only: bool = False
     ) -> tuple[Tensor, dict[str, float]]:
         """Loss of one micro-batch, divided by the action tokens of the whole optimizer step."""
-        ppo, index = self.config.ppo, micro.index_A
         need = ("value",) if critic_only else ("logp", "value", "entropy") if self.config.has_critic else ("logp", "entropy")
         with self._autocast():
             scored = self.policy.score(
@@ -303,19 +313,23 @@ class Learner:
                 micro.lengths_B,
                 micro.rows_A,
                 micro.pos_A,
-                batch.fraction_A[index],
+                batch.fraction_A[micro.index_A],
                 temperature=self.config.rollout.temperature,
                 need=need,
             )
+        return self.loss_of(scored, micro.index_A, estimates, tokens)
+
+    def loss_of(self, scored: Scored, index: Tensor, estimates: Estimates, tokens: int) -> tuple[Tensor, dict[str, float]]:
+        """The same from what the policy said of the tokens ``index``; without logp it is the critic's alone."""
+        ppo = self.config.ppo
         v_loss = torch.zeros(())
         if scored.value is not None and estimates.values_A is not None:
             norm = self.normaliser
             target, before = ((values[index] - norm.mean) / norm.std for values in (estimates.returns_A, estimates.values_A))
             v_loss = value_loss(scored.value, target, before, clip=ppo.value_clip)
         parts = {"value": float(v_loss.detach()), "policy": 0.0, "kl": 0.0, "clipped": 0.0, "entropy": 0.0, "ratio_error": 0.0}
-        if critic_only:
+        if scored.logp is None:
             return v_loss / tokens, parts
-        assert scored.logp is not None
         assert scored.entropy is not None
         old = estimates.logp_old_A[index]
         surrogate = policy_loss(

@@ -29,6 +29,7 @@ from rlpa_agent.learner import Learner, Normaliser
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
 from rlpa_agent.rollout import RolloutCounts, collect, profile_block
+from rlpa_agent.rollout_files import drop_later, save_rollout
 from rlpa_agent.trajectory import Trajectory
 
 Evaluate = Callable[[Policy], Mapping[str, float]]
@@ -76,6 +77,7 @@ class Trainer:
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         log = RunLog(self.config.out, self.config.iterations, self.quiet, keep=self.iteration)
         (self.config.out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
+        drop_later(self.config.out, self.iteration)
         figures: dict[str, Any] = {}
         budget = None if self.config.minutes is None else 60.0 * self.config.minutes
         spent = 0.0
@@ -164,6 +166,8 @@ class Trainer:
             self.save()
             raise
         self.iteration += 1
+        if self.config.keep_rollouts:
+            save_rollout(self.config.out, self.iteration, batch, estimates, trajectories)
         self.dialogues += len(trajectories)
         seconds = time.perf_counter() - began
         self.training_seconds += seconds

@@ -210,7 +210,7 @@ def replay(run: Path, algos: Sequence[str] = (), iterations: Sequence[int] = (),
     able = {"ppo": learner.config.has_critic} | dict.fromkeys(GROUP_ALGOS, learner.config.group > 1)
     algos = algos or [algo for algo in ALGOS if able.get(algo, True)]
     chosen = list(iterations) or kept_iterations(run)[-1:]
-    batches = [load_rollout(run, number).batch for number in chosen or [None]]
+    batches = [load_rollout(run, number).batch for number in chosen] or [load_rollout(run).batch]  # which says what is missing
     found = {"iterations": chosen} | compare(learner, joined(batches), algos, seed=seed)
     (run / "replay.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found

@@ -1,6 +1,7 @@
-"""Rewards per token, generalised advantage estimation over chains of action tokens, whitening. Pure functions.
+"""Rewards per token, advantages over chains of action tokens (GAE, group baselines, token returns), whitening.
 
-Axes: T action tokens of one chain in time order, A action tokens of all chains one after another, C chains.
+Pure functions. Axes: T action tokens of one chain in time order, A action tokens of all chains one after another,
+C chains, K turns.
 A chain holds action tokens only. User tokens between two turns belong to the environment: they have no step, no value
 and no discount here, so nothing decays or is cut across them.
 """
@@ -82,6 +83,95 @@ def chain_gae(
         for a, b, boot in zip(starts_C.tolist(), ends, bootstrap_C.tolist(), strict=True)
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def turn_returns(reward_A: Tensor, turn_A: Tensor, starts_C: Tensor) -> Tensor:
+    """G_k = Σ_{j≥k} r_j of every chain: [A] -> [C, K]; 0 after a chain's last turn.
+
+    >>> turn_returns(torch.tensor([0., 1., 2., 5.]), torch.tensor([0, 0, 1, 0]), torch.tensor([0, 3])).tolist()
+    [[3.0, 2.0], [5.0, 0.0]]
+    """
+    paid_CK = torch.zeros(len(starts_C), int(turn_A.max()) + 1, dtype=torch.float64)
+    paid_CK.index_put_((_chain_of(starts_C, len(reward_A)), turn_A), reward_A.to(torch.float64), accumulate=True)
+    return paid_CK.flip(1).cumsum(1).flip(1)
+
+
+def _chain_of(starts_C: Tensor, size: int) -> Tensor:
+    """Chain [A] of each action token."""
+    return torch.searchsorted(starts_C, torch.arange(size), right=True) - 1
+
+
+def rloo(return_CK: Tensor, group_C: Tensor) -> Tensor:
+    """A_{k,i} = G_{k,i} − mean of the G_k of the other chains of its group (REINFORCE leave-one-out, Ahmadian et al. 2024).
+
+    A chain alone in its group has nothing to be compared with: 0. [C, K] -> [C, K].
+    """
+    sum_CK, count_C1, _ = _group_moments(return_CK, group_C)
+    others_CK = (sum_CK - return_CK) / (count_C1 - 1).clamp(min=1)
+    return torch.where(count_C1 > 1, return_CK - others_CK, torch.zeros_like(return_CK))
+
+
+def grpo(return_CK: Tensor, group_C: Tensor, eps: float = 1e-6) -> Tensor:
+    """A_{k,i} = (G_{k,i} − mean) / (std + eps) over its group, population std (Shao et al. 2024). [C, K] -> [C, K]."""
+    sum_CK, count_C1, index_C = _group_moments(return_CK, group_C)
+    off_CK = return_CK - sum_CK / count_C1
+    square_CK = torch.zeros_like(off_CK).index_add_(0, index_C, off_CK**2)[index_C]
+    return off_CK / (torch.sqrt(square_CK / count_C1) + eps)
+
+
+def _group_moments(return_CK: Tensor, group_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum [C, K] over each chain's group, its size [C, 1], and the groups numbered from 0 [C]."""
+    _, index_C, count_G = torch.unique(group_C, return_inverse=True, return_counts=True)
+    sum_CK = torch.zeros_like(return_CK).index_add_(0, index_C, return_CK)[index_C]
+    return sum_CK, count_G[index_C][:, None], index_C
+
+
+def group_advantages(
+    algo: str, reward_A: Tensor, turn_A: Tensor, starts_C: Tensor, group_C: Tensor, *, baseline: str = "episode"
+) -> tuple[Tensor, Tensor]:
+    """Advantages and turn returns [A] by comparison inside groups, without a critic.
+
+    Args:
+        algo: "rloo", or "grpo".
+        group_C: equal for chains that began alike (same person and seed, or samples of one turn).
+        baseline: for grpo; "episode" compares G_1 and gives the result to all tokens, "turn" compares G_k at turn k.
+    """
+    chain_A = _chain_of(starts_C, len(reward_A))
+    return_CK = turn_returns(reward_A, turn_A, starts_C)
+    if algo == "rloo":
+        advantage_CK = rloo(return_CK, group_C)
+    elif baseline == "turn":
+        advantage_CK = grpo(return_CK, group_C)
+    else:
+        advantage_CK = grpo(return_CK[:, :1], group_C).expand_as(return_CK)
+    return advantage_CK[chain_A, turn_A].to(reward_A.dtype), return_CK[chain_A, turn_A].to(reward_A.dtype)
+
+
+def estimate_advantages(
+    algo: str,
+    rewards_A: Tensor,
+    turn_A: Tensor,
+    starts_C: Tensor,
+    *,
+    values_A: Tensor | None,
+    bootstrap_C: Tensor | None,
+    group_C: Tensor,
+    baseline: str,
+    **discounts: float,
+) -> tuple[Tensor, Tensor]:
+    """The one interface of all estimators: (advantages_A, returns_A), before any whitening.
+
+    ppo: `gae` with a critic. reinforce (REINFORCE++, Hu 2025): token returns, i.e. `gae` with V = 0 and λ = 1.
+    rloo, grpo: `group_advantages`. ``values_A`` and ``bootstrap_C`` are None without a critic.
+    """
+    if algo in ("rloo", "grpo"):
+        return group_advantages(algo, rewards_A, turn_A, starts_C, group_C, baseline=baseline)
+    if algo == "reinforce":
+        values_A, bootstrap_C = torch.zeros_like(rewards_A), torch.zeros(len(starts_C))
+        discounts = discounts | {"lam_token": 1.0, "lam_turn": 1.0}
+    elif algo != "ppo" or values_A is None or bootstrap_C is None:
+        raise ValueError(f"algo: expected ppo with values, grpo, rloo or reinforce; got {algo!r}.")
+    return chain_gae(rewards_A, values_A, turn_A, starts_C, bootstrap_C, **discounts)
 
 
 def whiten(values_A: Tensor, mask_A: Tensor | None = None, eps: float = 1e-8) -> Tensor:

@@ -35,6 +35,7 @@ class Batch:
     boot_fraction_C: Tensor  # float32
     bootstrapped_C: Tensor  # bool; False: the value after the chain is 0
     episode_C: tuple[int, ...]  # index of the trajectory behind each chain
+    group_C: Tensor  # int64; equal for chains that began alike and are compared with each other
 
     @property
     def tokens(self) -> int:
@@ -60,6 +61,7 @@ def make_batch(
     max_turns: int,
     horizon: str = "terminal",
     blocks: Blocks | None = None,
+    group: int = 1,
     row_per_turn: bool = False,
 ) -> Batch:
     """Lay trajectories out in rows and chains.
@@ -72,6 +74,7 @@ def make_batch(
         horizon: at the turn limit the value beyond is 0 (``terminal``: the objective is a finite sum) or that of the
             final context (``truncate``). A context overflow and an invalid turn always bootstrap.
         blocks: splits each turn's chain and reward in two; None: a turn is one segment, paid at its last token.
+        group: so many trajectories running began alike, see `advantages.group_advantages`.
         row_per_turn: open a row for every turn (the same numbers at a higher price; for tests).
 
     Raises:
@@ -79,7 +82,7 @@ def make_batch(
     """
     if horizon not in ("terminal", "truncate"):
         raise ValueError(f"horizon: expected 'terminal' or 'truncate'; got {horizon!r}.")
-    made = _Layout(max_turns, row_per_turn, blocks)
+    made = _Layout(max_turns, row_per_turn, blocks, group)
     for index, trajectory in enumerate(trajectories):
         turns = valid_turns(trajectory)
         if not turns:
@@ -100,8 +103,8 @@ def make_batch(
 class _Layout:
     """Rows and flat arrays while they grow."""
 
-    def __init__(self, max_turns: int, row_per_turn: bool, blocks: Blocks | None) -> None:
-        self.max_turns, self.row_per_turn, self.blocks = max_turns, row_per_turn, blocks
+    def __init__(self, max_turns: int, row_per_turn: bool, blocks: Blocks | None, group: int) -> None:
+        self.max_turns, self.row_per_turn, self.blocks, self.group = max_turns, row_per_turn, blocks, group
         self.rows: list[np.ndarray] = []
         self.flat: dict[str, list[np.ndarray]] = {
             name: [] for name in ("row", "pos", "turn", "segment", "chain", "fraction", "logp", "reward")
@@ -174,6 +177,7 @@ class _Layout:
             boot_fraction_C=torch.tensor(fractions, dtype=torch.float32),
             bootstrapped_C=torch.tensor(boots),
             episode_C=tuple(self.episodes),
+            group_C=torch.tensor(self.episodes) // self.group,
         )
 
 

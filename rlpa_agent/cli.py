@@ -1,4 +1,4 @@
-"""`rlpa-agent train | eval | chat`: teach a policy, score it on held-out users, talk to it."""
+"""`rlpa-agent train | eval | chat | replay | inspect`: teach a policy, score it, talk to it, look into what it learned from."""
 
 from __future__ import annotations
 
@@ -75,6 +75,43 @@ class Chat:
     """Seed of the sampling."""
     turns: int = 10
     """Turn limit that the policy is told about."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Compare estimators on the same kept dialogues: noise of each one's gradient, and where it points.
+
+    Needs a run trained with --keep-rollouts; grpo and rloo need --rollout.group 2 or more, ppo a critic. Dialogues of
+    several iterations may be pooled while the policy stands still, e.g. --iterations 8 --ppo.critic-warmup 8.
+
+    Example: rlpa-agent replay runs/tiny --algo ppo rloo --iteration 7 8
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    algo: tuple[str, ...] = ()
+    """Of ppo, grpo, rloo, reinforce; all that the run has a critic and groups for if none are named."""
+    iteration: tuple[int, ...] = ()
+    """Kept iterations to pool; the newest if none are named."""
+    seed: int = 0
+    """Of the resampling."""
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show a kept dialogue token by token: mask, turn, log-probabilities, KL, V, reward, δ, advantage, return.
+
+    Needs a run trained with --keep-rollouts.
+
+    Example: rlpa-agent inspect runs/tiny --episode 3 --html dialogue.html
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    episode: int = 0
+    """Dialogue of the iteration, from 0."""
+    iteration: int | None = None
+    """Kept iteration; the newest if not given."""
+    html: Path | None = None
+    """Write a page that stands alone instead of a table in the terminal."""
 
 
 def policy_path(name: str) -> str:
@@ -202,6 +239,37 @@ def _chat(args: Chat) -> None:
         console.print(f"[dim]believes: {believed or 'nothing yet'}{f' ({action.error})' if action.error else ''}[/]")
 
 
+def _replay(args: Replay) -> None:
+    from rlpa_agent.policy import flush_denormals
+    from rlpa_agent.replay import replay, replay_table
+
+    flush_denormals()
+    found = replay(args.run, args.algo, args.iteration, seed=args.seed)
+    Console(width=None if sys.stdout.isatty() else 120).print(replay_table(found))
+    print(f"figures: {args.run / 'replay.json'}")
+
+
+def _inspect(args: Inspect) -> None:
+    from transformers import AutoTokenizer
+
+    from rlpa_agent.rollout_files import load_rollout
+    from rlpa_agent.token_table import episode_notes, html_page, terminal_table, token_lines
+    from rlpa_agent.trainer import checkpointed_policy
+
+    kept = load_rollout(args.run, args.iteration)
+    tokenizer = AutoTokenizer.from_pretrained(checkpointed_policy(args.run, "last"))
+    lines = token_lines(kept, args.episode, TrainConfig.read(args.run), tokenizer)
+    title, notes = episode_notes(kept, args.episode)
+    if args.html is not None:
+        args.html.parent.mkdir(parents=True, exist_ok=True)
+        args.html.write_text(html_page(lines, title, notes), encoding="utf-8")
+        print(f"page: {args.html}")
+        return
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(terminal_table(lines, title))
+    console.print("\n".join(notes), markup=False, highlight=False)
+
+
 def _parse_train(argv: Sequence[str]) -> Train:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: rlpa-agent train PRESET [options]   (rlpa-agent train PRESET --help lists them)\n\npresets:")
@@ -221,12 +289,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments[:1] == ["train"]:
             _train(_parse_train(arguments[1:]))
         else:
+            does: dict[Any, Any] = {Eval: _eval, Chat: _chat, Replay: _replay, Inspect: _inspect}
+            sub = tyro.conf.subcommand
             commands: Any = Annotated[
-                Annotated[Eval, tyro.conf.subcommand("eval")] | Annotated[Chat, tyro.conf.subcommand("chat")], None
+                Annotated[Eval, sub("eval")]
+                | Annotated[Chat, sub("chat")]
+                | Annotated[Replay, sub("replay")]
+                | Annotated[Inspect, sub("inspect")],
+                None,
             ]
             description = f"{__doc__}\n\nTraining: rlpa-agent train PRESET --help (presets: {', '.join(PRESETS)})"
             args = tyro.cli(commands, args=arguments, prog="rlpa-agent", description=description)
-            _eval(args) if isinstance(args, Eval) else _chat(args)
+            does[type(args)](args)
     except RLPAError as error:
         raise SystemExit(f"rlpa-agent: {error}") from error
 

@@ -13,6 +13,10 @@ import tyro
 
 from rlpa_env import ConfigError
 
+ALGOS = ("ppo", "grpo", "rloo", "reinforce")
+GROUP_ALGOS = ("grpo", "rloo")
+"""Estimators that compare the dialogues of a group."""
+
 SHIPPED = "shipped"
 """``ModelConfig.path`` of the start checkpoint that comes with the package."""
 
@@ -69,6 +73,8 @@ class RolloutConfig:
     """Episodes per iteration."""
     concurrent: int = 32
     """Dialogues decoded at once."""
+    group: int | None = None
+    """Dialogues held with the same person and seed, sampled apart; None: 4 under grpo and rloo, else 1."""
     max_turns: int = 10
     max_new_tokens: int = 160
     max_user_tokens: int = 96
@@ -84,6 +90,8 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         for name in ("dialogues", "concurrent", "max_turns", "max_new_tokens"):
             _in_range("rollout", name, getattr(self, name), 1)
+        if self.group is not None and (self.group < 1 or self.dialogues % self.group):
+            raise ConfigError(f"rollout.group: expected a divisor of the {self.dialogues} dialogues; got {self.group}.")
         if not self.temperature > 0:
             raise ConfigError(f"rollout.temperature: expected more than 0 in training; got {self.temperature!r}.")
 
@@ -99,7 +107,8 @@ class PPOConfig:
     lam_turn: float = 0.95
     profile_paid: str = "turn"
     """Where a turn's profile reward falls due: turn, at its last token; block, at the last token of the profile block,
-    which decides it. Then lam_turn also holds between block and reply, and the luck of a reply blurs the profile less."""
+    which decides it. Then lam_turn also holds between block and reply, and the luck of a reply blurs the profile less.
+    Without a critic, a token's return then begins at its block: a reply is not credited with the profile before it."""
     horizon: str = "terminal"
     """terminal: the value after the turn limit is 0; truncate: the critic's."""
     clip_low: float = 0.2
@@ -107,9 +116,11 @@ class PPOConfig:
     dual_clip: float | None = None
     beta: float = 0.01
     """KL coefficient towards the frozen start policy."""
-    kl_in: str = "reward"
-    """reward (k1), or loss with kl_kind."""
+    kl_in: str = "auto"
+    """reward (k1), or loss with kl_kind; auto: loss under grpo and rloo, whose returns hold rewards only, else reward."""
     kl_kind: str = "k3"
+    baseline: Annotated[str, tyro.conf.arg(name="baseline", prefix_name=False)] = "episode"
+    """Of grpo. episode: whole returns are compared, for all tokens of a dialogue; turn: those from each turn on."""
     epochs: int = 2
     minibatches: int = 4
     entropy: float = 0.0
@@ -124,7 +135,7 @@ class PPOConfig:
     max_kl: float | None = 10.0
     """Stop the run when the KL to the start, in nats per turn, exceeds this."""
     critic_warmup: int = 1
-    """First iterations in which only the critic learns."""
+    """First iterations in which only the critic learns, where there is one."""
     critic_steps: int = 0
     """More optimizer steps an iteration for the critic's head alone, on the hidden states that the rollout was scored
     with (value_grad=detach only). They cost no pass through the trunk."""
@@ -134,7 +145,8 @@ class PPOConfig:
             _in_range("ppo", name, getattr(self, name), 0.0, 1.0)
         _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block"))
         _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
-        _one_of("ppo", "kl_in", self.kl_in, ("reward", "loss"))
+        _one_of("ppo", "kl_in", self.kl_in, ("auto", "reward", "loss"))
+        _one_of("ppo", "baseline", self.baseline, ("episode", "turn"))
         _one_of("ppo", "kl_kind", self.kl_kind, ("k2", "k3"))
         for name in ("clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps"):
             _in_range("ppo", name, getattr(self, name), 0)
@@ -183,7 +195,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that a run depends on. ``iterations``, ``minutes`` and ``out`` are outside its hash."""
+    """Everything that a run depends on. What changes nothing that is learned is outside its hash."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -192,31 +204,68 @@ class TrainConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
     algo: str = "ppo"
+    """ppo has a critic; grpo and rloo compare the dialogues of a group; reinforce (REINFORCE++) takes token returns."""
     mode: str = "mdp"
     iterations: int | None = 60
     """Total, resumed ones included; None: until the minutes are over."""
     minutes: float | None = None
     """Minutes of training in this process, evaluation apart."""
     save_every: int = 5
+    keep_rollouts: bool = False
+    """Keep every iteration's rollout in OUT/rollouts, for `rlpa-agent replay` and `inspect`."""
     out: Path = Path("runs/train")
 
     def __post_init__(self) -> None:
-        _one_of("train", "algo", self.algo, ("ppo",))
+        _one_of("train", "algo", self.algo, ALGOS)
         _one_of("train", "mode", self.mode, ("mdp",))
         if self.iterations is None and self.minutes is None:
             raise ConfigError("train.iterations: expected a number, or minutes; got neither, which would never end.")
+        if self.algo in GROUP_ALGOS and (self.group < 2 or self.rollout.dialogues % self.group):
+            raise ConfigError(
+                f"rollout.group: expected at least 2 and a divisor of the {self.rollout.dialogues} dialogues, which "
+                f"algo={self.algo!r} compares in groups; got {self.group}."
+            )
+        home = {"grpo": "loss", "rloo": "loss", "reinforce": "reward"}.get(self.algo, self.kl_in)
+        if self.kl_in != home:
+            raise ConfigError(f"ppo.kl_in: expected {home!r} or 'auto' with algo={self.algo!r}; got {self.kl_in!r}.")
         if self.ppo.critic_steps and self.model.value_grad != "detach":
             raise ConfigError(
                 f"ppo.critic_steps: expected 0 with model.value_grad={self.model.value_grad!r}, whose critic moves the trunk; "
                 f"got {self.ppo.critic_steps}."
             )
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are scored and learned."""
+        return self.algo == "ppo"
+
+    @property
+    def group(self) -> int:
+        """Dialogues with the same person and seed."""
+        return self.rollout.group or (4 if self.algo in GROUP_ALGOS else 1)
+
+    @property
+    def kl_in(self) -> str:
+        """Where the KL to the start counts: "reward" or "loss"."""
+        return self.ppo.kl_in if self.ppo.kl_in != "auto" else "loss" if self.algo in GROUP_ALGOS else "reward"
+
     def hash(self) -> str:
         """Short fingerprint of everything that changes what is learned."""
         data: dict[str, Any] = dataclasses.asdict(self)
-        for name in ("iterations", "minutes", "out", "save_every"):
+        for name in ("iterations", "minutes", "out", "save_every", "keep_rollouts"):
             del data[name]
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @classmethod
+    def read(cls, run: Path) -> TrainConfig:
+        """The configuration that a run wrote into its folder."""
+        path = Path(run) / "config.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            kinds = {"model": ModelConfig, "rollout": RolloutConfig, "ppo": PPOConfig, "optim": OptimConfig, "eval": EvalConfig}
+            return cls(**(data | {name: kind(**data[name]) for name, kind in kinds.items()}), out=Path(run))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path}: expected the configuration of a run, of this version; {error!r}.") from error
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able data, without ``out``."""

@@ -1,4 +1,4 @@
-"""One PPO iteration on one rollout: score, estimate advantages, update. Knows no environment and no file.
+"""One iteration on one rollout: score, estimate advantages, update. Knows no environment and no file.
 
 Axes as in `batch`: A action tokens of all chains, C chains.
 """
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlpa_agent.advantages import chain_gae, explained_variance, token_rewards, whiten
+from rlpa_agent.advantages import estimate_advantages, explained_variance, token_rewards, whiten
 from rlpa_agent.batch import Batch, MicroBatch, micro_batches, split_rows
-from rlpa_agent.config import TrainConfig
-from rlpa_agent.policy import Policy
+from rlpa_agent.config import GROUP_ALGOS, TrainConfig
+from rlpa_agent.policy import Policy, Scored
 from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
 from rlpa_agent.world import ALONE, World
 
@@ -50,9 +50,12 @@ class Estimates:
 
     logp_old_A: Tensor
     logp_ref_A: Tensor
-    values_A: Tensor  # de-normalised
-    advantages_A: Tensor  # whitened
+    values_A: Tensor | None  # de-normalised; None without a critic
+    raw_A: Tensor  # advantages as the estimator gives them
+    advantages_A: Tensor  # as the loss takes them: whitened where the estimator's own scale is that of the rewards
     returns_A: Tensor
+    bootstrap_C: Tensor | None  # value of the state behind each chain; None without a critic
+    weights_A: Tensor | None = None  # truncated importance weights of rollouts from elsewhere; None: all 1
     hidden_AH: Tensor | None = None  # states that the values were read from, where the critic's head learns on its own
 
 
@@ -132,10 +135,12 @@ class Learner:
         The old logp is computed here, with the first epoch's partition and precision, and not taken from generation:
         so the first minibatch has importance ratios of exactly 1.
         """
-        size = batch.tokens
+        size, critic = batch.tokens, self.config.has_critic
         logp, ref, value = (torch.zeros(size) for _ in range(3))
-        need = ("logp", "value", "hidden") if self.config.ppo.critic_steps else ("logp", "value")
-        hidden = torch.zeros(size, self.policy.lm.config.hidden_size) if "hidden" in need else None
+        need: tuple[str, ...] = ("logp", "value") if critic else ("logp",)
+        hidden = None
+        if critic and self.config.ppo.critic_steps:
+            need, hidden = (*need, "hidden"), torch.zeros(size, self.policy.lm.config.hidden_size)
         tau = self.config.rollout.temperature
         for rows in self.plan(batch, iteration, 0):
             for micro in self._micro(batch, rows):
@@ -143,7 +148,9 @@ class Learner:
                     place = (micro.input_ids_BL, micro.lengths_B, micro.rows_A, micro.pos_A)
                     fraction = batch.fraction_A[micro.index_A]
                     scored = self.policy.score(*place, fraction, temperature=tau, need=need)
-                    logp[micro.index_A], value[micro.index_A] = scored.logp, scored.value  # type: ignore[assignment]
+                    logp[micro.index_A] = scored.logp  # type: ignore[assignment]
+                    if critic:
+                        value[micro.index_A] = scored.value  # type: ignore[assignment]
                     if hidden is not None:
                         hidden[micro.index_A] = scored.hidden  # type: ignore[assignment]
                     if self.policy.reference is not None:
@@ -152,22 +159,37 @@ class Learner:
         hidden = None if hidden is None else self.world.summed(hidden)
         if self.policy.reference is None:
             ref = logp.clone()
-        ppo, norm = self.config.ppo, self.normaliser
-        values = norm.mean + norm.std * value
-        kl = logp - ref if ppo.kl_in == "reward" else None
-        rewards = token_rewards(batch.reward_A, kl, ppo.beta)
-        advantages, returns = chain_gae(
-            rewards,
-            values,
+        values = self.normaliser.mean + self.normaliser.std * value if critic else None
+        return self.conclude(batch, logp, ref, values, self._bootstrap(batch) if critic else None, hidden)
+
+    def conclude(
+        self,
+        batch: Batch,
+        logp: Tensor,
+        ref: Tensor,
+        values: Tensor | None,
+        boot: Tensor | None,
+        hidden: Tensor | None = None,
+    ) -> Estimates:
+        """From scores [A] and the values behind the chains [C] to advantages: everything that the model is not asked."""
+        ppo = self.config.ppo
+        kl = logp - ref if self.config.kl_in == "reward" else None
+        raw, returns = estimate_advantages(
+            self.config.algo,
+            token_rewards(batch.reward_A, kl, ppo.beta),
             batch.segment_A,
             batch.starts_C,
-            self._bootstrap(batch),
+            values_A=values,
+            bootstrap_C=boot,
+            group_C=batch.group_C,
+            baseline=ppo.baseline,
             gamma_token=ppo.gamma_token,
             gamma_turn=ppo.gamma_turn,
             lam_token=ppo.lam_token,
             lam_turn=ppo.lam_turn,
         )
-        return Estimates(logp, ref, values, whiten(advantages), returns, hidden)
+        used = raw if self.config.algo in GROUP_ALGOS else whiten(raw)
+        return Estimates(logp, ref, values, raw, used, returns, boot, self._importance(logp, batch.logp_old_A), hidden)
 
     def _bootstrap(self, batch: Batch) -> Tensor:
         """De-normalised value of the state behind each chain; 0 where the episode is over."""
@@ -203,10 +225,11 @@ class Learner:
         """Epochs of minibatches on one rollout."""
         began = time.perf_counter()
         estimates, stats = self.estimate(batch, iteration), UpdateStats()
-        stats.figures["explained_variance"] = explained_variance(estimates.values_A, estimates.returns_A)
-        self._rescale(estimates.returns_A)
+        if estimates.values_A is not None:
+            stats.figures["explained_variance"] = explained_variance(estimates.values_A, estimates.returns_A)
+            self._rescale(estimates.returns_A)
         self._set_rates(iteration)
-        critic_only = iteration < self.config.ppo.critic_warmup
+        critic_only = self.config.has_critic and iteration < self.config.ppo.critic_warmup
         for epoch in range(self.config.ppo.epochs):
             for number, rows in enumerate(self.plan(batch, iteration, epoch)):
                 ok = self._step(batch, rows, estimates, stats, critic_only, first=epoch == number == 0)
@@ -297,26 +320,30 @@ class Learner:
         self, batch: Batch, micro: MicroBatch, estimates: Estimates, tokens: int, critic_only: bool = False
     ) -> tuple[Tensor, dict[str, float]]:
         """Loss of one micro-batch, divided by the action tokens of the whole optimizer step."""
-        ppo, index = self.config.ppo, micro.index_A
-        need = ("value",) if critic_only else ("logp", "value", "entropy")
+        need = ("value",) if critic_only else ("logp", "value", "entropy") if self.config.has_critic else ("logp", "entropy")
         with self._autocast():
             scored = self.policy.score(
                 micro.input_ids_BL,
                 micro.lengths_B,
                 micro.rows_A,
                 micro.pos_A,
-                batch.fraction_A[index],
+                batch.fraction_A[micro.index_A],
                 temperature=self.config.rollout.temperature,
                 need=need,
             )
-        norm = self.normaliser
-        assert scored.value is not None
-        target, before = ((values[index] - norm.mean) / norm.std for values in (estimates.returns_A, estimates.values_A))
-        v_loss = value_loss(scored.value, target, before, clip=ppo.value_clip)
+        return self.loss_of(scored, micro.index_A, estimates, tokens)
+
+    def loss_of(self, scored: Scored, index: Tensor, estimates: Estimates, tokens: int) -> tuple[Tensor, dict[str, float]]:
+        """The same from what the policy said of the tokens ``index``; without logp it is the critic's alone."""
+        ppo = self.config.ppo
+        v_loss = torch.zeros(())
+        if scored.value is not None and estimates.values_A is not None:
+            norm = self.normaliser
+            target, before = ((values[index] - norm.mean) / norm.std for values in (estimates.returns_A, estimates.values_A))
+            v_loss = value_loss(scored.value, target, before, clip=ppo.value_clip)
         parts = {"value": float(v_loss.detach()), "policy": 0.0, "kl": 0.0, "clipped": 0.0, "entropy": 0.0, "ratio_error": 0.0}
-        if critic_only:
+        if scored.logp is None:
             return v_loss / tokens, parts
-        assert scored.logp is not None
         assert scored.entropy is not None
         old = estimates.logp_old_A[index]
         surrogate = policy_loss(
@@ -326,11 +353,11 @@ class Learner:
             clip_low=ppo.clip_low,
             clip_high=ppo.clip_high,
             dual_clip=ppo.dual_clip,
-            weights_A=self._importance(old, batch.logp_old_A[index]),
+            weights_A=None if estimates.weights_A is None else estimates.weights_A[index],
         )
         # A detached value loss reaches the head alone, so its weight is the critic's learning rate.
         loss = surrogate.loss + (ppo.vf_coef if self.policy.value_grad == "shared" else 1.0) * v_loss
-        if ppo.kl_in == "loss" and ppo.beta > 0:
+        if self.config.kl_in == "loss" and ppo.beta > 0:
             loss = loss + ppo.beta * kl_loss(scored.logp, estimates.logp_ref_A[index], old, ppo.kl_kind)
         if ppo.entropy > 0:
             loss = loss - ppo.entropy * scored.entropy.sum()

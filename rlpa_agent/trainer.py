@@ -29,6 +29,7 @@ from rlpa_agent.learner import Learner, Normaliser
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
 from rlpa_agent.rollout import RolloutCounts, added, collect, profile_block
+from rlpa_agent.rollout_files import drop_later, save_rollout
 from rlpa_agent.trajectory import Trajectory
 from rlpa_agent.world import ALONE, World
 
@@ -82,6 +83,7 @@ class Trainer:
         if self.world.first:
             log = RunLog(self.config.out, self.config.iterations, self.quiet, keep=self.iteration)
             (self.config.out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
+            drop_later(self.config.out, self.iteration)
         figures: dict[str, Any] = {}
         budget = None if self.config.minutes is None else 60.0 * self.config.minutes
         spent = 0.0
@@ -119,6 +121,10 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, self.iteration, purpose])
         return rng.integers(2**31, size=self.config.rollout.dialogues).tolist()
 
+    def _people(self) -> list[int]:
+        """Seeds of this iteration's dialogues; those of a group are equal."""
+        return np.repeat(self._seeds(1)[:: self.config.group], self.config.group).tolist()
+
     def gather(self, log: RunLog | None = None) -> tuple[list[Trajectory], RolloutCounts]:
         """Hold this iteration's dialogues."""
         rollout, counts, done = self.config.rollout, RolloutCounts(), 0
@@ -132,7 +138,7 @@ class Trainer:
                 raise _Stopped
 
         share = self.world.share(range(rollout.dialogues))
-        seeds, stream = self._seeds(1), self._seeds(2)[0]
+        seeds, stream = self._people(), self._seeds(2)[0]
         if not share:
             return self.world.gathered([]), added(self.world.gathered([counts]))
         trajectories = collect(
@@ -158,7 +164,11 @@ class Trainer:
             trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
         blocks = profile_block(self.policy.chat, self.config.rollout.profile_weight) if self.config.ppo.profile_paid == "block" else None
         batch = make_batch(
-            trajectories, max_turns=self.config.rollout.max_turns, horizon=self.config.ppo.horizon, blocks=blocks
+            trajectories,
+            max_turns=self.config.rollout.max_turns,
+            horizon=self.config.ppo.horizon,
+            blocks=blocks,
+            group=self.config.group,
         )
         try:
             estimates, stats = self.learner.update(batch, self.iteration)
@@ -167,6 +177,8 @@ class Trainer:
             self.save()
             raise
         self.iteration += 1
+        if self.config.keep_rollouts and self.world.first:
+            save_rollout(self.config.out, self.iteration, batch, estimates, trajectories)
         self.dialogues += len(trajectories)
         seconds = time.perf_counter() - began
         self.training_seconds += seconds

@@ -1,0 +1,298 @@
+"""Kept rollouts come back as they were, are shown token by token, and are compared under all estimators."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from rich.console import Console
+from tiny_models import Script
+from toy import toy_config
+
+from rlpa_agent import cli
+from rlpa_agent.batch import micro_batches
+from rlpa_agent.config import TrainConfig
+from rlpa_agent.replay import Sketch, compare, noise_figures, open_run, replay, units_of
+from rlpa_agent.rollout_files import joined, kept_iterations, load_rollout, save_rollout
+from rlpa_agent.token_table import episode_notes, html_page, terminal_table, token_lines
+from rlpa_agent.trainer import Trainer
+from rlpa_env import ConfigError
+
+ATTACK = '<script>alert("x")</script>'
+LINES = ("Well, I bake.", ATTACK)
+
+
+def trainer_of(tmp_path, **changes):
+    rollout = {"dialogues": 8, "concurrent": 4, "group": 2, "max_new_tokens": 8}
+    options = {"keep_rollouts": True, "iterations": 2, "ppo": {"beta": 0.05, "lam_token": 0.9}} | changes
+    config = toy_config(tmp_path, 3, rollout=rollout | options.pop("rollout", {}), **options)
+    pay = lambda text, turn: float(len(text) % 5)  # noqa: E731
+    leave = iter([None, 1, None, 0])
+    envs = lambda: Script(LINES, turns=3, leave_at=next(leave), pay=pay)  # noqa: E731
+    return Trainer(config, tiny_models.policy(sharpness=2.0), envs, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of two iterations, and what each was updated on."""
+    trainer = trainer_of(tmp_path_factory.mktemp("kept"))
+    seen, update = [], trainer.learner.update
+
+    def kept(batch, iteration):
+        result = update(batch, iteration)
+        seen.append((batch, result[0]))
+        return result
+
+    trainer.learner.update = kept
+    trainer.run()
+    return trainer.config.out, seen
+
+
+def same(a, b):
+    for field in dataclasses.fields(type(a)):
+        mine, theirs = getattr(a, field.name), getattr(b, field.name)
+        if field.name == "rows":
+            assert [row.tolist() for row in mine] == [row.tolist() for row in theirs]
+        elif isinstance(mine, torch.Tensor):
+            assert mine.dtype == theirs.dtype
+            assert torch.equal(mine, theirs), field.name
+        else:
+            assert mine == theirs, field.name
+
+
+def test_a_kept_iteration_comes_back_bit_for_bit(run):
+    from safetensors.torch import load_file
+
+    out, seen = run
+    assert kept_iterations(out) == [1, 2]
+    for number, (batch, estimates) in enumerate(seen, 1):
+        kept = load_rollout(out, number)
+        same(batch, kept.batch)
+        same(dataclasses.replace(estimates, hidden_AH=None), kept.estimates)
+    tensors = load_file(out / "rollouts" / "iteration-0002.safetensors")
+    assert int(tensors["mask"].sum()) == batch.tokens
+    firsts = np.cumsum([0, *tensors["row_lengths"].tolist()])[batch.row_A.numpy()] + batch.pos_A.numpy()
+    assert tensors["mask"][torch.from_numpy(firsts)].all()
+    line = load_rollout(out).episodes[0]
+    assert line["messages"][1] == ["user", "Hello"]
+    last = [int(((batch.chain_A == 0) & (batch.turn_A == k)).nonzero()[-1]) for k in range(len(line["turns"]))]
+    assert [turn["reward"] for turn in line["turns"]] == batch.reward_A[last].tolist()
+    assert line["turns"][0]["parts"]["reward/profile"] == 0.25
+
+
+def test_what_is_missing_or_damaged_is_named(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"kept rollouts; there are none\. Train with --keep-rollouts"):
+        load_rollout(tmp_path)
+    out, seen = run
+    with pytest.raises(ConfigError, match=r"iteration 7 .* there are \[1, 2\]"):
+        load_rollout(out, 7)
+    batch, estimates = seen[0]
+    path = save_rollout(tmp_path, 1, batch, estimates, [])
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ConfigError, match="damaged"):
+        load_rollout(tmp_path)
+
+
+def test_keeping_changes_nothing_that_is_learned_and_a_resumed_run_drops_later_files(tmp_path):
+    kept, plain = trainer_of(tmp_path / "a", iterations=1), trainer_of(tmp_path / "b", iterations=1, keep_rollouts=False)
+    assert kept.config.hash() == plain.config.hash()
+    kept.run()
+    plain.run()
+    for a, b in zip(kept.policy.parameters_policy(), plain.policy.parameters_policy(), strict=True):
+        assert torch.equal(a, b)
+    assert not (plain.config.out / "rollouts").exists()
+    folder = kept.config.out / "rollouts"
+    for suffix in ("safetensors", "jsonl"):
+        (folder / f"iteration-0002.{suffix}").write_bytes((folder / f"iteration-0001.{suffix}").read_bytes())
+    kept.run()  # nothing left to do, at iteration 1
+    assert sorted(path.name for path in folder.iterdir()) == ["iteration-0001.jsonl", "iteration-0001.safetensors"]
+
+
+def test_batches_are_joined_by_numbering_on(run):
+    _, seen = run
+    first, second = (batch for batch, _ in seen)
+    both = joined([first, second])
+    assert both.tokens == first.tokens + second.tokens
+    assert both.starts_C.tolist() == [*first.starts_C.tolist(), *(second.starts_C + first.tokens).tolist()]
+    assert both.group_C.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
+    for i in (0, first.tokens, both.tokens - 1):
+        origin, j = (first, i) if i < first.tokens else (second, i - first.tokens)
+        row = origin.rows[int(origin.row_A[j])]
+        assert both.rows[int(both.row_A[i])].tolist() == row.tolist()
+    same(joined([first]), first)
+
+
+def test_the_configuration_of_a_run_is_read_back(run, tmp_path):
+    out, _ = run
+    config = TrainConfig.read(out)
+    assert config.hash() == trainer_of(tmp_path).config.hash()
+    assert config.out == out
+    (tmp_path / "config.json").write_text('{"model": {"colour": 1}}')
+    with pytest.raises(ConfigError, match="colour"):
+        TrainConfig.read(tmp_path)
+
+
+def naive_lines(batch, estimates, chain, config):
+    """δ, A and return of one chain by the definition, token by token from the end."""
+    where = (batch.chain_A == chain).nonzero()[:, 0].tolist()
+    values, turns = estimates.values_A.tolist(), batch.turn_A.tolist()
+    kl = (estimates.logp_old_A - estimates.logp_ref_A).tolist()
+    after, trace, found = float(estimates.bootstrap_C[chain]), 0.0, []
+    for n, i in reversed(list(enumerate(where))):
+        last = n + 1 == len(where) or turns[where[n + 1]] != turns[i]
+        lam = config.ppo.lam_turn if last else config.ppo.lam_token
+        delta = float(batch.reward_A[i]) - config.ppo.beta * kl[i] + after - values[i]
+        trace = delta + lam * trace
+        found.append((delta, trace, trace + values[i]))
+        after = values[i]
+    return found[::-1]
+
+
+def test_every_figure_of_a_dialogue_is_shown(run):
+    out, seen = run
+    config, kept = TrainConfig.read(out), load_rollout(out)
+    tokenizer = tiny_models.tokenizer()
+    batch, estimates = seen[1]
+    for episode in (0, 5):
+        lines = token_lines(kept, episode, config, tokenizer)
+        assert "".join(line.text for line in lines) == tokenizer.decode(batch.rows[episode])
+        own = [line for line in lines if line.mask]
+        where = (batch.chain_A == episode).nonzero()[:, 0]
+        assert [line.figures["logp_old"] for line in own] == estimates.logp_old_A[where].tolist()
+        assert [line.turn for line in own] == batch.turn_A[where].tolist()
+        found = [(line.figures["delta"], line.figures["advantage"], line.figures["return"]) for line in own]
+        for mine, expected in zip(found, naive_lines(batch, estimates, episode, config), strict=True):
+            assert mine == pytest.approx(expected, abs=1e-4)
+        assert sum(line.figures["reward"] for line in own) == pytest.approx(sum(t["reward"] for t in kept.episodes[episode]["turns"]))
+    assert any(abs(line.figures["kl"]) > 1e-6 for line in own)  # the policy has moved since
+    with pytest.raises(ConfigError, match=r"0 … 7"):
+        token_lines(kept, 8, config, tokenizer)
+
+
+def test_what_people_wrote_is_text_in_the_page(run):
+    out, _ = run
+    kept, tokenizer = load_rollout(out), tiny_models.tokenizer()
+    lines = token_lines(kept, 0, TrainConfig.read(out), tokenizer)
+    assert ATTACK in "".join(line.text for line in lines)
+    whole = [dataclasses.replace(lines[0], text=ATTACK), *lines]  # as one token, and as the title
+    page = html_page(whole, ATTACK, [ATTACK])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&quot;x&quot;)") == 4
+    assert not re.search(r"(src|href)=", page)
+    assert page.count('class="fed"') + page.count('class="own"') + page.count('class="end"') == len(whole)
+    console = Console(width=200, record=True)
+    console.print(terminal_table([dataclasses.replace(lines[0], text="[red]x[/]"), *lines], "[bold]t[/]"))
+    shown = console.export_text()
+    assert "[red]x[/]" in shown
+    assert "[bold]t[/]" in shown
+    _, notes = episode_notes(kept, 0)
+    assert "reward/profile 0.25" in notes[0]
+
+
+def test_a_sketch_keeps_inner_products():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(30, 7), (5,), (64, 33)]
+    a, b = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(2))
+    exact = [float(sum((x * y).sum() for x, y in zip(p, q, strict=True))) for p, q in ((a, a), (a, b))]
+    for size, error in ((4096, 1e-3), (512, 0.25 * exact[0])):
+        sketch = Sketch(a, size)
+        assert float(sketch(a) @ sketch(a)) == pytest.approx(exact[0], abs=error)
+        assert float(sketch(a) @ sketch(b)) == pytest.approx(exact[1], abs=error)
+    assert torch.equal(Sketch(a, 512)([a[0], None, a[2]]), Sketch(a, 512)([a[0], torch.zeros(5), a[2]]))
+
+
+def test_noise_figures_know_signal_and_noise():
+    rng = np.random.default_rng(0)
+    signal, noise = rng.normal(size=2000) / np.sqrt(2000), rng.normal(size=(64, 2000)) / np.sqrt(2000)
+    tokens = torch.full((64,), 10)
+    clear = noise_figures(torch.tensor(np.tile(signal, (64, 1))), tokens)
+    assert clear["relative_variance"] == pytest.approx(0, abs=1e-9)
+    assert clear["cosine_halves"] == pytest.approx(1)
+    assert clear["norm"] == pytest.approx(0.1 * np.linalg.norm(signal))
+    found = noise_figures(torch.tensor(2 * signal + 4 * noise), tokens)
+    # |μ|² = 4, tr Σ = 16: a mean of 64 has variance ¼ of 4.25; halves of 32 have ½ beside 4; 8 against 56 have 2, 2/7
+    assert found["relative_variance"] == pytest.approx(0.25 / 4.25, rel=0.15)
+    assert found["cosine_halves"] == pytest.approx(4 / 4.5, abs=0.03)
+    assert found["cosine_large"] == pytest.approx(4 / np.sqrt(6 * (4 + 2 / 7)), abs=0.04)
+    with pytest.raises(ConfigError, match="at least two"):
+        noise_figures(torch.ones(1, 4), torch.ones(1))
+
+
+@pytest.mark.parametrize("algo", ["ppo", "grpo", "rloo", "reinforce"])
+def test_the_gradient_compared_is_the_one_trained_with(run, algo):
+    out, seen = run
+    learner = open_run(out)
+    batch = seen[1][0]
+    found = compare(learner, batch, [algo])
+    assert found["units"] == 4
+    assert found["dialogues"] == 8
+    # by the trainer's own path: the loss of the whole batch in one step, ratios to the log-probabilities at sampling
+    fixed = dataclasses.replace(learner.config, algo=algo)
+    own = type(learner)(learner.policy, fixed)
+    own.normaliser = learner.normaliser
+    if algo != "ppo":
+        ref = learner.estimate(batch, 0)
+        estimates = own.conclude(batch, ref.logp_old_A, ref.logp_ref_A, None, None)
+    else:
+        estimates = own.estimate(batch, 0)
+    estimates = dataclasses.replace(estimates, logp_old_A=batch.logp_old_A)
+    learner.policy.lm.zero_grad()
+    for micro in micro_batches(batch, range(len(batch.rows)), 10_000):
+        own.loss(batch, micro, estimates, batch.tokens)[0].backward()
+    norm = torch.cat([p.grad.flatten() for p in learner.policy.parameters_policy()]).norm()
+    assert found["rows"][0]["norm"] == pytest.approx(float(norm), rel=1e-3)
+
+
+def test_replay_compares_all_estimators_and_leaves_its_figures(run, capsys):
+    out, _ = run
+    cli.main(["replay", str(out), "--iteration", "1", "2"])
+    shown = capsys.readouterr().out
+    found = json.loads((out / "replay.json").read_text())
+    assert [row["algo"] for row in found["rows"]] == ["ppo", "grpo", "rloo", "reinforce"]
+    assert all(algo in shown for algo in found["between"])
+    assert found["units"] == 8
+    for row in found["rows"]:
+        assert -1 <= row["cosine_large"] <= 1
+        assert row["relative_variance"] > 0
+    assert found["between"]["grpo"]["rloo"] == pytest.approx(found["between"]["rloo"]["grpo"])
+    assert found["between"]["ppo"]["ppo"] == pytest.approx(1)
+    with pytest.raises(SystemExit, match="algo: expected one of"):
+        cli.main(["replay", str(out), "--algo", "dpo"])
+
+
+def test_estimators_that_the_run_cannot_give_are_refused(tmp_path):
+    trainer = trainer_of(tmp_path, algo="reinforce", rollout={"group": 1}, iterations=1)
+    trainer.run()
+    found = replay(trainer.config.out)
+    assert [row["algo"] for row in found["rows"]] == ["reinforce"]
+    assert found["units"] == 8
+    with pytest.raises(ConfigError, match="critic for ppo"):
+        replay(trainer.config.out, ["ppo"])
+    with pytest.raises(ConfigError, match=r"rollout\.group: expected at least 2"):
+        replay(trainer.config.out, ["rloo"])
+
+
+def test_inspect_shows_and_writes(run, tmp_path, capsys):
+    out, _ = run
+    cli.main(["inspect", str(out), "--episode", "2"])
+    shown = capsys.readouterr().out
+    assert "dialogue 2" in shown
+    assert "turn 0: reward" in shown
+    cli.main(["inspect", str(out), "--episode", "2", "--iteration", "1", "--html", str(tmp_path / "deep" / "page.html")])
+    page = (tmp_path / "deep" / "page.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "iteration 1" in page
+    with pytest.raises(SystemExit, match="got 99"):
+        cli.main(["inspect", str(out), "--episode", "99"])
+
+
+def test_units_are_groups(run):
+    _, seen = run
+    batch = seen[0][0]
+    assert units_of(batch, 2) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert units_of(batch, 1) == [[row] for row in range(8)]

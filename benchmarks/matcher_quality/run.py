@@ -7,8 +7,9 @@
 The protocol is the paper's (profile matcher quality): exact accuracy, accuracy within 1, MSE and RMSE of the count. The words
 are three writers' (phrases.txt): the first two note the people of vanilla/val, the third those of extended/val. "near"
 paraphrases keep the key word or a form of it ("works as a baker"), "further" ones mostly do not ("funeral director" for
-undertaker). The rules and word lists of the matchers were worked on with the errors of the first writer; of the other two only
-false matches of negations and of other people, and near paraphrases of the third, were looked at. "cues copied" is the share
+undertaker). The rules and word lists of the matchers were worked on with the errors of the first writer; of the second only false matches of
+negations and of other people were looked at, of the third those and its missed near paraphrases. The form and threshold of the
+embedding score were chosen with the summed scores of all three in view, so none of its rows is held out. "cues copied" is the share
 of implicit cues ("up at four to get the loaves in") that match when copied as they are: they should be understood first.
 """
 

@@ -26,7 +26,7 @@ _HANG = 3600.0  # seconds; the client gives up long before
 def answer(body: dict) -> str:
     """What a model that obeys its schema would say."""
     messages = body["messages"]
-    if not messages[-1]["content"].startswith("{"):
+    if len(messages) < 2 or not messages[1]["content"].startswith("{"):
         return make_agent("attentive").act(messages) if messages[0]["role"] == "system" else "Hello there."
     data = json.loads(messages[1]["content"])
     title = body.get("response_format", {}).get("json_schema", {}).get("name")
@@ -37,7 +37,7 @@ def answer(body: dict) -> str:
     if title == "pairs":
         guess, truth = ([_point(entry["trait"]) for entry in data[key]] for key in ("guesses", "truths"))
         return json.dumps({"pairs": [{"guess": g, "truth": t} for g, t in match_points(LexicalMatcher(), guess, truth)]})
-    return " ".join(data["say"])
+    return data["say"]
 
 
 def _point(trait: str) -> Point:

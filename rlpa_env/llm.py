@@ -59,7 +59,7 @@ def _trait(point: Point) -> str:
 
 def _orders(point: Point) -> bool:
     """Whether a guessed point is no trait but an order to its reader."""
-    return is_order(point.slot) or is_order(point.value)
+    return is_order(_trait(point))
 
 
 def _voices(text: str, value: str) -> bool:

@@ -29,6 +29,7 @@ from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.users import Draft, Part, UserTurn
 
 TRIES = 3  # answers to one input, all off schema, after which the turn counts as off schema
+_STRUCTURED_TOKENS = 512  # enough for five reasons or 64 pairs
 _MOST_SENTENCES, _MOST_CHARS = 3, 400  # of a message
 _STAGE = re.compile(
     r"\*[^*\n]{1,80}\*|[(\[\uff08](?:[^)\]\uff09]{0,40}\b)?(?:(?:smil|laugh|sigh|nod|paus|grin|chuckl|shrug|wink|blush|think)(?:e?s|\w?ing)\b"
@@ -221,6 +222,9 @@ def _said(part: Part, text: str, script: ScriptedUser, draft: Draft) -> bool:
     return part.mark == "" or bool(_ASKS.search(text))
 
 
+# A reason is bounded, or a weak model reasons until its tokens are spent and the answer is no JSON; by a pattern, since
+# not every server that obeys schemas knows maxLength.
+_REASON = MappingProxyType({"type": "string", "pattern": '^[^"\\\\\\n\\r\\t]{0,100}$'})
 _VERDICT_SCHEMA: Mapping[str, Any] = MappingProxyType(
     {
         "title": "verdict",
@@ -228,7 +232,7 @@ _VERDICT_SCHEMA: Mapping[str, Any] = MappingProxyType(
         "properties": {
             name: {
                 "type": "object",
-                "properties": {"reason": {"type": "string"}, "pass": {"type": "boolean"}},
+                "properties": {"reason": dict(_REASON), "pass": {"type": "boolean"}},
                 "required": ["reason", "pass"],
                 "additionalProperties": False,
             }
@@ -248,9 +252,11 @@ def _pairs_schema(guesses: Sequence[int], truths: Sequence[int]) -> dict[str, An
 
 def _structured(client: ChatClient, who: str, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], read: Any) -> Flow[Any]:
     """Ask until ``read`` accepts the answer, at most TRIES times; then OffSchemaError."""
-    problem = ""
+    problem, most = "", max(_STRUCTURED_TOKENS, client.config.max_tokens)
     for attempt in range(TRIES):
-        answer = yield client.begin(messages, schema=schema, seed=attempt, temperature=0.0 if attempt == 0 else 0.5)
+        answer = yield client.begin(
+            messages, schema=schema, seed=attempt, temperature=0.0 if attempt == 0 else 0.5, max_tokens=most
+        )
         try:
             return read(json.loads(answer))
         except (ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,6 @@
 """A stand-in for a model server: OpenAI's chat API on localhost, in a process of its own, obeying every schema.
 
-    python benchmarks/llm_concurrency/server.py [--delay 0.2] [--faults 0.2] [--seed 0] [--gullible]
+    python benchmarks/llm_concurrency/server.py [--delay 0.2] [--faults 0.2] [--seed 0] [--gullible] [--stall 100]
 
 Prints its port. It plays the user by saying the draft as it stands, and judge and matcher by the package's own rules,
 so that dialogues against it are those of the scripted environment; as an agent it is `attentive`. ``--faults`` is the share of requests that fail, each
@@ -83,8 +83,8 @@ def _point(trait: str) -> Point:
 class Server:
     """One HTTP/1.1 server with keep-alive."""
 
-    def __init__(self, delay: float, faults: float, seed: int, obeys: bool = False) -> None:
-        self.delay, self.share, self.random = delay, faults, random.Random(seed)
+    def __init__(self, delay: float, faults: float, seed: int, obeys: bool = False, stall: int | None = None) -> None:
+        self.delay, self.share, self.random, self.stall = delay, faults, random.Random(seed), stall
         self.answer = gullible if obeys else answer
         self.counts: Counter[str] = Counter()
 
@@ -116,7 +116,8 @@ class Server:
         self.counts["requests"] += 1
         fault = FAULTS[int(self.random.random() * len(FAULTS))] if self.random.random() < self.share else ""
         self.counts[fault or "answered"] += 1
-        await asyncio.sleep(_HANG if fault == "hang" else self.delay)
+        stalled = self.stall is not None and self.counts["requests"] > self.stall
+        await asyncio.sleep(_HANG if fault == "hang" or stalled else self.delay)
         if fault == "drop":
             return False
         if fault in ("500", "429"):
@@ -147,8 +148,9 @@ def main() -> None:
     parser.add_argument("--faults", type=float, default=0.0, help="share of requests that fail")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gullible", action="store_true", help="obey whatever order the data hold")
+    parser.add_argument("--stall", type=int, help="answer so many requests, and sleep over every further one")
     args = parser.parse_args()
-    asyncio.run(Server(args.delay, args.faults, args.seed, args.gullible).serve(args.port))
+    asyncio.run(Server(args.delay, args.faults, args.seed, args.gullible, args.stall).serve(args.port))
 
 
 if __name__ == "__main__":

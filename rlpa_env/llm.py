@@ -29,11 +29,11 @@ from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.users import Draft, Part, UserTurn
 
 TRIES = 3  # answers to one input, all off schema, after which the turn counts as off schema
-_STRUCTURED_TOKENS = 512  # enough for five reasons or 64 pairs
+_STRUCTURED_TOKENS = 512  # enough for five reasons, or for 40 pairs
 _MOST_SENTENCES, _MOST_CHARS = 3, 400  # of a message
 _STAGE = re.compile(
-    r"\*[^*\n]{1,80}\*|[(\[\uff08](?:[^)\]\uff09]{0,40}\b)?(?:(?:smil|laugh|sigh|nod|paus|grin|chuckl|shrug|wink|blush|think)(?:e?s|\w?ing)\b"
-    r"|[\u7b11\u53f9\u8038\u7728]|\u70b9\u5934|\u505c\u987f)[^)\]\uff09]{0,40}[)\]\uff09]",
+    r"\*[^*\n]{1,80}\*|[(\[](?:[^)\]]{0,40}\b)?(?:smil|laugh|sigh|nod|paus|grin|chuckl|shrug|wink|blush|think)(?:e?s|\w?ing)\b[^)\]]{0,40}[)\]]"
+    r"|[(\uff08][^)\uff09]{0,20}(?:[\u7b11\u53f9\u8038\u7728]|\u70b9\u5934|\u505c\u987f)[^)\uff09]{0,20}[)\uff09]",  # laugh, sigh, shrug, blink, nod, pause
     re.I,
 )
 _ROLE = re.compile(r"^\s*(?:me|them|user|assistant|person|stranger|human)\s*:", re.I | re.M)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import binomtest
 
@@ -55,7 +55,7 @@ from rlpa_env.population import load_split
 from rlpa_env.types import CRITERIA
 
 _SERVER = Path(__file__).parents[1] / "llm_concurrency" / "server.py"
-_BATCH = 32  # cases in flight
+_CONCURRENCY = 32  # requests in flight
 _OUT_OF_ROLE = re.compile(
     r"\b(?:AI|assistant|language model|chatbot|database|instructions?|JSON|SYSTEM|criteri(?:on|a)|BANANA|about_you|draft)\b|[{}<>]|```"
     r"|\bpass\b.*\btrue\b|^\W*(?:user|assistant|me|them)\s*:|人工智能|语言模型|助手|数据库|系统|指令|香蕉|评判|评审|标准",
@@ -129,13 +129,22 @@ def texts(attack: Attack) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def together(flows: Sequence[Flow[Any]], what: str) -> list[Any]:
-    """Run all flows, a batch at a time. An answer off schema is an outcome; a failure of the server ends the run."""
-    found: list[Any] = []
-    for start in track(range(0, len(flows), _BATCH), what, console=Console(stderr=True)):
-        found += run(flows[start : start + _BATCH])
-        for outcome in found[start:]:
-            if isinstance(outcome, ModelError) and not isinstance(outcome, OffSchemaError):
-                raise outcome
+    """Run all flows. An answer off schema is an outcome; a failure of the server ends the run."""
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=len(flows))
+
+        def counted(flow: Flow[Any]) -> Flow[Any]:
+            try:
+                result = yield from flow
+            except OffSchemaError as failure:
+                result = failure
+            progress.advance(task)
+            return result
+
+        found = run([counted(flow) for flow in flows])
+    for outcome in found:
+        if isinstance(outcome, ModelError) and not isinstance(outcome, OffSchemaError):
+            raise outcome
     return found
 
 
@@ -290,7 +299,7 @@ def main() -> None:
     place = nullcontext(args.base_url) if args.base_url else serving(*(["--gullible"] if args.gullible else []))
     with place as url, tempfile.TemporaryDirectory() as scratch:
         client = ChatClient(
-            base_url=url, model=label, timeout=900.0, mode="record", store=str((args.store or Path(scratch)) / label), concurrency=_BATCH
+            base_url=url, model=label, timeout=900.0, mode="record", store=str((args.store or Path(scratch)) / label), concurrency=_CONCURRENCY
         )
         began = time.perf_counter()
         figures = {"model": label, **measure(client, attacks, bases)}

@@ -35,7 +35,7 @@ class ChatConfig:
     model: str = "gpt-4o-mini"
     api_key_env: str = "OPENAI_API_KEY"  # name of the variable; the key itself is never kept, written or shown
     temperature: float = 0.7
-    max_tokens: int = 256  # of an answer
+    max_tokens: int = 512  # of an answer: enough for five reasons, 40 pairs, or a profile and a reply
     concurrency: int = 64  # requests in flight
     timeout: float = 60.0  # seconds, each attempt
     retries: int = 4  # further attempts after a failed one

@@ -29,8 +29,7 @@ from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.users import Draft, Part, UserTurn
 
 TRIES = 3  # answers to one input, all off schema, after which the turn counts as off schema
-_STRUCTURED_TOKENS = 512  # enough for five reasons, or for 40 pairs
-_MOST_SENTENCES, _MOST_CHARS = 3, 400  # of a message
+_MOST_SENTENCES, _MOST_CHARS, _MOST_TOKENS = 3, 400, 200  # of a message
 _STAGE = re.compile(
     r"\*[^*\n]{1,80}\*|[(\[](?:[^)\]]{0,40}\b)?(?:smil|laugh|sigh|nod|paus|grin|chuckl|shrug|wink|blush|think)(?:e?s|\w?ing)\b[^)\]]{0,40}[)\]]"
     r"|[(\uff08][^)\uff09]{0,20}(?:[\u7b11\u53f9\u8038\u7728]|\u70b9\u5934|\u505c\u987f)[^)\uff09]{0,20}[)\uff09]",  # laugh, sigh, shrug, blink, nod, pause
@@ -145,7 +144,8 @@ class LLMUser:
         hidden = script.unsaid(draft)
         messages = self._messages(dialogue, reply, draft)
         first_seed, second_seed = (int(seed) for seed in self._seeds.integers(2**31, size=2))
-        text = _cleaned((yield self.client.begin(messages, seed=first_seed)))
+        most = min(_MOST_TOKENS, self.client.config.max_tokens)
+        text = _cleaned((yield self.client.begin(messages, seed=first_seed, max_tokens=most)))
         fault = _fault(text, hidden)
         self.counts["messages"] += 1
         if fault:
@@ -153,7 +153,7 @@ class LLMUser:
             self.counts[fault.split(":")[0]] += 1
             wish = prompt("user-rewrite-v1", self.client.config.language).replace("{fault}", fault)
             again = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": wish}]
-            text = _cleaned((yield self.client.begin(again, seed=second_seed)))
+            text = _cleaned((yield self.client.begin(again, seed=second_seed, max_tokens=most)))
             fault = _fault(text, hidden)
             self.counts["kept faults"] += bool(fault)
         if not text:
@@ -252,11 +252,9 @@ def _pairs_schema(guesses: Sequence[int], truths: Sequence[int]) -> dict[str, An
 
 def _structured(client: ChatClient, who: str, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], read: Any) -> Flow[Any]:
     """Ask until ``read`` accepts the answer, at most TRIES times; then OffSchemaError."""
-    problem, most = "", max(_STRUCTURED_TOKENS, client.config.max_tokens)
+    problem = ""
     for attempt in range(TRIES):
-        answer = yield client.begin(
-            messages, schema=schema, seed=attempt, temperature=0.0 if attempt == 0 else 0.5, max_tokens=most
-        )
+        answer = yield client.begin(messages, schema=schema, seed=attempt, temperature=0.0 if attempt == 0 else 0.5)
         try:
             return read(json.loads(answer))
         except (ValueError, KeyError, TypeError) as error:

@@ -103,13 +103,8 @@ def test_the_embedding_matcher_passes_the_conformance_checks(minilm):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_prompting_method_answers(served, method, request):
-    encoder = None
-    if method == "rag":
-        from sentence_transformers import SentenceTransformer
-
-        model = SentenceTransformer(request.getfixturevalue("minilm"), device="cpu")
-        encoder = lambda texts: np.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False))  # noqa: E731
-    agent = PromptingAgent(served, method, encoder)
+    encoder = {"encoder": request.getfixturevalue("minilm")} if method == "rag" else {}
+    agent = PromptingAgent(served, method, **encoder)
     env = gym.make("RLPA-v0", split="vanilla/val")
     _, info = env.reset(seed=0)
     guide = make_agent("attentive")

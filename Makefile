@@ -6,7 +6,10 @@ OUT ?= runs/demo
 MINUTES ?= 5
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint type unit test-llm bench docs clean
+RLPA_VLLM ?= $(HOME)/.cache/rlpa-vllm
+RLPA_MODELS ?= $(HOME)/.cache/rlpa-models
+
+.PHONY: help setup demo test lint type unit test-llm test-models bench docs clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -35,6 +38,10 @@ unit: $(STAMP)  ## tests on both cores, without network
 
 test-llm: $(STAMP)  ## users, judges, matchers and prompting agents on a real server with a random tiny model; a minute
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/llm
+
+test-models: $(STAMP)  ## with real models on vLLM, where both are on disk (RLPA_VLLM=, RLPA_MODELS=); not part of test
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RLPA_VLLM=$(RLPA_VLLM) RLPA_MODELS=$(RLPA_MODELS) \
+		$(BIN)/python -m pytest tests/models -v -rs --durations 15
 
 bench: $(STAMP)  ## the benchmarks that need no training; results under benchmarks/results (EMBEDDING=folder of MiniLM)
 	$(BIN)/python benchmarks/env_throughput/run.py --out benchmarks/results/env_throughput

@@ -148,6 +148,10 @@ def main(argv: list[str] | None = None) -> None:
         _eval(args) if isinstance(args, Eval) else _play(args)
     except RLPAError as error:
         raise SystemExit(f"rlpa-env: {error}") from error
+    except KeyboardInterrupt:
+        kept = f" Finished episodes are in {args.out}; the same command goes on from there." if isinstance(args, Eval) else ""
+        print(f"rlpa-env: interrupted.{kept}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 __all__ = ["AGENTS", "Eval", "Play", "main"]

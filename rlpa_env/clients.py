@@ -35,7 +35,7 @@ class ChatConfig:
     model: str = "gpt-4o-mini"
     api_key_env: str = "OPENAI_API_KEY"  # name of the variable; the key itself is never kept, written or shown
     temperature: float = 0.7
-    max_tokens: int = 256  # of an answer
+    max_tokens: int = 512  # of an answer: enough for five reasons, 40 pairs, or a profile and a reply
     concurrency: int = 64  # requests in flight
     timeout: float = 60.0  # seconds, each attempt
     retries: int = 4  # further attempts after a failed one
@@ -48,6 +48,7 @@ class ChatConfig:
     mode: str = "live"  # "record" asks only what ``store`` does not hold and adds it; "replay" never asks
     store: str | None = None  # folder
     language: str = "en"  # of the prompts: "en" or "zh"
+    seeds: bool = False  # send a seed with every request; vLLM 0.32 on a CPU dies of them when it splits a prompt
     extra_body: Mapping[str, Any] = field(default_factory=dict)  # further fields of every request
 
     def __post_init__(self) -> None:
@@ -151,7 +152,7 @@ class ChatClient:
         Args:
             messages: chat messages, role and content.
             schema: JSON schema that the answer has to obey (``response_format``); None: free text.
-            seed: of the server's sampling, and part of what identifies a recorded answer.
+            seed: part of what identifies a recorded answer; with ``seeds`` also of the server's sampling.
 
         Returns:
             A future of the answer's text. Its exception is a ModelError if no attempt succeeded.
@@ -167,6 +168,8 @@ class ChatClient:
         if schema is not None:
             named = {"name": str(schema.get("title", "answer")), "schema": dict(schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
+        if self.config.extra_body:
+            body["extra_body"] = dict(self.config.extra_body)
         if self._store and self.config.mode != "live":
             answer = self._store.read(body)
             if answer is not None or self.config.mode == "replay":
@@ -224,9 +227,9 @@ class ChatClient:
         raise ModelError(f"{self.config.base_url}: not asked, {self._row} attempts in a row had failed ({last or 'see earlier errors'})")
 
     async def _attempt(self, body: Mapping[str, Any]) -> str:
-        extra = {"extra_body": dict(self.config.extra_body)} if self.config.extra_body else {}
+        sent = body if self.config.seeds else {key: value for key, value in body.items() if key != "seed"}
         answer = await asyncio.wait_for(
-            self._sdk.chat.completions.create(**body, **extra, timeout=self.config.timeout), self.config.timeout + 1.0
+            self._sdk.chat.completions.create(**sent, timeout=self.config.timeout), self.config.timeout + 1.0
         )
         usage = getattr(answer, "usage", None)
         prompt, completion = (int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens"))

@@ -25,7 +25,7 @@ from rlpa_env.parts import profiles_of
 from rlpa_env.results import paired_difference, returns, summarise
 from rlpa_env.types import CRITERIA, Message
 from rlpa_env.vector import make_calls
-from rlpa_env.wrappers import append_line, read_episodes
+from rlpa_env.wrappers import append_line, end_torn_line, read_episodes
 
 REFERENCES = ("prior", "oracle")  # always run: the floor and the scale of every normalised score
 _BATCH = 32  # dialogues that a batching agent holds at once
@@ -50,6 +50,11 @@ class Setting:
     def make(self) -> gym.Env:
         """The environment of this setting."""
         return gym.make(f"rlpa_env:{self.env_id}", split=self.split, **dict(self.env_kwargs))
+
+    @property
+    def waits(self) -> bool:
+        """Whether its turns call models."""
+        return self.make().unwrapped.waits  # type: ignore[attr-defined]
 
     def episodes(self) -> list[tuple[str, int]]:
         """(profile id, environment seed) of every episode; paired across agents."""
@@ -132,24 +137,27 @@ def _count_words(text: str) -> int:
 
 
 def run_episodes(
-    agent: Agent, name: str, setting: Setting, episodes: Sequence[tuple[str, int]], done: Callable[[dict[str, Any]], None]
+    agent: Agent | None, name: str, setting: Setting, episodes: Sequence[tuple[str, int]], done: Callable[[dict[str, Any]], None]
 ) -> None:
     """Play ``episodes`` and hand each finished record to ``done``.
 
     Agents that act in batches, and environments that wait for models, hold several dialogues at once.
+
+    Args:
+        agent: None for the reference agent of that name, a fresh one for each dialogue.
     """
     judge = RuleJudge()
-    batches = hasattr(agent, "act_batch")
-    many = batches or (bool(episodes) and setting.make().unwrapped.waits and not hasattr(agent, "attach"))  # type: ignore[attr-defined]
+    batch = getattr(agent, "act_batch", None)
+    many = batch is not None or (bool(episodes) and setting.waits and not hasattr(agent, "attach"))
     waiting = list(reversed(episodes))
     running: list[_Run] = []
     while waiting or running:
         while waiting and len(running) < (_BATCH if many else 1):
-            running.append(_Run(setting, setting.make(), waiting.pop(), agent, judge))
-        if batches:
-            completions = agent.act_batch([run.messages for run in running])  # type: ignore[attr-defined]
+            running.append(_Run(setting, setting.make(), waiting.pop(), agent or make_agent(name), judge))
+        if batch is not None:
+            completions = batch([run.messages for run in running])
         else:
-            completions = [agent.act(run.messages) for run in running]
+            completions = [run.agent.act(run.messages) for run in running]
         make_calls([run.env for run in running], completions)
         for run, completion in zip(running, completions, strict=True):
             run.step(completion)
@@ -160,7 +168,7 @@ def run_episodes(
 
 def _play_one(name: str, setting: Setting, episode: tuple[str, int]) -> dict[str, Any]:
     records: list[dict[str, Any]] = []
-    run_episodes(make_agent(name), name, setting, [episode], records.append)
+    run_episodes(None, name, setting, [episode], records.append)
     return records[0]
 
 
@@ -182,6 +190,7 @@ def collect(
         for record in read_episodes(path):
             if record.get("setting") == setting.key:
                 found[record["agent"], record["profile"], record["seed"]] = record
+        end_torn_line(path)
     if out:
         out.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -196,7 +205,7 @@ def collect(
                     append_line(path, record)
                 progress.advance(task)
 
-            if agent is not None:
+            if agent is not None or setting.waits:  # models: dialogues side by side in this process, which ctrl-C reaches
                 run_episodes(agent, name, setting, missing, done)
             elif workers > 1 and len(missing) > 8:
                 with ProcessPoolExecutor(workers) as pool:

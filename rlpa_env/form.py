@@ -17,6 +17,7 @@ _OR = re.compile(r"\bor\b", re.IGNORECASE)
 _ODD = re.compile(r"[^\w\s.,!?;:'\"()\-–—…&/%$€£+#’‘“”°]", re.UNICODE)
 _LETTERS = re.compile(r"[^\W\d_]")
 _VOWELS = re.compile(r"[aeiouyáàâäãåéèêëíìîïóòôöõøúùûüæœ]", re.IGNORECASE)
+_IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{5}")  # more than a foreign word
 _RUN = re.compile(r"(\S)\1{4,}|([!?])(?:\s*[!?]){3,}")
 
 
@@ -53,7 +54,9 @@ def _odd_words(reply: str) -> str:
     letters = len(_LETTERS.findall(reply))
     if letters < 0.5 * len(reply.replace(" ", "")) or len(_ODD.findall(reply)) > 3:
         return "mostly symbols"
-    if not reply.isascii() and sum(char.isascii() for char in reply if char.isalpha()) < 0.7 * letters:
+    if not reply.isascii() and (
+        _IDEOGRAPHS.search(reply) or sum(char.isascii() for char in reply if char.isalpha()) < 0.7 * letters
+    ):
         return "not in the language of the dialogue"
     if len(tokens) > 3 and letters > 10 and sum(char.isupper() for char in reply) > 0.6 * letters:
         return "shouting"

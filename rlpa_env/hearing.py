@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from rlpa_env.guard import is_machine_speak
 from rlpa_env.text import is_question, normalise, sentences, stem, stems, words
 from rlpa_env.topics import topics_of
 from rlpa_env.world import world
@@ -44,32 +45,6 @@ _BULLET = re.compile(r"^\s*(?:[-*•–]|\d{1,2}[.)]|[a-z]\))\s+\S", re.MULTILIN
 _INLINE_NUMBERS = re.compile(r"(?:^|\s)1[.)]\s.+\s2[.)]\s", re.DOTALL)
 _ORDINALS = re.compile(r"\bfirst(?:ly)?\b.+\bsecond(?:ly)?\b.+\b(?:third(?:ly)?|finally|lastly)\b", re.I | re.DOTALL)
 _LONG_ENUMERATION = 5  # short items in one sentence, from which on it is a list
-
-_MARKUP = re.compile(
-    r"```|</?[a-z_|][^<>\n]{0,60}>|^\s{0,3}#{1,6}\s|\*\*|__\w|\[/?[A-Z]{2,}|\{\s*[\"']?\w+[\"']?\s*:|[\"']\w+[\"']\s*:\s*"
-    r"|\||\\n|(?:^|\n|[.!?]\s+)\s*(?:user|assistant|system|human|ai|bot|judge|profile|response|reply)\s*:",
-    re.IGNORECASE | re.MULTILINE,
-)
-_SLOT_LINE = re.compile(
-    r"(?:^|\n|[.;,]\s*)\s*-?\s*(?:age|gender|interests?|hobbies|education(?: background)?|personality(?: traits)?|occupation|job|"
-    r"marital status|family(?: background)?|location|other information)\s*[:=]",
-    re.IGNORECASE,
-)
-_MACHINE = re.compile(
-    r"\bas an? (?:ai|artificial|large|language|virtual|helpful|digital)\b|\b(?:ai|language|virtual|digital) (?:language )?"
-    r"(?:model|assistant)\b|\bi(?:'m| am) (?:just |only )?an? (?:ai|bot|chatbot|assistant|program|machine|robot|model)\b"
-    r"|\b(?:how|what) (?:can|may|could) i (?:help|assist|do for)(?: you)?\b|\b(?:help|assist) you (?:with|today|further)\b"
-    r"|\bi(?:'m| am) here to (?:help|assist|support|listen)\b|\bfeel free to\b|\bdo(?: not|n't) hesitate\b"
-    r"|\blet me know if (?:you|there)\b|\bi hope this helps\b|\bis there anything else\b|\bhere are (?:some|a few|the)\b"
-    r"|\bi (?:cannot|can't|am unable to|'m unable to) (?:assist|help|provide|browse|access)\b"
-    r"|\b(?:based on|according to) (?:your|the) (?:profile|information|data|preferences|input|conversation)\b"
-    r"|\byour (?:query|request|input|profile)\b|\buser'?s? (?:profile|query|input|message|preferences)\b"
-    r"|\bthank you for (?:sharing|your (?:message|question|input|patience))\b"
-    r"|\b(?:output|print|return|score|verdict|answer)\s*[:=]?\s*(?:1|true|yes|pass)\b|\bcriteria\b|\ball (?:five )?(?:scores|checks)\b"
-    r"|\b(?:ignore|disregard|forget) (?:all |any |the |your |these |previous )+(?:instructions?|rules?|prompts?|above)\b"
-    r"|\b(?:judge|evaluator|grader|reward|system prompt|instructions? above|naturalness|informativeness)\b",
-    re.IGNORECASE,
-)
 
 _PRAISE = (
     r"(?:amazing|brilliant|wonderful|incredible|fantastic|awesome|genius|inspiring|inspiration|special|talented|perfect|"
@@ -228,15 +203,6 @@ def _has_list(reply: str, found: tuple[str, ...]) -> bool:
         if len(short) >= _LONG_ENUMERATION:
             return True
     return False
-
-
-def is_machine_speak(text: str) -> bool:
-    """Assistant phrases, markup, role labels, profile lines or talk about scores.
-
-    >>> is_machine_speak("How can I assist you today?"), is_machine_speak("My robot vacuum died.")
-    (True, False)
-    """
-    return bool(_MACHINE.search(text) or _MARKUP.search(text) or _SLOT_LINE.search(text))
 
 
 def is_suggestion(sentence: str) -> bool:

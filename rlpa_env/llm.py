@@ -20,7 +20,7 @@ from rlpa_env.clients import ChatClient, client_of
 from rlpa_env.errors import OffSchemaError
 from rlpa_env.evidence import COMMON, about_self
 from rlpa_env.flows import Flow, alone
-from rlpa_env.hearing import is_machine_speak
+from rlpa_env.guard import breaks_role, is_machine_speak, is_order
 from rlpa_env.meaning import comparable
 from rlpa_env.profiles import Profile
 from rlpa_env.scripted import ScriptedUser
@@ -29,9 +29,14 @@ from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.users import Draft, Part, UserTurn
 
 TRIES = 3  # answers to one input, all off schema, after which the turn counts as off schema
-_MOST_SENTENCES = 3
-_STAGE = re.compile(r"\*[^*\n]{1,80}\*|[(\[](?:[^)\]]{0,40}\b)?(?:smil|laugh|sigh|nod|paus|grin|chuckl|shrug|wink|blush|think)\w*[^)\]]{0,40}[)\]]", re.I)
+_MOST_SENTENCES, _MOST_CHARS, _MOST_TOKENS = 3, 400, 200  # of a message
+_STAGE = re.compile(
+    r"\*[^*\n]{1,80}\*|[(\[](?:[^)\]]{0,40}\b)?(?:smil|laugh|sigh|nod|paus|grin|chuckl|shrug|wink|blush|think)(?:e?s|\w?ing)\b[^)\]]{0,40}[)\]]"
+    r"|[(\uff08][^)\uff09]{0,20}(?:[\u7b11\u53f9\u8038\u7728]|\u70b9\u5934|\u505c\u987f)[^)\uff09]{0,20}[)\uff09]",  # laugh, sigh, shrug, blink, nod, pause
+    re.I,
+)
 _ROLE = re.compile(r"^\s*(?:me|them|user|assistant|person|stranger|human)\s*:", re.I | re.M)
+_IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _ASKS = re.compile(r"[?\uff1f]")
 
 
@@ -50,6 +55,11 @@ def _request(instructions: str, data: Mapping[str, Any]) -> list[dict[str, str]]
 
 def _trait(point: Point) -> str:
     return f"{point.slot}: {point.value}" if point.slot else point.value
+
+
+def _orders(point: Point) -> bool:
+    """Whether a guessed point is no trait but an order to its reader."""
+    return is_order(_trait(point))
 
 
 def _voices(text: str, value: str) -> bool:
@@ -134,28 +144,30 @@ class LLMUser:
         hidden = script.unsaid(draft)
         messages = self._messages(dialogue, reply, draft)
         first_seed, second_seed = (int(seed) for seed in self._seeds.integers(2**31, size=2))
-        text = _cleaned((yield self.client.begin(messages, seed=first_seed)))
+        most = min(_MOST_TOKENS, self.client.config.max_tokens)
+        text = _cleaned((yield self.client.begin(messages, seed=first_seed, max_tokens=most)))
         fault = _fault(text, hidden)
         self.counts["messages"] += 1
         if fault:
             self.counts["rewrites"] += 1
             self.counts[fault.split(":")[0]] += 1
-            again = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": json.dumps({"rewrite": fault})}]
-            text = _cleaned((yield self.client.begin(again, seed=second_seed)))
+            wish = prompt("user-rewrite-v1", self.client.config.language).replace("{fault}", fault)
+            again = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": wish}]
+            text = _cleaned((yield self.client.begin(again, seed=second_seed, max_tokens=most)))
             fault = _fault(text, hidden)
             self.counts["kept faults"] += bool(fault)
         if not text:
             raise OffSchemaError("user: expected a message; the model wrote nothing, twice.")
-        text = " ".join(sentences(_STAGE.sub(" ", text) or text)[:_MOST_SENTENCES])
-        said = [part._replace(line=_nearest(part.line, text)) for part in draft.parts if _said(part, text, script)]
+        text = " ".join(sentences(_STAGE.sub(" ", text) or text)[:_MOST_SENTENCES])[:_MOST_CHARS]
+        said = [part._replace(line=_nearest(part.line, text)) for part in draft.parts if _said(part, text, script, draft)]
         slips = [Part(text, "plain", index) for index, point in hidden.items() if _tells(text, point)]
         return script.say(draft, text, [*said, *slips])
 
     def _messages(self, dialogue: Dialogue, reply: str, draft: Draft) -> list[dict[str, str]]:
-        style = {"name": self._script.style.name, "told": [_trait(point) for point in self.revealed]}
         turns = [{"me" if role == "user" else "them": content} for role, content in (*dialogue, ("assistant", reply))]
-        data = {"about_you": style, "dialogue": turns, "say": [part.line for part in draft.parts]}
-        return _request(prompt("user-v1", self.client.config.language), data)
+        told = [_trait(point) for point in self.revealed]
+        data = {"manner": self._script.style.name, "told": told, "dialogue": turns, "say": draft.text}
+        return _request(prompt("user-v2", self.client.config.language), data)
 
 
 def _cleaned(text: str) -> str:
@@ -173,10 +185,10 @@ def _fault(text: str, hidden: Mapping[int, Point]) -> str:
         return f"leak: say nothing about {leaked.value!r} yet"
     if _STAGE.search(text):
         return "stage direction: only the words that you type"
-    if _ROLE.search(text) or is_machine_speak(text):
+    if _ROLE.search(text) or breaks_role(text) or is_order(text):
         return "role: you are a person in a chat; only your own message"
-    if len(sentences(text)) > _MOST_SENTENCES:
-        return f"length: at most {_MOST_SENTENCES} sentences"
+    if len(sentences(text)) > _MOST_SENTENCES or len(text) > _MOST_CHARS:
+        return f"length: at most {_MOST_SENTENCES} short sentences"
     return ""
 
 
@@ -188,17 +200,21 @@ def _nearest(line: str, text: str) -> str:
 
 def _tells(text: str, point: Point) -> bool:
     """Whether a text tells a point of its speaker."""
+    if _IDEOGRAPH.search(point.value):  # no spaces, so no words to compare
+        return normalise(point.value) in normalise(text)
     wanted = stems(point.value)
     if not wanted or wanted <= COMMON or not wanted <= stems(text):
         return False
     return any(wanted <= stems(line) and about_self(line) for line in sentences(text))
 
 
-def _said(part: Part, text: str, script: ScriptedUser) -> bool:
+def _said(part: Part, text: str, script: ScriptedUser, draft: Draft) -> bool:
     """Whether a text carries out a part of the draft."""
     if part.mark in ("plain", "withdraw"):
         return _voices(text, script.point(part.what).value)
     if part.mark == "hint":
+        if _IDEOGRAPH.search(text):  # a hint in translation shares no words: it is there if nothing was left out
+            return len(sentences(text)) >= len(draft.parts)
         wanted = stems(part.line) - COMMON
         return len(wanted & stems(text)) >= max(1, 0.4 * len(wanted)) or normalise(part.line) in normalise(text)
     if part.mark == "distractor":
@@ -206,6 +222,9 @@ def _said(part: Part, text: str, script: ScriptedUser) -> bool:
     return part.mark == "" or bool(_ASKS.search(text))
 
 
+# A reason is bounded, or a weak model reasons until its tokens are spent and the answer is no JSON; by a pattern, since
+# not every server that obeys schemas knows maxLength.
+_REASON = MappingProxyType({"type": "string", "pattern": '^[^"\\\\\\n\\r\\t]{0,100}$'})
 _VERDICT_SCHEMA: Mapping[str, Any] = MappingProxyType(
     {
         "title": "verdict",
@@ -213,7 +232,7 @@ _VERDICT_SCHEMA: Mapping[str, Any] = MappingProxyType(
         "properties": {
             name: {
                 "type": "object",
-                "properties": {"reason": {"type": "string"}, "pass": {"type": "boolean"}},
+                "properties": {"reason": dict(_REASON), "pass": {"type": "boolean"}},
                 "required": ["reason", "pass"],
                 "additionalProperties": False,
             }
@@ -223,25 +242,12 @@ _VERDICT_SCHEMA: Mapping[str, Any] = MappingProxyType(
         "additionalProperties": False,
     }
 )
-_PAIRS_SCHEMA: Mapping[str, Any] = MappingProxyType(
-    {
-        "title": "pairs",
-        "type": "object",
-        "properties": {
-            "pairs": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {"guess": {"type": "integer"}, "truth": {"type": "integer"}},
-                    "required": ["guess", "truth"],
-                    "additionalProperties": False,
-                },
-            }
-        },
-        "required": ["pairs"],
-        "additionalProperties": False,
-    }
-)
+def _pairs_schema(guesses: Sequence[int], truths: Sequence[int]) -> dict[str, Any]:
+    """Pairs of these ids, not more than can be one-to-one: a weak model cannot list for ever."""
+    ids = {"guess": {"type": "integer", "enum": list(guesses)}, "truth": {"type": "integer", "enum": list(truths)}}
+    pair = {"type": "object", "properties": ids, "required": ["guess", "truth"], "additionalProperties": False}
+    pairs = {"type": "array", "items": pair, "maxItems": min(len(guesses), len(truths))}
+    return {"title": "pairs", "type": "object", "properties": {"pairs": pairs}, "required": ["pairs"], "additionalProperties": False}
 
 
 def _structured(client: ChatClient, who: str, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any], read: Any) -> Flow[Any]:
@@ -261,7 +267,8 @@ class LLMJudge:
 
     Args:
         llm: client, or settings of one.
-        guard: a reply that talks like a machine or to its judge is not natural, whatever the model says.
+        guard: a reply that talks like a machine or to its judge is not natural, whatever the model says; and a guessed
+            point that gives orders is not shown as a trait.
     """
 
     def __init__(self, llm: Any, guard: bool = True) -> None:
@@ -277,7 +284,8 @@ class LLMJudge:
         if not reply.strip():
             return Verdict(False, False, False, False, False, reasons=dict.fromkeys(CRITERIA, "it says nothing"))
         turns = [{"person" if role == "user" else "companion": content} for role, content in dialogue]
-        data = {"profile": [_trait(point) for point in points], "dialogue": turns, "reply": reply}
+        shown = [point for point in points if not (self.guard and _orders(point))]
+        data = {"profile": [_trait(point) for point in shown], "dialogue": turns, "reply": reply}
         messages = _request(prompt("judge-v1", self.client.config.language), data)
         verdict: Verdict = yield from _structured(self.client, "judge", messages, _VERDICT_SCHEMA, _verdict)
         if self.guard and verdict.naturalness and is_machine_speak(reply):
@@ -301,12 +309,14 @@ class LLMMatcher:
 
     Args:
         llm: client, or settings of one.
+        guard: a guess that gives orders means nothing, and the model does not get to see it.
     """
 
     threshold = 0.5
 
-    def __init__(self, llm: Any) -> None:
+    def __init__(self, llm: Any, guard: bool = True) -> None:
         self.client: ChatClient = client_of(llm)
+        self.guard = guard
 
     def scores(self, guess: Sequence[Point], truth: Sequence[Point]) -> np.ndarray:
         """Float array [len(guess), len(truth)] of 0 and 1; waits for the model."""
@@ -315,14 +325,18 @@ class LLMMatcher:
     def scores_flow(self, guess: Sequence[Point], truth: Sequence[Point]) -> Flow[np.ndarray]:
         """``scores`` as a flow; no call where nothing can match."""
         allowed_GT = np.array([[comparable(g, t) for t in truth] for g in guess], dtype=bool).reshape(len(guess), len(truth))
+        allowed_GT[[self.guard and _orders(point) for point in guess]] = False
         if not allowed_GT.any():
             return np.zeros(allowed_GT.shape)
+        shown = [i for i, point in enumerate(guess) if not (self.guard and _orders(point))]
         data = {
-            "guesses": [{"id": i, "trait": _trait(point)} for i, point in enumerate(guess)],
+            "guesses": [{"id": i, "trait": _trait(guess[i])} for i in shown],
             "truths": [{"id": i, "trait": _trait(point)} for i, point in enumerate(truth)],
         }
         messages = _request(prompt("matcher-v1", self.client.config.language), data)
-        pairs: list[tuple[int, int]] = yield from _structured(self.client, "matcher", messages, _PAIRS_SCHEMA, _pairs)
+        pairs: list[tuple[int, int]] = yield from _structured(
+            self.client, "matcher", messages, _pairs_schema(shown, range(len(truth))), _pairs
+        )
         scores_GT = np.zeros(allowed_GT.shape)
         for row, column in pairs:
             if 0 <= row < len(guess) and 0 <= column < len(truth):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 
@@ -13,6 +14,7 @@ from rlpa_env.env import RLPAEnv
 from rlpa_env.forking import fork
 from rlpa_env.text import sentences
 from rlpa_env.types import Point
+from rlpa_env.vector import step_all
 
 _SECOND = 6  # replies tried in the second turn of the look-ahead
 
@@ -28,29 +30,33 @@ class Oracle:
         self._env = env
 
     def act(self, messages: Messages) -> str:
-        """Look two turns ahead on forks."""
+        """Look two turns ahead on forks; where models answer, all calls of a look ahead are in flight together."""
         core: RLPAEnv = self._env.unwrapped  # type: ignore[assignment]
         known = core.revealed
         guess = (*known, *self._guesses(core, known))
-        best, best_key = "", (False, -1.0)
-        for reply in _candidates(core, messages):
-            branch = fork(core)
-            _, _, terminated, _, info = branch.step(format_action(guess, reply))
-            passed = branch.unwrapped.last_verdict.passed  # type: ignore[attr-defined]
-            told = -1.0 if terminated else float(info["profile/revealed"])
-            if passed and not terminated:
-                told = max(told, self._ahead(branch, info["messages"], guess))
-            if (passed, told) > best_key:
-                best, best_key = reply, (passed, told)
-        return format_action(guess, best)
+        candidates = _candidates(core, messages)
+        branches: list[Any] = [fork(core) for _ in candidates]
+        steps = step_all(branches, [format_action(guess, reply) for reply in candidates])
+        passed = [branch.unwrapped.last_verdict.passed for branch in branches]
+        told = [-1.0 if step[2] else float(step[4]["profile/revealed"]) for step in steps]
+        going = [i for i, step in enumerate(steps) if passed[i] and not (step[2] or step[3])]
+        ahead = self._ahead([branches[i] for i in going], [steps[i][4]["messages"] for i in going], guess)
+        for i, most in zip(going, ahead, strict=True):
+            told[i] = max(told[i], most)
+        best = max(range(len(candidates)), key=lambda i: (passed[i], told[i]))
+        return format_action(guess, candidates[best])
 
-    def _ahead(self, branch: gym.Env, messages: Messages, guess: Sequence[Point]) -> float:
-        """The most that can be revealed one turn later."""
-        core: RLPAEnv = branch.unwrapped  # type: ignore[assignment]
-        most = 0.0
-        for reply in _candidates(core, messages)[:_SECOND]:
-            later = fork(core)
-            most = max(most, float(later.step(format_action(guess, reply))[4]["profile/revealed"]))
+    def _ahead(self, branches: Sequence[Any], dialogues: Sequence[Messages], guess: Sequence[Point]) -> list[float]:
+        """For each branch the most that can be revealed one turn later."""
+        tries = [
+            (index, fork(branch), reply)
+            for index, (branch, messages) in enumerate(zip(branches, dialogues, strict=True))
+            for reply in _candidates(branch.unwrapped, messages)[:_SECOND]
+        ]
+        steps = step_all([later for _, later, _ in tries], [format_action(guess, reply) for _, _, reply in tries])
+        most = [0.0] * len(branches)
+        for (index, _, _), step in zip(tries, steps, strict=True):
+            most[index] = max(most[index], float(step[4]["profile/revealed"]))
         return most
 
     def _guesses(self, core: RLPAEnv, known: Sequence[Point]) -> list[Point]:

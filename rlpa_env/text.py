@@ -84,9 +84,10 @@ _WHOLE = frozenset(_WHOLE_WORDS.split())
 """Words that end like an inflection and are none."""
 
 _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00b4": "'", "`": "'"})
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_IDEOGRAPHS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # scripts without spaces between words
+_WORD = re.compile(rf"[{_IDEOGRAPHS}]+|[^\W_{_IDEOGRAPHS}]+(?:'[^\W_{_IDEOGRAPHS}]+)*")
 _VOWEL = re.compile(r"[aeiouy]")
-_SENTENCE_END = re.compile(r"(?:(?<=[.!?\u2026])|(?<=[.!?\u2026][\"')\u201d]))\s+|\s*\n\s*")
+_SENTENCE_END = re.compile(r"(?:(?<=[.!?\u2026])|(?<=[.!?\u2026][\"')\u201d]))\s+|\s*\n\s*|(?<=[\u3002\uff01\uff1f])(?![\u3002\uff01\uff1f\u201d\u300d])")
 _ABBREVIATION = re.compile(r"(?:^|\s|\()(?:mr|mrs|ms|dr|prof|st|vs|no|jr|sr|e\.g|i\.e|approx|[A-Za-z])\.$", re.IGNORECASE)
 _NOT_NORMAL = re.compile(r"[^\w\s+#]+|_")
 
@@ -123,7 +124,7 @@ def _normalise(text: str) -> str:
 
 
 def sentences(text: str) -> tuple[str, ...]:
-    """Split at sentence ends and line breaks; the punctuation stays with its sentence.
+    """Split at sentence ends, Chinese stops and line breaks; the punctuation stays with its sentence.
 
     >>> sentences("Dr. Lee is off. Pity! It costs 3.50, right?")
     ('Dr. Lee is off.', 'Pity!', 'It costs 3.50, right?')
@@ -148,10 +149,12 @@ def _sentences(text: str) -> tuple[str, ...]:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Lower-case tokens of letters, digits and inner apostrophes.
+    """Lower-case tokens of letters, digits and inner apostrophes; a run of ideographs is one token.
 
     >>> words("Don’t panic: it's my 2nd dog-walk.")
     ("don't", 'panic', "it's", 'my', '2nd', 'dog', 'walk')
+    >>> words("我是nurse，也下chess。")
+    ('我是', 'nurse', '也下', 'chess')
     """
     return _words(text) if len(text) <= _LONGEST_CACHED else _words.__wrapped__(text)
 
@@ -253,6 +256,6 @@ def is_question(sentence: str) -> bool:
 @_cached()
 def _is_question(sentence: str) -> bool:
     bare = sentence.rstrip(" \t\r\n\"')\u201d.!\u2026")
-    if "?" in bare[-1:]:
+    if bare[-1:] in ("?", "\uff1f"):
         return True
     return not sentence.rstrip().endswith("!") and _QUESTION.match(sentence.translate(_APOSTROPHES)) is not None

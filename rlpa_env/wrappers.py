@@ -40,7 +40,7 @@ class RecordEpisodes(gym.Wrapper):
         super().__init__(env)
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _end_torn_line(self.path)
+        end_torn_line(self.path)
         self._episode: dict[str, Any] | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -87,7 +87,7 @@ def _plain(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str, type(None)))
 
 
-def _end_torn_line(path: Path) -> None:
+def end_torn_line(path: Path) -> None:
     """Close a line that a killed process left open, so that the next record starts on its own line."""
     if path.exists() and path.stat().st_size:
         with path.open("rb+") as file:

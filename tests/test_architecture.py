@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Each module may import from the groups before its own, and from its own group further left.
-ENV = """types errors text topics flows store clients | profiles loaders | world | population spaces actions encoders meaning matching | rewards metrics |
+ENV = """types errors text guard topics flows store clients | profiles loaders | world | population spaces actions encoders meaning matching | rewards metrics |
 hearing evidence moves form relevance judges | disclosure voice users scripted | llm parts | env rendering wrappers forking vector |
 replies attentive agents oracle prompting numeric | results evaluate testing | cli __init__"""
 AGENT = """config trajectory world served advantages ppo chat tokenizer generation | policy | mixture induction warm_start start rollout batch evaluate |

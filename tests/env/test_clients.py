@@ -163,6 +163,30 @@ def test_recorded_answers_replay_without_a_server(tmp_path):
         later.ask(HELLO, seed=4)
 
 
+def test_extra_fields_are_sent_and_tell_recorded_answers_apart(tmp_path):
+    settings = {"mode": "record", "store": str(tmp_path)}
+    with serving() as url:
+        client(url, **settings, extra_body={"top_k": 1}).ask(HELLO)
+    with pytest.raises(ModelError, match="replay"):
+        client(url, **settings | {"mode": "replay"}, extra_body={"top_k": 2}).ask(HELLO)
+    assert client(url, **settings | {"mode": "replay"}, extra_body={"top_k": 1}).ask(HELLO) == "Hello there."
+
+
+@pytest.mark.parametrize("seeds", [False, True])
+def test_a_seed_goes_out_only_where_it_is_wanted(url, seeds):
+    own, sent = client(url, seeds=seeds), []
+    own.ask(HELLO)  # connects
+    create = own._sdk.chat.completions.create
+
+    def noting(**body):
+        sent.append(body)
+        return create(**body)
+
+    own._sdk.chat.completions.create = noting
+    own.ask(HELLO, seed=3)
+    assert sent[0].get("seed") == (3 if seeds else None)
+
+
 def test_an_interrupted_write_leaves_no_half_answer(tmp_path):
     store = Store(tmp_path)
     store.write({"a": 1}, "x")

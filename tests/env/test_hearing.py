@@ -2,7 +2,8 @@
 
 import pytest
 
-from rlpa_env.hearing import claims_of, echo, hear, is_machine_speak, is_suggestion
+from rlpa_env.guard import is_machine_speak
+from rlpa_env.hearing import claims_of, echo, hear, is_suggestion
 
 
 def test_question_and_reaction_in_one_sentence_are_both_heard():

@@ -141,3 +141,11 @@ def test_related_is_ordered_by_closeness():
     assert related("I bake bread", "bread again") == 1.0
     assert 0.0 < related("I bake rye", "the oven broke") < 1.0
     assert related("I bake rye", "my violin needs strings") == 0.0
+
+
+def test_ideographs_have_no_spaces_and_stops_of_their_own():
+    assert sentences("早上好。我是nurse！你呢？") == ("早上好。", "我是nurse！", "你呢？")
+    assert sentences("“好。”他说。") == ("“好。”他说。",)
+    assert words("我是nurse，34岁") == ("我是", "nurse", "34", "岁")
+    assert is_question("你呢？")
+    assert not is_question("我是护士。")

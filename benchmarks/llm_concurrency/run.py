@@ -142,7 +142,7 @@ def faulty(envs: int, episodes: int, share: float) -> dict[str, Any]:
         "attempts": usage.attempts,
         "attempts failed": usage.failed,
         "failures by kind": usage.reasons,
-        "faults served": {kind: count for kind, count in served.items() if kind not in ("requests", "answered")},
+        "faults served": {kind: count for kind, count in served.items() if kind not in ("requests", "answered", "most at once")},
         "adds up": sum(ends.values()) == episodes
         and usage.attempts == usage.calls + usage.failed == served["requests"]
         and sum(usage.reasons.values()) == usage.failed,

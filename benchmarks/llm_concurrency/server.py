@@ -87,6 +87,7 @@ class Server:
         self.delay, self.share, self.random, self.stall = delay, faults, random.Random(seed), stall
         self.answer = gullible if obeys else answer
         self.counts: Counter[str] = Counter()
+        self.busy = 0  # requests that wait for their answer
 
     async def serve(self, port: int) -> None:
         """Listen on localhost until killed."""
@@ -117,7 +118,12 @@ class Server:
         fault = FAULTS[int(self.random.random() * len(FAULTS))] if self.random.random() < self.share else ""
         self.counts[fault or "answered"] += 1
         stalled = self.stall is not None and self.counts["requests"] > self.stall
-        await asyncio.sleep(_HANG if fault == "hang" or stalled else self.delay)
+        self.busy += 1
+        self.counts["most at once"] = max(self.counts["most at once"], self.busy)
+        try:
+            await asyncio.sleep(_HANG if fault == "hang" or stalled else self.delay)
+        finally:
+            self.busy -= 1
         if fault == "drop":
             return False
         if fault in ("500", "429"):

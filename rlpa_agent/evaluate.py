@@ -159,7 +159,8 @@ def _fingerprint(lm: Any) -> tuple[float, ...]:
     return tuple(torch.stack([tensor.flatten()[:256].float().sum() for tensor in lm.parameters()]).tolist())
 
 
-def policy_agent(path: Any, **options: Any) -> PolicyAgent:
-    """The agent in a policy folder or Hugging Face model; options go to ``PolicyAgent``."""
+def policy_agent(path: Any, *, dtype: str | None = None, **options: Any) -> PolicyAgent:
+    """The agent in a policy folder or Hugging Face model; ``dtype`` of all weights; options go to ``PolicyAgent``."""
     flush_denormals()
-    return PolicyAgent(Policy.from_pretrained(path, reference=False), **options)
+    chosen = None if dtype is None else getattr(torch, dtype)
+    return PolicyAgent(Policy.from_pretrained(path, dtype=chosen, reference=False), **options)

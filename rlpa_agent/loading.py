@@ -34,6 +34,12 @@ def load_lm(path: str | Path, dtype: Any) -> Any:
         return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa")
 
 
+def checkpoint_layers(lm: Any) -> None:
+    """Recompute every layer in the backward pass, in training mode."""
+    enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable  # its older name
+    enable({"use_reentrant": False})
+
+
 def no_dropout(config: Any) -> Any:
     """A copy of a model config with every dropout rate 0: importance ratios need a deterministic policy."""
     config = copy.deepcopy(config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class Adapter:
         """Puts layers after a peft ``LoraConfig`` into ``lm``; A is drawn from ``seed``, B is 0, so nothing changes yet."""
         from peft import get_peft_model
 
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft asks by the old name
             torch.manual_seed(seed)
             try:
                 self.model = get_peft_model(lm, config, adapter_name=TRAINED)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rlpa_agent.chat import Chat
-from rlpa_agent.loading import check_plain_head, holds_model, load_lm, no_dropout, quiet
+from rlpa_agent.loading import check_plain_head, checkpoint_layers, holds_model, load_lm, no_dropout, quiet
 from rlpa_agent.lora import Adapter, LoraSettings, base_of
 from rlpa_agent.value import ValueHead
 from rlpa_env.errors import ConfigError, unknown_choice
@@ -72,7 +72,7 @@ class Policy:
         self.adapter, self.gradient_checkpointing = adapter, gradient_checkpointing
         self.rollout_dtype = rollout_dtype or lm.get_output_embeddings().weight.dtype
         if gradient_checkpointing:
-            lm.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_layers(lm)
         self.reference: Any = None
         self.banned_V = torch.zeros(lm.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         self.banned_V[torch.from_numpy(self.chat.banned_ids(len(self.banned_V)))] = True

@@ -45,6 +45,9 @@ class Decoder(Protocol):
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
 
+    def pretend(self, length: int) -> None:
+        """Let every row hold ``length`` empty positions: for timing."""
+
 
 def decoder(lm: Any, rows: int, capacity: int, dtype: torch.dtype | None = None) -> Decoder:
     """The fastest decoder for a model. It holds a snapshot of the weights: make a new one after an update.
@@ -99,6 +102,12 @@ class _Cache:
         mask_RL = self.mask_RL.new_full((self.rows, self.held), -torch.inf)
         mask_RL[:, :old] = self.mask_RL
         self.mask_RL = mask_RL
+
+    def pretend(self, length: int) -> None:
+        self.reserve(length)
+        self.lengths_R.fill_(length)
+        self.mask_RL.fill_(-torch.inf)
+        self.mask_RL[:, :length] = 0
 
     def clear(self, row: int) -> None:
         self.lengths_R[row] = 0

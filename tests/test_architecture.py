@@ -14,7 +14,7 @@ ENV = """types errors text topics flows store clients | profiles loaders | world
 hearing evidence moves form relevance judges | disclosure voice users scripted | llm parts | env rendering wrappers forking vector |
 replies attentive agents oracle prompting numeric | results evaluate testing | cli __init__"""
 AGENT = """config trajectory advantages ppo chat tokenizer lora value | loading generation | policy | mixture induction warm_start start rollout batch evaluate |
-learner checkpoint progress | trainer | cli | demo __init__"""
+learner checkpoint progress | trainer | dry_run | cli | demo __init__"""
 LATE = {  # imports inside functions that point the other way, each for a reason
     ("actions", "profiles"): "the instructions list the slots; parsing needs none",
     ("agents", "oracle"): "the table of agents names it, and it is made of them",

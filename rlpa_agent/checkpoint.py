@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlpa_env import RLPAError
+from rlpa_env import ConfigError, RLPAError
 
 FORMAT = 1
 
@@ -64,8 +64,7 @@ def save_checkpoint(
     tensors: dict[str, Tensor] = {}
     for name, optimizer in optimizers.items():
         tensors |= _flatten(name, optimizer)
-    if policy.reference is not None:
-        tensors |= {f"reference.{key}": value.contiguous() for key, value in _own(policy.reference)}
+    tensors |= {f"reference.{key}": value.contiguous() for key, value in policy.reference_tensors().items()}
     save_file(tensors, work / "state.safetensors", metadata={"format": "pt"})
     text = json.dumps({"format": FORMAT, **state}, indent=1, sort_keys=True)
     (work / "state.json").write_text(text + "\n", encoding="utf-8")
@@ -79,15 +78,6 @@ def save_checkpoint(
         folder.rename(old)
     work.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _own(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, tied ones once."""
-    seen: set[int] = set()
-    for name, tensor in model.named_parameters():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            yield name, tensor.detach()
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -121,12 +111,10 @@ def load_tensors(folder: Path, policy: Any, optimizers: Mapping[str, torch.optim
     for name, optimizer in optimizers.items():
         _restore_optimizer(name, optimizer, tensors)
     own = {key.partition(".")[2]: value for key, value in tensors.items() if key.startswith("reference.")}
-    if policy.reference is not None:
-        if not own:
-            raise CheckpointError(f"{folder}: expected the weights of the reference; there are none.")
-        with torch.no_grad():
-            for name, tensor in _own(policy.reference):
-                tensor.copy_(own[name])
+    try:
+        policy.load_reference(own)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: {error} The checkpoint is of another kind of run.") from error
 
 
 def random_state() -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -32,6 +34,8 @@ class Train:
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     resume: bool = False
     """Go on from OUT/last instead of starting anew."""
+    dry_run: bool = False
+    """Train nothing and write nothing: print parameters, tokens, memory and, after about 20 s of trying, seconds an iteration."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Eval:
     """Sampling temperature; 0 is greedy; the policy's own if not given."""
     max_new_tokens: int = 160
     """Tokens a turn, at most."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of all weights; a policy with LoRA has its base's if not given, others float32."""
     out: Path = Path("runs/eval")
     """Folder for episodes.jsonl (resumed if there) and results.json."""
 
@@ -75,6 +81,8 @@ class Chat:
     """Seed of the sampling."""
     turns: int = 10
     """Turn limit that the policy is told about."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of all weights; a policy with LoRA has its base's if not given, others float32."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ def policy_path(name: str) -> str:
 
 
 def _plain_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and not (folder / "last").exists()
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json")) and not (folder / "last").exists()
 
 
 def validation(config: EvalConfig, env_id: str, seed: int, max_new_tokens: int) -> Any:
@@ -152,9 +160,9 @@ def _size(split: str) -> int:
     return len(profiles_of(split))
 
 
-def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
-    """Everything between a configuration and a trained policy in ``config.out``; returns the last figures."""
-    from rlpa_agent.policy import Policy, flush_denormals
+def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
+    """A `Trainer` with its policy, environments and validation; nothing is written yet."""
+    from rlpa_agent.policy import flush_denormals
     from rlpa_agent.trainer import Trainer, checkpointed_policy
     from rlpa_agent.world import World
 
@@ -163,18 +171,7 @@ def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = Fal
     rollout = config.rollout
     if not resume and (config.out / "last").exists():
         raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")
-    source = checkpointed_policy(config.out, "last") if resume else policy_path(config.model.path)
-    policy = Policy.from_pretrained(
-        source,
-        seed=config.seed,
-        temperature=rollout.temperature,
-        value_grad=config.model.value_grad,
-        max_user_tokens=rollout.max_user_tokens,
-    )
-    system = instructions(rollout.max_turns)
-    policy.chat.check_fits(
-        policy.context_limit, turns=rollout.max_turns, max_new_tokens=rollout.max_new_tokens, system=system
-    )
+    policy = load_policy(config, str(checkpointed_policy(config.out, "last")) if resume else policy_path(config.model.path))
 
     def make_env() -> gym.Env:
         return gym.make(
@@ -192,10 +189,53 @@ def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = Fal
     trainer = Trainer(config, policy, make_env, judge, quiet, world)
     if resume:
         trainer.resume()
-    return trainer.run()
+    return trainer
+
+
+def load_policy(config: TrainConfig, source: str) -> Any:
+    """The policy that a run trains, read from a folder or id, with one constant system prompt that is saved with it."""
+    import torch
+
+    from rlpa_agent.chat import Chat
+    from rlpa_agent.lora import LoraSettings
+    from rlpa_agent.policy import Policy
+
+    model, rollout = config.model, config.rollout
+    policy = Policy.from_pretrained(
+        source,
+        lora=LoraSettings(model.lora_rank, model.lora_alpha) if model.lora_rank else None,
+        dtype=None if model.base_dtype == "auto" else getattr(torch, model.base_dtype),
+        rollout_dtype=getattr(torch, model.rollout_dtype),
+        gradient_checkpointing=model.gradient_checkpointing,
+        seed=config.seed,
+        temperature=rollout.temperature,
+        value_grad=model.value_grad,
+        max_user_tokens=rollout.max_user_tokens,
+    )
+    if policy.adapter is not None and not model.lora_rank:
+        raise ConfigError(
+            f"model.lora_rank: expected {policy.adapter.rank}, that of the adapter in {source}; got 0, which would train all "
+            f"weights. Add --model.lora-rank {policy.adapter.rank}."
+        )
+    if policy.system_prompt is None:
+        policy.chat = Chat(policy.tokenizer, instructions(rollout.max_turns), rollout.max_user_tokens)
+    policy.chat.check_fits(policy.context_limit, turns=rollout.max_turns, max_new_tokens=rollout.max_new_tokens)
+    return policy
+
+
+def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Everything between a configuration and a trained policy in ``config.out``; returns the last figures."""
+    return build_trainer(config, resume=resume, quiet=quiet).run()
 
 
 def _train(args: Train) -> None:
+    if args.dry_run:
+        from rlpa_agent.dry_run import predict, table
+
+        with tempfile.TemporaryDirectory() as folder:  # the run's own folder may exist, and is not touched
+            config = dataclasses.replace(args.config, out=Path(folder) / "run")
+            Console(width=None if sys.stdout.isatty() else 120).print(table(predict(build_trainer(config, quiet=True))))
+        return
     figures = run_training(args.config, resume=args.resume, quiet=not sys.stderr.isatty())
     if figures and int(os.environ.get("RANK", "0")) == 0:
         print(f"iteration {figures['iteration']}: return {figures['return']:.2f}, health: {figures['health']}")
@@ -207,7 +247,11 @@ def _eval(args: Eval) -> None:
 
     agents: dict[str, Any] = {
         name: policy_agent(
-            policy_path(name), temperature=args.temperature, seed=args.seed[0], max_new_tokens=args.max_new_tokens
+            policy_path(name),
+            dtype=args.dtype,
+            temperature=args.temperature,
+            seed=args.seed[0],
+            max_new_tokens=args.max_new_tokens,
         )
         for name in args.policy
     }
@@ -223,7 +267,7 @@ def _eval(args: Eval) -> None:
 def _chat(args: Chat) -> None:
     from rlpa_agent.evaluate import policy_agent
 
-    agent = policy_agent(policy_path(args.policy), temperature=args.temperature, seed=args.seed)
+    agent = policy_agent(policy_path(args.policy), dtype=args.dtype, temperature=args.temperature, seed=args.seed)
     console = Console()
     messages = [{"role": "system", "content": instructions(args.turns)}]
     for _ in range(args.turns):

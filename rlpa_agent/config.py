@@ -54,12 +54,28 @@ class ModelConfig:
     update_dtype: str = "auto"
     """Of scoring and updates: float32, bfloat16 (autocast), or auto: whichever multiplies faster on this machine."""
     rollout_dtype: str = "float32"
-    """Weights while sampling."""
+    """Weights while sampling: float32 or bfloat16."""
+    lora_rank: int = 0
+    """Rank of LoRA adapters on every projection of attention and MLP, which alone are trained; 0: all weights are."""
+    lora_alpha: int = 32
+    """The adapters' sum is scaled by alpha / rank."""
+    base_dtype: str = "auto"
+    """Of the frozen base under LoRA: float32, bfloat16, or auto: that of its files. Weights that are trained are float32."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass: far less memory, a third more arithmetic."""
 
     def __post_init__(self) -> None:
         _one_of("model", "value_grad", self.value_grad, ("detach", "shared"))
         _one_of("model", "update_dtype", self.update_dtype, ("auto", "float32", "bfloat16"))
-        _one_of("model", "rollout_dtype", self.rollout_dtype, ("float32",))
+        _one_of("model", "rollout_dtype", self.rollout_dtype, ("float32", "bfloat16"))
+        _one_of("model", "base_dtype", self.base_dtype, ("auto", "float32", "bfloat16"))
+        _in_range("model", "lora_rank", self.lora_rank, 0)
+        _in_range("model", "lora_alpha", self.lora_alpha, 1)
+        if not self.lora_rank and self.base_dtype != "auto":
+            raise ConfigError(
+                f"model.base_dtype: expected auto without LoRA, where every weight is trained in float32; got {self.base_dtype!r}. "
+                "Set --model.lora-rank, or leave it out."
+            )
 
 
 @dataclass(frozen=True)
@@ -286,6 +302,28 @@ PRESETS: dict[str, TrainConfig] = {
         # Small micro-batches are as fast as large ones and need a quarter of the memory.
         optim=OptimConfig(policy_lr=3e-4, critic_lr=3e-3, token_budget=4096),
         eval=EvalConfig(every=20),
+    ),
+    "qwen2.5-0.5b": TrainConfig(
+        model=ModelConfig(
+            path="Qwen/Qwen2.5-0.5B-Instruct", lora_rank=16, lora_alpha=32, rollout_dtype="bfloat16", gradient_checkpointing=True
+        ),
+        rollout=RolloutConfig(max_new_tokens=128, profile_weight=3.0),
+        # As for tiny: a block is paid at its last token, and the head of the critic learns on kept states.
+        ppo=PPOConfig(lam_token=1.0, lam_turn=0.7, profile_paid="block", critic_steps=40),
+        # A dialogue is a row of up to 2,500 tokens, and one row of it fills the cores.
+        optim=OptimConfig(policy_lr=1e-4, critic_lr=1e-3, token_budget=2048),
+    ),
+    # Hyper-parameters of arXiv 2505.15456. Its critic is a model of its own; ours is a head on the policy's states.
+    "qwen2.5-3b-paper": TrainConfig(
+        model=ModelConfig(
+            path="Qwen/Qwen2.5-3B-Instruct", update_dtype="bfloat16", rollout_dtype="bfloat16", gradient_checkpointing=True
+        ),
+        rollout=RolloutConfig(dialogues=256, concurrent=64, max_turns=10, max_new_tokens=4096, max_user_tokens=256),
+        ppo=PPOConfig(
+            gamma_token=1.0, gamma_turn=1.0, lam_token=0.95, lam_turn=0.95, clip_low=0.2, clip_high=0.2, value_clip=0.2,
+            beta=0.01, kl_in="reward", epochs=1, minibatches=2, target_kl=None, max_kl=None, critic_warmup=0,
+        ),
+        optim=OptimConfig(policy_lr=5e-7, critic_lr=9e-6, token_budget=4 * (4096 + 4096)),
     ),
 }
 """Starting points by name; every field can be set on the command line."""

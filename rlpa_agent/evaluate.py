@@ -102,9 +102,9 @@ class PolicyAgent:
         """Give each dialogue a row of the cache; rows of dialogues that are not in this call are freed."""
         weights = _fingerprint(self.policy.lm)
         if self._cache is None or weights != self._weights or len(dialogues) > len(self._cache.lengths_R):
-            lm = self.policy.lm
-            self._cache = decoder(lm, len(dialogues), self.policy.context_limit)
-            self._sampler = Sampler(lm, self.policy.banned_V, len(dialogues), self.temperature)
+            lm, dtype = self.policy.lm, self.policy.rollout_dtype
+            self._cache = decoder(lm, len(dialogues), self.policy.context_limit, dtype)
+            self._sampler = Sampler(lm, self.policy.banned_V, len(dialogues), self.temperature, dtype)
             self._rows, self._weights = [], weights
         present = set(map(id, dialogues))
         for row in reversed(range(len(self._rows))):
@@ -136,7 +136,7 @@ class PolicyAgent:
         if not rows:
             return
         chunks = [np.asarray(self._rows[row].ids[self._rows[row].cached :], dtype=np.int64) for row in rows]
-        hidden_nH = torch.zeros(len(live), self.policy.lm.config.hidden_size, dtype=self.policy.lm.dtype)
+        hidden_nH = torch.zeros(len(live), self.policy.lm.config.hidden_size, dtype=cache.dtype)
         hidden_nH[rows] = cache.prefill(rows, chunks)
         while any(live):
             ids_n, _ = sampler.draw(hidden_nH, live)
@@ -159,7 +159,8 @@ def _fingerprint(lm: Any) -> tuple[float, ...]:
     return tuple(torch.stack([tensor.flatten()[:256].float().sum() for tensor in lm.parameters()]).tolist())
 
 
-def policy_agent(path: Any, **options: Any) -> PolicyAgent:
-    """The agent in a policy folder or Hugging Face model; options go to ``PolicyAgent``."""
+def policy_agent(path: Any, *, dtype: str | None = None, **options: Any) -> PolicyAgent:
+    """The agent in a policy folder or Hugging Face model; ``dtype`` of all weights; options go to ``PolicyAgent``."""
     flush_denormals()
-    return PolicyAgent(Policy.from_pretrained(path, reference=False), **options)
+    chosen = None if dtype is None else getattr(torch, dtype)
+    return PolicyAgent(Policy.from_pretrained(path, dtype=chosen, reference=False), **options)

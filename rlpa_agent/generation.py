@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rlpa_agent.lora import merged, merged_weight
 from rlpa_env.errors import ConfigError
+
+GROWTH = 512
+"""Positions by which a cache grows at the least: it holds what its longest row needs, not the model's whole context."""
 
 NOISE_FLOATS = 2**13
 """Noise drawn per row at a time; part of the definition of a row's random stream."""
@@ -41,9 +45,15 @@ class Decoder(Protocol):
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
 
+    def pretend(self, length: int) -> None:
+        """Let every row hold ``length`` empty positions: for timing."""
 
-def decoder(lm: Any, rows: int, capacity: int) -> Decoder:
-    """The fastest decoder for a model. It holds a snapshot of the weights: make a new one after an update."""
+
+def decoder(lm: Any, rows: int, capacity: int, dtype: torch.dtype | None = None) -> Decoder:
+    """The fastest decoder for a model. It holds a snapshot of the weights: make a new one after an update.
+
+    The snapshot is in ``dtype`` (None: as held), with LoRA adapters added to the weights that they stand on.
+    """
     config = lm.config
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise ConfigError(
@@ -53,13 +63,16 @@ def decoder(lm: Any, rows: int, capacity: int) -> Decoder:
         getattr(config, "rope_parameters", {}).get("rope_type") == "default" and config.hidden_act == "silu"
     )
     direct = type(lm).__name__ == "Qwen2ForCausalLM" and plain
-    return (Qwen2Decoder if direct else GenericDecoder)(lm, rows, capacity)
+    return (Qwen2Decoder if direct else GenericDecoder)(lm, rows, capacity, dtype)
 
 
 class _Cache:
-    """Keys and values [R, heads, capacity, D] a layer, row lengths, and an additive mask that grows with them."""
+    """Keys and values [R, heads, held, D] a layer, row lengths, and an additive mask that grows with them.
 
-    def __init__(self, lm: Any, rows: int, capacity: int) -> None:
+    ``held`` positions have memory, ``capacity`` could. A row of Qwen2.5-0.5B takes 12 kB a position in bf16.
+    """
+
+    def __init__(self, lm: Any, rows: int, capacity: int, dtype: torch.dtype | None = None) -> None:
         config = lm.config
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.heads, self.groups = (
@@ -68,18 +81,33 @@ class _Cache:
         )
         self.size, self.rows, self.capacity = size, rows, capacity
         weight = lm.get_output_embeddings().weight
-        self.dtype, self.device = weight.dtype, weight.device
-        shape = (rows, self.heads, capacity, size)
-        # Zeros, not empty memory: a masked NaN would still poison a weighted sum.
-        self.keys, self.values = (
-            [
-                torch.zeros(shape, dtype=self.dtype, device=self.device)
-                for _ in range(config.num_hidden_layers)
-            ]
-            for _ in range(2)
-        )
-        self.mask_RL = torch.full((rows, capacity), -torch.inf, dtype=self.dtype, device=self.device)
+        self.dtype, self.device = dtype or weight.dtype, weight.device
+        self.held = 0
+        empty = torch.zeros((rows, self.heads, 0, size), dtype=self.dtype, device=self.device)
+        self.keys, self.values = ([empty] * config.num_hidden_layers for _ in range(2))
+        self.mask_RL = torch.zeros((rows, 0), dtype=self.dtype, device=self.device)
         self.lengths_R = torch.zeros(rows, dtype=torch.int64, device=self.device)
+
+    def reserve(self, positions: int) -> None:
+        """Hold at least so many positions of every row. A layer at a time, so that little is held twice."""
+        if positions <= self.held:
+            return
+        old = self.held
+        self.held = min(self.capacity, max(positions, old + max(GROWTH, old // 4)))
+        for store in (self.keys, self.values):
+            for layer, tensor in enumerate(store):
+                # Zeros, not empty memory: a masked NaN would still poison a weighted sum.
+                store[layer] = tensor.new_zeros((self.rows, self.heads, self.held, self.size))
+                store[layer][:, :, :old] = tensor
+        mask_RL = self.mask_RL.new_full((self.rows, self.held), -torch.inf)
+        mask_RL[:, :old] = self.mask_RL
+        self.mask_RL = mask_RL
+
+    def pretend(self, length: int) -> None:
+        self.reserve(length)
+        self.lengths_R.fill_(length)
+        self.mask_RL.fill_(-torch.inf)
+        self.mask_RL[:, :length] = 0
 
     def clear(self, row: int) -> None:
         self.lengths_R[row] = 0
@@ -95,7 +123,12 @@ class _Cache:
     def slots(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Flat cache indices [len(rows) * heads] of (row, every head, position)."""
         heads = torch.arange(self.heads, device=self.device)
-        return ((rows[:, None] * self.heads + heads) * self.capacity + positions[:, None]).flatten()
+        return ((rows[:, None] * self.heads + heads) * self.held + positions[:, None]).flatten()
+
+    def _next(self, n: int) -> Tensor:
+        """Where a step writes in each leading row; a full row, which cannot be live, at its last position."""
+        self.reserve(min(self.capacity, int(self.lengths_R[:n].max()) + 1))
+        return self.lengths_R[:n].clamp(max=self.capacity - 1)
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write keys and values [tokens, heads, D] at ``slots``."""
@@ -105,6 +138,7 @@ class _Cache:
     def extend(self, rows: Sequence[int], counts: Sequence[int]) -> tuple[list[int], Tensor, Tensor]:
         """Lengthen rows; old lengths, and (row, position) of every new token in order."""
         old = [int(self.lengths_R[row]) for row in rows]
+        self.reserve(min(self.capacity, max(start + count for start, count in zip(old, counts))))
         for row, start, count in zip(rows, old, counts):
             if count < 1 or start + count > self.capacity:
                 raise ConfigError(
@@ -120,10 +154,10 @@ class _Cache:
 class Qwen2Decoder(_Cache):
     """Runs the weights of a ``Qwen2ForCausalLM`` with fused projections and grouped-query attention."""
 
-    def __init__(self, lm: Any, rows: int, capacity: int) -> None:
-        super().__init__(lm, rows, capacity)
+    def __init__(self, lm: Any, rows: int, capacity: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__(lm, rows, capacity, dtype)
         self.eps = lm.config.rms_norm_eps
-        self.embed, self.norm = lm.model.embed_tokens.weight.detach(), lm.model.norm.weight.detach()
+        self.embed, self.norm = (part.weight.detach().to(self.dtype) for part in (lm.model.embed_tokens, lm.model.norm))
         angles = torch.arange(capacity)[:, None].float() * lm.model.rotary_emb.inv_freq.float()
         self.turns_LD = torch.polar(torch.ones_like(angles), angles)[:, None]  # [L, 1, D/2] complex
         # Rotary pairs (i, i + D/2) become neighbours, so that one complex product rotates them. Queries and keys
@@ -136,23 +170,26 @@ class Qwen2Decoder(_Cache):
         attention, mlp = layer.self_attn, layer.mlp
 
         def reordered(projection: Any) -> tuple[Tensor, Tensor]:
-            weight, bias = projection.weight.detach(), projection.bias.detach()
+            weight, bias = merged_weight(projection, self.dtype), projection.bias.detach().to(self.dtype)
             heads = len(bias) // self.size
             return (
                 weight.view(heads, self.size, -1)[:, order].reshape(weight.shape),
                 bias.view(heads, self.size)[:, order].flatten(),
             )
 
+        def turned(*projections: Any) -> Tensor:
+            return torch.cat([merged_weight(part, self.dtype) for part in projections]).t().contiguous()
+
         parts = [reordered(attention.q_proj), reordered(attention.k_proj)]
-        parts.append((attention.v_proj.weight.detach(), attention.v_proj.bias.detach()))
+        parts.append((merged_weight(attention.v_proj, self.dtype), attention.v_proj.bias.detach().to(self.dtype)))
         return (
-            layer.input_layernorm.weight.detach(),
+            layer.input_layernorm.weight.detach().to(self.dtype),
             torch.cat([weight for weight, _ in parts]).t().contiguous(),
             torch.cat([bias for _, bias in parts]),
-            attention.o_proj.weight.detach().t().contiguous(),
-            layer.post_attention_layernorm.weight.detach(),
-            torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]).t().contiguous(),
-            mlp.down_proj.weight.detach().t().contiguous(),
+            turned(attention.o_proj),
+            layer.post_attention_layernorm.weight.detach().to(self.dtype),
+            turned(mlp.gate_proj, mlp.up_proj),
+            turned(mlp.down_proj),
         )
 
     @torch.no_grad()
@@ -189,7 +226,7 @@ class Qwen2Decoder(_Cache):
         n = len(ids_n)
         row_n = torch.arange(n)
         # A row that is not live writes past its end: masked now, overwritten by the row's next chunk.
-        position_n = self.lengths_R[:n].clamp(max=self.capacity - 1)
+        position_n = self._next(n)
         self.mask_RL[row_n[live_n], position_n[live_n]] = 0
         self.lengths_R[:n] += live_n
         longest = max(int(self.lengths_R[:n].max()), 1)
@@ -223,9 +260,10 @@ class Qwen2Decoder(_Cache):
 class GenericDecoder(_Cache):
     """Calls any transformers model through a cache object of its kind that reads and writes ours."""
 
-    def __init__(self, lm: Any, rows: int, capacity: int) -> None:
-        super().__init__(lm, rows, capacity)
-        self.base = lm.base_model
+    def __init__(self, lm: Any, rows: int, capacity: int, dtype: torch.dtype | None = None) -> None:
+        super().__init__(lm, rows, capacity, dtype)
+        as_it_is = self.dtype == lm.dtype and not any(hasattr(module, "base_layer") for module in lm.modules())
+        self.base = (lm if as_it_is else merged(lm, self.dtype)).base_model
 
     @torch.no_grad()
     def prefill(self, rows: Sequence[int], chunks: Sequence[np.ndarray]) -> Tensor:
@@ -245,7 +283,7 @@ class GenericDecoder(_Cache):
     @torch.no_grad()
     def step(self, ids_n: Tensor, live_n: Tensor) -> Tensor:
         n = len(ids_n)
-        position_n = self.lengths_R[:n].clamp(max=self.capacity - 1)
+        position_n = self._next(n)
         self.lengths_R[:n] += live_n
         longest = int(position_n.max()) + 1
         sees = torch.arange(longest) <= position_n[:, None, None]
@@ -288,11 +326,14 @@ class Sampler:
     """Draws tokens by an exponential race: argmax of log p - log E with E ~ Exp(1) is a draw from p.
 
     Each row has its own stream, restarted at every turn from (key, turn): what a row draws depends on nothing but
-    its own history. ``temperature`` 0 takes the likeliest token; log-probabilities are then at temperature 1.
+    its own history. ``temperature`` 0 takes the likeliest token; log-probabilities are then at temperature 1. In bf16
+    the head stays in bf16, with logits rounded to it; everything behind them is fp32.
     """
 
-    def __init__(self, lm: Any, banned_V: Tensor, rows: int, temperature: float) -> None:
-        self.weight_HV = lm.get_output_embeddings().weight.detach().float().t()
+    def __init__(
+        self, lm: Any, banned_V: Tensor, rows: int, temperature: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.weight_HV = lm.get_output_embeddings().weight.detach().to(dtype).t()
         self.bias_V = torch.zeros(len(banned_V)).masked_fill(banned_V, -torch.inf)
         self.temperature = temperature
         self.block = max(1, NOISE_FLOATS // len(banned_V))
@@ -315,9 +356,12 @@ class Sampler:
     def draw(self, hidden_nH: Tensor, live: Sequence[bool]) -> tuple[Tensor, Tensor]:
         """One token id and its log-probability (fp32) for every row; streams of rows not live stand still."""
         n = len(hidden_nH)
-        logits_nV = torch.addmm(
-            self.bias_V, hidden_nH.float(), self.weight_HV, alpha=1 / (self.temperature or 1.0)
-        )
+        hidden_nH = hidden_nH.to(self.weight_HV.dtype)
+        inverse = 1 / (self.temperature or 1.0)
+        if self.weight_HV.dtype == torch.float32:
+            logits_nV = torch.addmm(self.bias_V, hidden_nH, self.weight_HV, alpha=inverse)
+        else:
+            logits_nV = (hidden_nH @ self.weight_HV).float().mul_(inverse).add_(self.bias_V)
         race_nV = logits_nV if self.noise_RBV is None else logits_nV + self._noise(n, live)
         ids_n = race_nV.argmax(dim=-1)
         chosen_n = logits_nV.gather(1, ids_n[:, None])[:, 0]

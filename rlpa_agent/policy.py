@@ -7,8 +7,8 @@ H hidden size, V vocabulary. Rows are padded on the right and a row's true lengt
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rlpa_agent.chat import Chat
+from rlpa_agent.loading import check_plain_head, checkpoint_layers, holds_model, load_lm, no_dropout, quiet
+from rlpa_agent.lora import Adapter, LoraSettings, base_of
+from rlpa_agent.value import ValueHead
 from rlpa_env.errors import ConfigError, unknown_choice
 
 VALUE_FILE = "value_head.safetensors"
@@ -38,31 +41,6 @@ class Scored(NamedTuple):
     hidden: Tensor | None = None  # [A, H]; detached hidden state that the token was predicted from
 
 
-class ValueHead(nn.Module):
-    """Two-layer perceptron on a hidden state and the share of turns played; starts as the constant 0."""
-
-    def __init__(self, hidden_size: int, *, seed: int = 0) -> None:
-        super().__init__()
-        self.inner = nn.utils.skip_init(nn.Linear, hidden_size + 1, hidden_size)  # draws nothing globally
-        self.outer = nn.utils.skip_init(nn.Linear, hidden_size, 1)
-        generator = torch.Generator().manual_seed(seed)
-        nn.init.normal_(self.inner.weight, std=hidden_size**-0.5, generator=generator)
-        for zero in (self.inner.bias, self.outer.weight, self.outer.bias):
-            nn.init.zeros_(zero)
-
-    def forward(self, hidden_AH: Tensor, turn_fraction_A: Tensor) -> Tensor:
-        """Value [A] in fp32; ``turn_fraction_A`` is turn/turn limit in [0, 1]."""
-        features = torch.cat([hidden_AH.float(), turn_fraction_A.float()[:, None]], dim=-1)
-        return self.outer(functional.silu(self.inner(features)))[:, 0]
-
-    @torch.no_grad()
-    def rescale(self, old: tuple[float, float], new: tuple[float, float]) -> None:
-        """Keep every de-normalised value when the (mean, deviation) that normalise returns change."""
-        (old_mean, old_std), (new_mean, new_std) = old, new
-        self.outer.weight.mul_(old_std / new_std)
-        self.outer.bias.mul_(old_std).add_(old_mean - new_mean).div_(new_std)
-
-
 class Policy:
     """Language model + value head + frozen reference, with the chat format they were made for."""
 
@@ -76,18 +54,29 @@ class Policy:
         max_user_tokens: int | None = None,
         value_grad: str = "detach",
         reference: bool = True,
+        adapter: Adapter | None = None,
+        rollout_dtype: torch.dtype | None = None,
+        gradient_checkpointing: bool = False,
         seed: int = 0,
     ) -> None:
-        """``temperature`` is the training temperature, saved with the model. ``reference`` freezes a copy now."""
+        """``temperature`` is the training temperature, saved with the model. ``reference`` freezes the start now.
+
+        ``adapter``: LoRA layers of ``lm``, which alone are trained and saved then. ``rollout_dtype``: of the weights that
+        decoders copy; None: as held. ``gradient_checkpointing`` halves the memory of an update for a third more time.
+        """
         if value_grad not in ("detach", "shared"):
             raise unknown_choice("value_grad", value_grad, ("detach", "shared"))
         self.lm, self.tokenizer, self.temperature, self.value_grad = lm, tokenizer, temperature, value_grad
         self.chat = Chat(tokenizer, system_prompt, max_user_tokens)
         self.value_head = ValueHead(lm.config.hidden_size, seed=seed)
+        self.adapter, self.gradient_checkpointing = adapter, gradient_checkpointing
+        self.rollout_dtype = rollout_dtype or lm.get_output_embeddings().weight.dtype
+        if gradient_checkpointing:
+            checkpoint_layers(lm)
         self.reference: Any = None
         self.banned_V = torch.zeros(lm.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         self.banned_V[torch.from_numpy(self.chat.banned_ids(len(self.banned_V)))] = True
-        _check_plain_head(lm)
+        check_plain_head(lm)
         if reference:
             self.freeze_reference()
 
@@ -108,7 +97,7 @@ class Policy:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            lm = AutoModelForCausalLM.from_config(_no_dropout(config), attn_implementation="sdpa")
+            lm = AutoModelForCausalLM.from_config(no_dropout(config), attn_implementation="sdpa")
         return cls(lm.float().eval(), tokenizer, seed=seed, **options)
 
     @classmethod
@@ -116,32 +105,38 @@ class Policy:
         cls,
         path: str | Path,
         *,
-        dtype: torch.dtype = torch.float32,
+        lora: LoraSettings | None = None,
+        dtype: torch.dtype | None = None,
         system_prompt: Any = FROM_FOLDER,
         **options: Any,
     ) -> Policy:
         """Any Hugging Face causal LM: a folder or an id. Files that ``save`` wrote beside it are used.
 
-        ``system_prompt`` and ``temperature`` override those of the folder.
+        ``lora`` puts new adapters on it and freezes the rest; a folder that holds an adapter is loaded with its base.
+        ``dtype``: default fp32, and that of its files for a base that is frozen. ``system_prompt`` and ``temperature``
+        override those of the folder.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoTokenizer, GenerationConfig
 
-        try:
-            config = _no_dropout(AutoConfig.from_pretrained(path))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"model {str(path)!r}: expected a folder with a Hugging Face causal LM, or an id that can be fetched; {error}"
-            ) from error
-        with _quiet():
-            lm = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa")
         folder = Path(path)
-        if (folder / VALUE_FILE).is_file():
+        base = base_of(folder)
+        lm = load_lm(base or path, dtype or ("auto" if base or lora else torch.float32))
+        adapter = None
+        if base:
+            adapter = Adapter.load(lm, folder)
+            if lora is not None and lora.rank != adapter.rank:
+                raise ConfigError(f"lora: expected rank {adapter.rank}, that of the adapter in {folder}; got {lora.rank}.")
+        elif lora is not None:
+            adapter = Adapter.fresh(lm, lora, str(path), seed=options.get("seed", 0))
+        saved = (folder / VALUE_FILE).is_file()
+        if saved:
             options.setdefault("temperature", GenerationConfig.from_pretrained(path).temperature)
         if system_prompt is FROM_FOLDER:
             prompt = folder / PROMPT_FILE
             system_prompt = prompt.read_bytes().decode("utf-8") if prompt.is_file() else None
-        policy = cls(lm.eval(), AutoTokenizer.from_pretrained(path), system_prompt=system_prompt, **options)
-        if (folder / VALUE_FILE).is_file():
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        policy = cls(lm.eval(), tokenizer, system_prompt=system_prompt, adapter=adapter, **options)
+        if saved:
             from safetensors.torch import load_file
 
             policy.value_head.load_state_dict(load_file(folder / VALUE_FILE))
@@ -150,7 +145,8 @@ class Policy:
     @classmethod
     def load(cls, folder: str | Path, **options: Any) -> Policy:
         """Load what ``save`` wrote. The reference is a copy of what was loaded unless ``reference=False``."""
-        missing = [name for name in ("config.json", VALUE_FILE) if not (Path(folder) / name).is_file()]
+        missing = [] if holds_model(Path(folder)) else ["config.json"]
+        missing += [] if (Path(folder) / VALUE_FILE).is_file() else [VALUE_FILE]
         if missing:
             raise ConfigError(
                 f"policy folder {folder}: expected files written by Policy.save; {', '.join(missing)} missing. "
@@ -159,17 +155,16 @@ class Policy:
         return cls.from_pretrained(folder, **options)
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write model, tokenizer, chat template, generation config, system prompt and value head.
+        """Write model or adapter, tokenizer, chat template, generation config, system prompt and value head.
 
-        The folder loads in plain transformers; ``dtype`` stores the model smaller than it is held.
+        The folder loads in plain transformers; ``dtype`` stores a model smaller than it is held.
         """
         from safetensors.torch import save_file
         from transformers import GenerationConfig
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        lm = self.lm if dtype is None else copy.deepcopy(self.lm).to(dtype)
-        lm.generation_config = GenerationConfig(
+        generation = GenerationConfig(
             do_sample=True,
             temperature=self.temperature,
             top_k=0,
@@ -177,8 +172,14 @@ class Policy:
             eos_token_id=list(self.chat.end_ids),
             pad_token_id=self.chat.pad_id,
         )
-        with _quiet():
-            lm.save_pretrained(folder)
+        if self.adapter is not None:
+            self.adapter.save(folder)
+            generation.save_pretrained(folder)
+        else:
+            lm = self.lm if dtype is None else copy.deepcopy(self.lm).to(dtype)
+            lm.generation_config = generation
+            with quiet():
+                lm.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self.system_prompt is not None:
             (folder / PROMPT_FILE).write_bytes(self.system_prompt.encode("utf-8"))
@@ -186,7 +187,7 @@ class Policy:
         save_file(head, folder / VALUE_FILE, metadata={"format": "pt"})
 
     def parameters_policy(self) -> Iterator[nn.Parameter]:
-        """Trunk and LM head (tied once): the policy optimizer's."""
+        """Trunk and LM head (tied once), or the adapter: the policy optimizer's."""
         return (parameter for parameter in self.lm.parameters() if parameter.requires_grad)
 
     def parameters_value(self) -> Iterator[nn.Parameter]:
@@ -194,8 +195,32 @@ class Policy:
         return self.value_head.parameters()
 
     def freeze_reference(self, source: Policy | None = None) -> None:
-        """Make a frozen copy of ``source``'s language model (default: our own, as it is now) the reference."""
-        self.reference = copy.deepcopy((source or self).lm).eval().requires_grad_(False)
+        """Make a frozen copy of ``source``'s language model (default: our own, as it is now) the reference.
+
+        Under LoRA our own start needs no copy of the model: it is the adapter switched off, or a copy of the adapter.
+        """
+        if self.adapter is not None and source is None:
+            self.adapter.keep_start()
+            self.reference = self.adapter
+        else:
+            self.reference = copy.deepcopy((source or self).lm).eval().requires_grad_(False)
+
+    def reference_tensors(self) -> dict[str, Tensor]:
+        """Weights of the reference, tied ones once, for a checkpoint; none where it is the adapter switched off."""
+        if isinstance(self.reference, Adapter):
+            return self.reference.start()
+        return {} if self.reference is None else {name: p.detach() for name, p in self.reference.named_parameters()}
+
+    @torch.no_grad()
+    def load_reference(self, tensors: Mapping[str, Tensor]) -> None:
+        """Undo ``reference_tensors``. Raises ConfigError where it needs weights and there are none."""
+        if isinstance(self.reference, Adapter):
+            self.reference.set_start(tensors)
+        elif self.reference is not None:
+            for name, parameter in self.reference.named_parameters():
+                if name not in tensors:
+                    raise ConfigError(f"reference: expected its weights; {name} is missing.")
+                parameter.copy_(tensors[name])
 
     def score(
         self,
@@ -244,8 +269,11 @@ class Policy:
         if self.reference is None:
             raise ConfigError("reference: expected a frozen copy; got none. Call freeze_reference() first.")
         _check_positions(pos_A, lengths_B[rows_A], 1, 0)
-        hidden_AH = self._hidden(self.reference, input_ids_BL, lengths_B, rows_A, pos_A - 1, None)
-        return self._head(self.reference, hidden_AH, input_ids_BL[rows_A, pos_A], temperature, False)[0]
+        own = isinstance(self.reference, Adapter)
+        lm = self.lm if own else self.reference
+        with self.reference.reference() if own else nullcontext():
+            hidden_AH = self._hidden(lm, input_ids_BL, lengths_B, rows_A, pos_A - 1, None)
+        return self._head(lm, hidden_AH, input_ids_BL[rows_A, pos_A], temperature, False)[0]
 
     def _hidden(
         self, lm: Any, ids_BL: Tensor, lengths_B: Tensor, rows: Tensor, pos: Tensor, starts_B: Tensor | None
@@ -258,7 +286,12 @@ class Policy:
             index_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
             places["attention_mask"] = (index_L >= starts_B[:, None]) & (index_L < lengths_B[:, None])
             places["position_ids"] = (index_L - starts_B[:, None]).clamp(min=0)
-        hidden_BLH = lm.base_model(input_ids=ids_BL, use_cache=False, **places).last_hidden_state
+        # transformers checkpoints in training mode only, which changes nothing else: there is no dropout.
+        lm.train(self.gradient_checkpointing and torch.is_grad_enabled())
+        try:
+            hidden_BLH = lm.base_model(input_ids=ids_BL, use_cache=False, **places).last_hidden_state
+        finally:
+            lm.eval()
         return hidden_BLH[rows, pos]
 
     def _value(self, hidden_AH: Tensor, turn_fraction_A: Tensor) -> Tensor:
@@ -277,7 +310,7 @@ class Policy:
             raise ConfigError(
                 f"action ids: expected none that sampling bans; got {ids_A[self.banned_V[ids_A]][:5]}"
             )
-        weight_VH = lm.get_output_embeddings().weight
+        weight_VH = lm.get_output_embeddings().weight.float()  # once: for a bf16 base this is half of a chunk's work
         size = max(1, CHUNK_LOGITS // len(weight_VH))
         recompute = torch.is_grad_enabled() and len(ids_A) > size
         logps, entropies = [], []
@@ -294,7 +327,7 @@ def _chunk(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability [A] and entropy ([A], or [0] where it is not asked for)."""
     with torch.autocast(hidden_AH.device.type, enabled=False):
-        logits_AV = functional.linear(hidden_AH.float(), weight_VH.float()) / temperature
+        logits_AV = functional.linear(hidden_AH.float(), weight_VH) / temperature
         logp_AV = torch.log_softmax(logits_AV.masked_fill(banned_V, -torch.inf), dim=-1)
         logp_A = logp_AV.gather(1, ids_A[:, None])[:, 0]
         if not entropy:
@@ -317,41 +350,3 @@ def flush_denormals() -> None:
     the tiny model took a third longer with them.
     """
     torch.set_flush_denormal(True)
-
-
-def _no_dropout(config: Any) -> Any:
-    """A copy of a model config with every dropout rate 0: importance ratios need a deterministic policy."""
-    config = copy.deepcopy(config)
-    for name, rate in vars(config).items():
-        if ("drop" in name) and isinstance(rate, float):
-            setattr(config, name, 0.0)
-    return config
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No transformers progress bar for a file or two: ours is the one to watch."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _check_plain_head(lm: Any) -> None:
-    """Raise unless logits are W h: models that scale or cap them would be scored wrongly here."""
-    ids = torch.arange(4)[None] % lm.get_output_embeddings().weight.shape[0]
-    with torch.no_grad():
-        expected = lm(input_ids=ids, use_cache=False).logits.float()
-        hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        head = lm.get_output_embeddings()
-        got = functional.linear(hidden.float(), head.weight.float())
-    if getattr(head, "bias", None) is not None or not torch.allclose(got, expected, rtol=0.05, atol=0.05):
-        raise ConfigError(
-            f"model {type(lm).__name__}: expected logits = W h without bias, scale or cap; its own logits differ by "
-            f"{float((got - expected).abs().max()):.3g}. Use a model with a plain LM head (Qwen2, Llama, ...)."
-        )

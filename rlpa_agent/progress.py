@@ -102,6 +102,7 @@ def update_figures(batch: Batch, estimates: Estimates, stats: UpdateStats) -> di
         "kl": float(kl_A.mean()),
         "kl_per_turn": float(kl_A.sum()) / max(1, turns),
         "sampling_mismatch": float((estimates.logp_old_A - batch.logp_old_A).abs().mean()),
+        "sampling_mismatch_max": float((estimates.logp_old_A - batch.logp_old_A).abs().max()),
         "approx_kl": stats.approx_kl,
         "clip_fraction": stats.clip_fraction / steps,
         "policy_loss": stats.policy_loss / steps,

@@ -130,8 +130,9 @@ class _Job:
 
     def run(self, policy: Policy, envs: list[Any], temperature: float) -> None:
         """Decode until every episode is done."""
-        self.cache = decoder(policy.lm, len(envs), self.limit)
-        self.sampler = Sampler(policy.lm, policy.banned_V, len(envs), temperature)
+        dtype = policy.rollout_dtype
+        self.cache = decoder(policy.lm, len(envs), self.limit, dtype)
+        self.sampler = Sampler(policy.lm, policy.banned_V, len(envs), temperature, dtype)
         self.rows = [self._start(env) for env in envs]
         hidden_RH = torch.zeros(len(envs), policy.lm.config.hidden_size, dtype=self.cache.dtype)
         while self.rows:

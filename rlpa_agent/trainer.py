@@ -26,6 +26,7 @@ from rlpa_agent.checkpoint import (
 )
 from rlpa_agent.config import TrainConfig
 from rlpa_agent.learner import Learner, Normaliser
+from rlpa_agent.loading import holds_model
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
 from rlpa_agent.rollout import RolloutCounts, added, collect, profile_block
@@ -244,11 +245,11 @@ class Trainer:
 
 def checkpointed_policy(out: Path, which: str = "last") -> Path:
     """The policy folder of a run: that of ``best``, ``last``, or the folder itself if it is one."""
-    if (out / "config.json").is_file() and (out / "model.safetensors").is_file():
+    if holds_model(out):
         return out
     for name in (which, "best", "last"):
         folder = recovered(out / name) / "policy"
-        if (folder / "config.json").is_file():
+        if holds_model(folder):
             return folder
     raise CheckpointError(f"{out}: expected a run or a policy folder; found neither best/policy, last/policy nor a model.")
 

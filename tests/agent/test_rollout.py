@@ -94,6 +94,7 @@ def test_T8_another_architecture_takes_the_generic_path():
 def test_bf16_weights_decode_close_to_their_own_full_forward():
     policy = tiny_models.policy()
     policy.lm.to(torch.bfloat16)
+    policy.rollout_dtype = torch.bfloat16
     differences = np.concatenate([generated(t) - rescored(policy, t, 1.0) for t in play(policy, 3)])
     assert np.abs(differences).mean() < 0.05
     assert np.abs(differences).max() < 0.5

@@ -17,14 +17,15 @@ from toy import toy_config
 
 from rlpa_agent import cli
 from rlpa_agent.checkpoint import CheckpointError, read_state
-from rlpa_agent.config import PRESETS, EvalConfig, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_agent.config import PRESETS, EvalConfig, ModelConfig, PPOConfig, RolloutConfig, TrainConfig
 from rlpa_agent.evaluate import PolicyAgent
+from rlpa_agent.lora import LoraSettings
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import health, rollout_figures
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer, checkpointed_policy, shuffled_rewards
 from rlpa_agent.trajectory import Trajectory
-from rlpa_env import ConfigError, format_action
+from rlpa_env import ConfigError, format_action, instructions
 
 TURNS = 3
 
@@ -74,13 +75,33 @@ def test_a_run_leaves_metrics_checkpoints_and_the_best_policy(tmp_path):
     assert checkpointed_policy(out, "best") == out / "best" / "policy"
 
 
-def test_resuming_gives_the_same_run(tmp_path):
-    whole = trainer_of(tmp_path / "whole", iterations=3)
+def start_of(kind, tmp_path):
+    """The policy that a run begins with: all weights trained, LoRA on a base, or LoRA from an adapter that was trained."""
+    if kind == "full":
+        return policy_of()
+    policy_of().save(tmp_path / "base")
+    policy = Policy.from_pretrained(tmp_path / "base", lora=LoraSettings(rank=4), max_user_tokens=96)
+    if kind == "adapter":
+        with torch.no_grad():
+            for parameter in policy.parameters_policy():
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+        policy.freeze_reference()
+    return policy
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "adapter"])
+def test_T11_resuming_gives_the_same_run(tmp_path, kind):
+    def trainer_of(folder, policy, iterations):
+        # An environment that pays for what a random model does, so that the policy moves.
+        config = config_of(folder, iterations=iterations, optim={"warmup_iterations": 1})
+        return Trainer(config, policy, lambda: Script(("Well.",), turns=TURNS, pay=lambda text, _: len(text) % 3), quiet=True)
+
+    whole = trainer_of(tmp_path / "whole", start_of(kind, tmp_path), 3)
     whole.run()
-    first = trainer_of(tmp_path / "parts", iterations=1)
+    first = trainer_of(tmp_path / "parts", start_of(kind, tmp_path), 1)
     first.run()
     policy = Policy.load(checkpointed_policy(first.config.out), max_user_tokens=96)
-    second = trainer_of(tmp_path / "parts", policy, iterations=3)
+    second = trainer_of(tmp_path / "parts", policy, 3)
     second.resume()
     assert second.iteration == 1
     second.run()
@@ -91,6 +112,10 @@ def test_resuming_gives_the_same_run(tmp_path):
     logs = [[json.loads(line) for line in (t.config.out / "metrics.jsonl").read_text().splitlines()] for t in (whole, second)]
     assert [line["return"] for line in logs[0]] == [line["return"] for line in logs[1]]
     assert [line["kl"] for line in logs[0]] == [line["kl"] for line in logs[1]]
+    assert logs[0][0]["kl"] == 0.0
+    assert logs[0][2]["kl"] != 0.0
+    for name in ("policy/value_head.safetensors", "state.safetensors", "state.json"):
+        assert (whole.last / name).read_bytes() == (second.last / name).read_bytes(), name
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -222,6 +247,8 @@ def test_the_health_line_names_the_likeliest_trouble(figures, expected):
         (lambda: RolloutConfig(temperature=0.0), "more than 0"),
         (lambda: EvalConfig(split="vanilla/test"), "validation split"),
         (lambda: TrainConfig(algo="dpo"), "algo"),
+        (lambda: ModelConfig(rollout_dtype="float16"), r"rollout_dtype: expected one of .*'bfloat16'; got 'float16'"),
+        (lambda: ModelConfig(base_dtype="bfloat16"), "auto without LoRA"),
     ],
 )
 def test_impossible_settings_are_refused_with_the_value_seen(make, expected):
@@ -270,6 +297,46 @@ def test_chat_shows_what_the_policy_believes(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "Occupation: baker" in shown
     assert "Oh, what do you bake?" in shown
+
+
+def test_the_command_line_trains_adapters_and_everything_else_reads_them(tmp_path, capsys):
+    start, run = tmp_path / "start", tmp_path / "run"
+    tiny_models.policy(context=2048, system_prompt=None).save(start)
+    options = ["train", "tiny", "--model", str(start), "--out", str(run), "--rollout.dialogues", "2", "--rollout.concurrent", "2"]
+    options += ["--rollout.max-turns", "2", "--rollout.max-new-tokens", "8", "--eval.every", "0", "--split", "vanilla/val"]
+    options += ["--model.rollout-dtype", "bfloat16", "--model.gradient-checkpointing"]
+    cli.main([*options, "--iterations", "1", "--model.lora-rank", "4"])
+    cli.main([*options, "--iterations", "2", "--model.lora-rank", "4", "--resume"])
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["kl"] == 0.0
+    assert 0 < line["sampling_mismatch"] <= line["sampling_mismatch_max"] < 0.5
+    policy = Policy.load(checkpointed_policy(run))
+    assert policy.adapter.rank == 4
+    assert policy.system_prompt == instructions(2)  # a constant, saved with the policy
+    cli.main(["eval", "--policy", str(run), "--users", "1", "--dtype", "bfloat16", "--out", str(tmp_path / "eval")])
+    assert str(run) in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"model\.lora_rank: expected 4"):
+        cli.main([*options, "--model", str(run), "--out", str(tmp_path / "other"), "--iterations", "1"])
+
+
+def test_the_paper_preset_has_the_hyper_parameters_of_the_paper():
+    """arXiv 2505.15456 and its code: PPO."""
+    preset = PRESETS["qwen2.5-3b-paper"]
+    ppo, optim, rollout = preset.ppo, preset.optim, preset.rollout
+    assert preset.model.path == "Qwen/Qwen2.5-3B-Instruct"
+    assert preset.model.lora_rank == 0
+    assert (ppo.gamma_token, ppo.gamma_turn, ppo.lam_token, ppo.lam_turn) == (1.0, 1.0, 0.95, 0.95)
+    assert (ppo.clip_low, ppo.clip_high, ppo.value_clip) == (0.2, 0.2, 0.2)
+    assert (ppo.beta, ppo.kl_in) == (0.01, "reward")  # k1
+    assert (optim.policy_lr, optim.critic_lr) == (5e-7, 9e-6)
+    assert rollout.dialogues == 256
+    assert rollout.dialogues // ppo.minibatches == 128  # train batch
+    assert optim.token_budget == 4 * (4096 + 4096)  # micro batch 4, prompt and completion up to 4,096 each
+    assert ppo.epochs == 1
+    assert rollout.max_turns == 10
+    assert rollout.max_new_tokens == 4096
+    assert (preset.model.update_dtype, preset.model.rollout_dtype) == ("bfloat16", "bfloat16")
+    assert (rollout.profile_weight, rollout.response_weight, rollout.credit) == (1.0, 1.0, "paper")
 
 
 def test_unknown_presets_name_the_choices():

@@ -1,0 +1,80 @@
+"""Does `rlpa-agent train PRESET --dry-run` predict what an iteration then takes?
+
+    python benchmarks/dry_run/run.py [--preset tiny] [--model PATH] [--iterations 5] [--out benchmarks/results/dry_run] [--smoke]
+
+Predicts, trains, and predicts again on the same machine. The first iteration is left out (the critic learns alone), and
+the epochs always run to their end (`target_kl` off), since the prediction counts all of them. The error is that of the
+mean of the two predictions against the median iteration; the two predictions beside each other show what other load did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import finish
+
+from rlpa_agent.cli import build_trainer
+from rlpa_agent.config import PRESETS
+from rlpa_agent.dry_run import predict
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="tiny", choices=sorted(PRESETS))
+    parser.add_argument("--model", help="a folder or id in place of the preset's")
+    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--smoke", action="store_true", help="four dialogues of three turns, two iterations")
+    args = parser.parse_args()
+    preset = PRESETS[args.preset]
+    model = dataclasses.replace(preset.model, path=args.model or preset.model.path)
+    rollout = preset.rollout
+    if args.smoke:
+        rollout = dataclasses.replace(rollout, dialogues=4, concurrent=4, max_turns=3, max_new_tokens=40)
+    ppo = dataclasses.replace(preset.ppo, target_kl=None)
+    watch = dataclasses.replace(preset.eval, every=0)
+    config = dataclasses.replace(preset, model=model, rollout=rollout, ppo=ppo, eval=watch, seed=args.seed)
+    budget = 3.0 if args.smoke else 20.0
+    with tempfile.TemporaryDirectory() as folder:
+        config = dataclasses.replace(config, out=Path(folder) / "run")
+        before = predict(build_trainer(config, quiet=True), budget)
+        trainer = build_trainer(config, quiet=True)
+        taken = [trainer.one_iteration() for _ in range(2 if args.smoke else args.iterations)][1:]
+        after = predict(build_trainer(config, quiet=True), budget)
+    keys = {
+        "seconds": ("seconds", "seconds an iteration"),
+        "rollout_seconds": ("rollout_seconds", "seconds of rollout"),
+        "update_seconds": ("update_seconds", "seconds of update"),
+        "action_tokens": ("action_tokens", "tokens sampled"),
+        "memory_mb": ("peak_memory_mb", "peak memory, MB"),
+    }
+    figures: dict[str, object] = {"preset": args.preset, "iterations": len(taken)}
+    table = Table(title=f"{args.preset}: predicted and measured")
+    for column in ("", "predicted before", "predicted after", "measured, median", "error"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, (measured, label) in keys.items():
+        guesses = [float(getattr(forecast, name)) for forecast in (before, after)]
+        # What was resident at any time counts, so memory is compared with the first prediction alone.
+        guess = guesses[0] if name == "memory_mb" else sum(guesses) / 2
+        real = median(float(line[measured]) for line in taken)
+        figures[name] = {"predicted": [round(g, 2) for g in guesses], "measured": round(real, 2), "error": round(guess / real - 1, 3)}
+        table.add_row(label, *(f"{value:,.1f}" for value in (*guesses, real)), f"{guess / real - 1:+.0%}")
+    figures["calibration_seconds"] = [round(forecast.calibration_seconds, 1) for forecast in (before, after)]
+    figures["turns_seen"] = before.turns_seen
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    finish("dry_run", figures, [args.seed], args.out)
+
+
+if __name__ == "__main__":
+    main()

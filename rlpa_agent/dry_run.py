@@ -1,0 +1,312 @@
+"""What a run will cost, before it is started: parameters, tokens, memory and seconds an iteration.
+
+About 20 seconds of trying on the real model: a few dialogues of a few turns, decoding steps at the row counts and
+context lengths to come, and one micro-batch forward and backward. From these, an iteration is played through on paper
+with the rollout's own rule for when rows wait. Nothing is kept: the policy is bitwise what it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from rlpa_agent.batch import make_batch, micro_batches
+from rlpa_agent.generation import Sampler, decoder
+from rlpa_agent.learner import CRITIC_TOKENS
+from rlpa_agent.progress import peak_memory_mb
+from rlpa_agent.rollout import RolloutCounts, collect
+from rlpa_agent.trajectory import Trajectory, Turn
+
+FEW = 8  # dialogues held to see how long turns are
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one iteration, all epochs included: what `target_kl` may cut short is counted."""
+
+    parameters: int  # of the language model and the value head
+    trainable: int
+    action_tokens: float  # sampled
+    row_tokens: float  # fed to the update in one pass over the rows
+    longest_row: float  # tokens of a dialogue that nobody left, on average
+    rollout_seconds: float
+    update_seconds: float
+    memory_mb: float  # largest resident set
+    calibration_seconds: float
+    turns_seen: int  # turns that the calibration's dialogues had; later ones are taken to be like the last of them
+
+    @property
+    def seconds(self) -> float:
+        """Of an iteration."""
+        return self.rollout_seconds + self.update_seconds
+
+
+@dataclass(frozen=True)
+class _Talk:
+    """How dialogues go: tokens sampled and fed in each turn."""
+
+    sampled: list[list[int]]  # [turn][any number of examples]
+    fed: list[list[int]]  # [turn]; the opening, then the glue and user text before each turn
+    leaving: list[float]  # [turn]; share of dialogues that end with it
+
+    def draw(self, dialogues: int, turns: int, rng: np.random.Generator) -> list[list[tuple[int, int]]]:
+        """(fed, sampled) of every turn of some dialogues."""
+        last = len(self.sampled) - 1
+        drawn = []
+        for _ in range(dialogues):
+            talk: list[tuple[int, int]] = []
+            for k in range(turns):
+                seen = min(k, last)
+                fed = self.fed[seen] if k == 0 or seen else self.fed[0][:1]
+                talk.append((int(rng.choice(fed)), int(rng.choice(self.sampled[seen]))))
+                if rng.random() < self.leaving[seen]:
+                    break
+            drawn.append(talk)
+        return drawn
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Seconds. A step of n rows, the longest of L tokens: step + n·(row + L·token)."""
+
+    step: float
+    row: float
+    token: float
+    prefill: float  # a call
+    prefill_token: float
+    turn: float  # of the environment
+
+    def play(self, dialogues: Sequence[Sequence[tuple[int, int]]], rows: int) -> float:
+        """Seconds of a rollout that holds ``rows`` of the dialogues at a time, after the rule of `rollout.collect`."""
+        left, at, length = list(range(rows, len(dialogues))), [(i, 0, 0) for i in range(rows)], [0] * rows
+        seconds = 0.0
+        while at:
+            waiting = [i for i, (_, _, todo) in enumerate(at) if todo == 0]
+            if waiting and (len(waiting) >= max(1, len(at) // 8) or len(waiting) == len(at)):
+                fed = [dialogues[at[i][0]][at[i][1]][0] for i in waiting]
+                seconds += self.prefill + self.prefill_token * sum(fed)
+                for i, tokens in zip(waiting, fed, strict=True):
+                    length[i] += tokens
+                    at[i] = (at[i][0], at[i][1], dialogues[at[i][0]][at[i][1]][1])
+            seconds += self.step + len(at) * (self.row + self.token * max(length))
+            for i in reversed(range(len(at))):
+                talk, turn, todo = at[i]
+                if todo == 0:
+                    continue
+                length[i] += 1
+                at[i] = (talk, turn, todo - 1)
+                if todo > 1:
+                    continue
+                seconds += self.turn
+                if turn + 1 < len(dialogues[talk]):
+                    at[i] = (talk, turn + 1, 0)
+                elif left:
+                    at[i], length[i] = (left.pop(0), 0, 0), 0
+                else:
+                    del at[i], length[i]
+        return seconds
+
+
+def _timed(work: Callable[[], Any], budget: float) -> float:
+    """Median seconds of up to seven calls that together take about ``budget``; the first is left out if there are more."""
+    taken: list[float] = []
+    while not taken or (len(taken) < 8 and sum(taken) + taken[-1] < budget):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken[1:] or taken))
+
+
+def _listen(trainer: Any, budget: float) -> tuple[_Talk, RolloutCounts, list[Trajectory], int]:
+    """Hold a few real dialogues, for as many turns as fit the budget."""
+    rollout, few = trainer.config.rollout, min(FEW, len(trainer.envs))
+    turns, began = 1, time.perf_counter()
+    while True:
+        counts = RolloutCounts()
+        held = collect(
+            trainer.policy,
+            trainer.envs[:few],
+            seeds=np.random.default_rng([trainer.config.seed, 13]).integers(2**31, size=few).tolist(),
+            temperature=rollout.temperature,
+            max_new_tokens=rollout.max_new_tokens,
+            max_turns=turns,
+            counts=counts,
+        )
+        room = budget - (time.perf_counter() - began)
+        more = min(rollout.max_turns, int(turns * room / counts.seconds))
+        if more <= turns:
+            break
+        turns = more
+    sampled, fed, leaving = [], [], []
+    for k in range(max(len(t.turns) for t in held)):
+        there = [t for t in held if len(t.turns) > k]
+        sampled.append([len(t.turns[k].action_ids) for t in there])
+        before = [len(t.turns[k - 1].context_ids) + len(t.turns[k - 1].action_ids) - 1 if k else 0 for t in there]
+        fed.append([len(t.turns[k].context_ids) - known for t, known in zip(there, before, strict=True)])
+        leaving.append(float(np.mean([t.terminated and len(t.turns) == k + 1 for t in there])))
+    if len(fed) == 1:  # what follows a first turn is known even where there is no second
+        fed.append([len(t.final_context_ids) - len(t.turns[0].context_ids) - len(t.turns[0].action_ids) + 1 for t in held])
+        sampled, leaving = sampled * 2, leaving * 2
+    return _Talk(sampled, fed, leaving), counts, held, turns
+
+
+def _decoding(trainer: Any, opening: int, final: int, talk: _Talk, turn_seconds: float, budget: float) -> _Costs:
+    """Time steps at the first and last context length and with few rows, and prefills of a few and many tokens."""
+    policy, rows = trainer.policy, len(trainer.envs)
+    cache = decoder(policy.lm, rows, policy.context_limit, policy.rollout_dtype)
+    sampler = Sampler(policy.lm, policy.banned_V, rows, trainer.config.rollout.temperature, policy.rollout_dtype)
+
+    def step(n: int, length: int) -> float:
+        for row in range(rows):
+            sampler.restart(row, (row,))
+        hidden = [torch.zeros(n, policy.lm.config.hidden_size, dtype=cache.dtype)]
+
+        def once() -> None:
+            cache.pretend(length)
+            ids, _ = sampler.draw(hidden[0], [True] * n)
+            hidden[0] = cache.step(ids, torch.ones(n, dtype=torch.bool))
+
+        return _timed(once, budget / 5)
+
+    def prefill(tokens: int) -> float:
+        chunk = np.full(tokens, policy.chat.end_id, dtype=np.int64)
+
+        def once() -> None:
+            cache.pretend(opening)
+            cache.prefill([0], [chunk])
+
+        return _timed(once, budget / 5)
+
+    few = max(1, rows // 4)
+    long, short, narrow = step(rows, final), step(rows, opening), step(few, opening)
+    token = max(0.0, long - short) / max(1, rows * (final - opening))
+    row = max(0.0, short - narrow) / max(1, rows - few) - token * opening
+    base = short - rows * (row + token * opening)
+    small = max(1, int(np.mean(talk.fed[-1])))
+    large = min(max(256, 4 * small), cache.capacity - opening)
+    one, many = prefill(small), prefill(large)
+    each = max(0.0, many - one) / (large - small)
+    return _Costs(base, row, token, max(0.0, one - each * small), each, turn_seconds)
+
+
+def _pretended(held: Sequence[Trajectory], rows: int, tokens: int, share: float) -> list[Trajectory]:
+    """Rows of one turn with the right number of tokens and share of actions; only the work on them is real."""
+    said = np.concatenate([turn.action_ids for t in held for turn in t.turns])
+    ids = np.resize(said, tokens)
+    context = max(1, min(tokens - 1, round(tokens * (1 - share))))
+    actions = ids[context:]
+    turn = Turn(ids[:context], actions, np.zeros(len(actions), np.float32), 1.0)
+    return [Trajectory((turn,), ids, True, False) for _ in range(rows)]
+
+
+def _updating(trainer: Any, held: Sequence[Trajectory], row: float, share: float, rows: float, budget: float) -> float:
+    """Seconds of an update on so many rows: one micro-batch is scored, differentiated and stepped at rate 0."""
+    learner, config = copy.copy(trainer.learner), trainer.config
+    learner.config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, minibatches=1, critic_steps=min(1, config.ppo.critic_steps)))
+    head = copy.deepcopy(trainer.policy.value_head.state_dict())
+
+    def one(count: int, tokens: int, limit: float) -> tuple[float, float, Any, Any]:
+        batch = make_batch(_pretended(held, count, tokens, share), max_turns=config.rollout.max_turns)
+        estimates = learner.estimate(batch, 0)
+        micro = next(micro_batches(batch, range(count), count * tokens, trainer.policy.chat.pad_id))
+        scoring = _timed(lambda: learner.estimate(batch, 0), limit / 3)
+        training = _timed(lambda: learner.loss(batch, micro, estimates, batch.tokens)[0].backward(), limit * 2 / 3)
+        return scoring, training, batch, estimates
+
+    tokens = int(min(row, 128))
+    began = time.perf_counter()
+    scoring, training, *_ = one(1, tokens, 0.0)
+    budget -= time.perf_counter() - began
+    affordable = budget / (2 * scoring + training) * tokens  # `one` scores twice
+    count, tokens = max(1, min(round(rows), int(min(config.optim.token_budget, affordable) // row))), int(max(tokens, min(row, affordable)))
+    scoring, training, batch, estimates = one(count, tokens, budget)
+    stepping = _stepping(learner)
+    fitting = _timed(lambda: learner._fit_critic(batch, estimates, 0), 1.0) if config.ppo.critic_steps else 0.0
+    fitting *= config.ppo.critic_steps * min(CRITIC_TOKENS, rows * row * share) / min(CRITIC_TOKENS, batch.tokens)
+    trainer.policy.value_head.load_state_dict(head)
+    for optimizer in learner.optimizers.values():
+        optimizer.state.clear()
+        optimizer.zero_grad(set_to_none=True)
+    passes = rows * row / (count * tokens)
+    return passes * (scoring + config.ppo.epochs * training) + config.ppo.epochs * config.ppo.minibatches * stepping + fitting
+
+
+def _stepping(learner: Any) -> float:
+    """Seconds of a step of both optimizers. At rate 0 and without decay weights stay as they are."""
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in learner.optimizers.items()}
+
+    def once() -> None:
+        for optimizer in learner.optimizers.values():
+            optimizer.step()
+
+    for optimizer in learner.optimizers.values():
+        optimizer.param_groups[0]["lr"] = 0.0
+    seconds = _timed(once, 1.0)
+    for name, optimizer in learner.optimizers.items():
+        optimizer.param_groups[0]["lr"] = rates[name]
+    return seconds
+
+
+def predict(trainer: Any, seconds: float = 20.0) -> Forecast:
+    """Measure for about ``seconds`` and work out an iteration of a `Trainer` that is not used afterwards."""
+    began = time.perf_counter()
+    policy, config = trainer.policy, trainer.config
+    rollout, rng = config.rollout, np.random.default_rng([config.seed, 14])
+    talk, counts, held, turns = _listen(trainer, 0.35 * seconds)
+    talks = talk.draw(rollout.dialogues, rollout.max_turns, rng)
+    sampled = float(sum(said for dialogue in talks for _, said in dialogue))
+    fed = float(sum(heard for dialogue in talks for heard, _ in dialogue))
+    full = [sum(heard + said for heard, said in dialogue) for dialogue in talks]
+    longest = float(np.mean([n for n, dialogue in zip(full, talks, strict=True) if len(dialogue) == max(map(len, talks))]))
+    opening = int(np.mean(talk.fed[0]))
+    spoken = sum(len(t.turns) for t in held)
+    final = min(max(opening + 1, int(longest)), policy.context_limit - 1)
+    costs = _decoding(trainer, opening, final, talk, counts.environment_seconds / spoken, 0.2 * seconds)
+    # What the paper play leaves out (bookkeeping, a busy machine) shows in the dialogues that were really held.
+    known = [len(t.turns[k - 1].context_ids) + len(t.turns[k - 1].action_ids) if k else 0 for t in held for k in range(len(t.turns))]
+    flat = [(len(turn.context_ids), len(turn.action_ids)) for t in held for turn in t.turns]
+    chunks = iter([(context - old, said) for (context, said), old in zip(flat, known, strict=True)])
+    really = counts.seconds / costs.play([[next(chunks) for _ in t.turns] for t in held], min(FEW, len(held)))
+    rollout_seconds = costs.play(talks, min(len(trainer.envs), rollout.dialogues)) * float(np.clip(really, 0.5, 2.0))
+    row = (sampled + fed) / rollout.dialogues
+    update_seconds = _updating(trainer, held, row, sampled / (sampled + fed), rollout.dialogues, 0.45 * seconds)
+    kept = sampled * policy.lm.config.hidden_size * 4 / 2**20 if config.ppo.critic_steps else 0.0
+    every = [*policy.lm.parameters(), *policy.parameters_value()]
+    return Forecast(
+        parameters=sum(p.numel() for p in every),
+        trainable=sum(p.numel() for p in every if p.requires_grad),
+        action_tokens=sampled,
+        row_tokens=sampled + fed,
+        longest_row=longest,
+        rollout_seconds=rollout_seconds,
+        update_seconds=update_seconds,
+        memory_mb=peak_memory_mb() + kept,
+        calibration_seconds=time.perf_counter() - began,
+        turns_seen=turns,
+    )
+
+
+def table(forecast: Forecast) -> Table:
+    """What `rlpa-agent train PRESET --dry-run` prints."""
+    made = Table(title=f"one iteration, predicted after {forecast.calibration_seconds:.0f} s of trying")
+    made.add_column("")
+    made.add_column("", justify="right")
+    made.add_row("parameters", f"{forecast.parameters:,}")
+    made.add_row("trainable", f"{forecast.trainable:,}")
+    made.add_row("tokens sampled", f"{forecast.action_tokens:,.0f}")
+    made.add_row("tokens in all rows", f"{forecast.row_tokens:,.0f}")
+    made.add_row("tokens of a whole dialogue", f"{forecast.longest_row:,.0f}")
+    made.add_row("peak memory", f"{forecast.memory_mb:,.0f} MB")
+    made.add_row("seconds of rollout", f"{forecast.rollout_seconds:,.1f}")
+    made.add_row("seconds of update", f"{forecast.update_seconds:,.1f}")
+    made.add_row("seconds an iteration", f"{forecast.seconds:,.1f}")
+    made.add_row("turns tried", str(forecast.turns_seen))
+    return made

@@ -1,0 +1,78 @@
+"""Reading transformers models: from a folder or an id, without dropout, and only such as are scored rightly here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from rlpa_agent.lora import CONFIG_FILE
+from rlpa_env.errors import ConfigError
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds a model or an adapter, as opposed to a run."""
+    return (folder / CONFIG_FILE).is_file() or ((folder / "config.json").is_file() and any(folder.glob("model*.safetensors*")))
+
+
+def load_lm(path: str | Path, dtype: Any) -> Any:
+    """A transformers model in ``dtype`` ("auto": that of its files), without dropout."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = no_dropout(AutoConfig.from_pretrained(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model {str(path)!r}: expected a folder with a Hugging Face causal LM, or an id that can be fetched; {error}"
+        ) from error
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa")
+
+
+def checkpoint_layers(lm: Any) -> None:
+    """Recompute every layer in the backward pass, in training mode."""
+    enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable  # its older name
+    enable({"use_reentrant": False})
+
+
+def no_dropout(config: Any) -> Any:
+    """A copy of a model config with every dropout rate 0: importance ratios need a deterministic policy."""
+    config = copy.deepcopy(config)
+    for name, rate in vars(config).items():
+        if ("drop" in name) and isinstance(rate, float):
+            setattr(config, name, 0.0)
+    return config
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No transformers progress bar for a file or two: ours is the one to watch."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def check_plain_head(lm: Any) -> None:
+    """Raise unless logits are W h: models that scale or cap them would be scored wrongly here."""
+    ids = torch.arange(4)[None] % lm.get_output_embeddings().weight.shape[0]
+    with torch.no_grad():
+        expected = lm(input_ids=ids, use_cache=False).logits.float()
+        hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        head = lm.get_output_embeddings()
+        got = functional.linear(hidden.float(), head.weight.float())
+    if getattr(head, "bias", None) is not None or not torch.allclose(got, expected, rtol=0.05, atol=0.05):
+        raise ConfigError(
+            f"model {type(lm).__name__}: expected logits = W h without bias, scale or cap; its own logits differ by "
+            f"{float((got - expected).abs().max()):.3g}. Use a model with a plain LM head (Qwen2, Llama, ...)."
+        )

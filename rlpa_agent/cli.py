@@ -163,6 +163,7 @@ def _size(split: str) -> int:
 def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
     """A `Trainer` with its policy, environments and validation; nothing is written yet."""
     from rlpa_agent.policy import flush_denormals
+    from rlpa_agent.served import VllmGenerator
     from rlpa_agent.trainer import Trainer, checkpointed_policy
     from rlpa_agent.world import World
 
@@ -186,7 +187,11 @@ def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = Fa
         )
 
     judge = validation(config.eval, rollout.env_id, config.seed, rollout.max_new_tokens) if config.eval.every else None
-    trainer = Trainer(config, policy, make_env, judge, quiet, world)
+    generator = None
+    if rollout.server is not None:
+        ends, banned = policy.chat.end_ids, policy.banned_V.nonzero()[:, 0].tolist()
+        generator = VllmGenerator(rollout.server, config.out / f"served-{world.rank}", end_ids=ends, banned_ids=banned)
+    trainer = Trainer(config, policy, make_env, judge, quiet, world, generator)
     if resume:
         trainer.resume()
     return trainer

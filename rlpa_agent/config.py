@@ -96,6 +96,9 @@ class RolloutConfig:
     max_user_tokens: int = 96
     """Longer user messages are cut."""
     temperature: float = 1.0
+    server: str | None = None
+    """URL of a vLLM server that samples the rollouts, started on the base of a policy with LoRA; see `rlpa_agent.served`.
+    None: the trainer samples itself."""
     cues: str = "mixed"
     credit: str = "paper"
     profile_weight: float = 1.0
@@ -143,9 +146,9 @@ class PPOConfig:
     value_clip: float | None = None
     vf_coef: float = 0.1
     """Weight of the value loss in the policy optimizer, under value_grad=shared only."""
-    importance_cap: float | None = None
-    """Weigh every token by min(cap, p_trainer / p_generator), for rollouts from a server that computes a little differently
-    (truncated importance sampling); None: rollouts are the trainer's own."""
+    importance_cap: float = 2.0
+    """With rollout.server: weigh every token by min(cap, p_trainer / p_server), for the two compute a little differently
+    (truncated importance sampling)."""
     target_kl: float | None = 0.03
     """Stop the epochs of an iteration when approx_kl exceeds this."""
     max_kl: float | None = 10.0
@@ -164,7 +167,7 @@ class PPOConfig:
         _one_of("ppo", "kl_in", self.kl_in, ("auto", "reward", "loss"))
         _one_of("ppo", "baseline", self.baseline, ("episode", "turn"))
         _one_of("ppo", "kl_kind", self.kl_kind, ("k2", "k3"))
-        for name in ("clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps"):
+        for name in ("importance_cap", "clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps"):
             _in_range("ppo", name, getattr(self, name), 0)
         for name in ("epochs", "minibatches"):
             _in_range("ppo", name, getattr(self, name), 1)
@@ -270,6 +273,7 @@ class TrainConfig:
         data: dict[str, Any] = dataclasses.asdict(self)
         for name in ("iterations", "minutes", "out", "save_every", "keep_rollouts"):
             del data[name]
+        data["rollout"]["server"] = self.rollout.server is not None  # where it is changes nothing
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @classmethod

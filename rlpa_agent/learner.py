@@ -296,8 +296,9 @@ class Learner:
 
     def _importance(self, logp_A: Tensor, sampled_logp_A: Tensor) -> Tensor | None:
         """Truncated ratios of what the trainer and what the generator gave each token when it was sampled; None: all 1."""
-        cap = self.config.ppo.importance_cap
-        return None if cap is None else (logp_A - sampled_logp_A).exp().clamp(max=cap)
+        if self.config.rollout.server is None:
+            return None
+        return (logp_A - sampled_logp_A).exp().clamp(max=self.config.ppo.importance_cap)
 
     def _apply(self, sums: dict[str, float], stats: UpdateStats, critic_only: bool) -> bool:
         limit = self.config.optim.max_grad_norm

@@ -101,6 +101,7 @@ def update_figures(batch: Batch, estimates: Estimates, stats: UpdateStats) -> di
     return {
         "kl": float(kl_A.mean()),
         "kl_per_turn": float(kl_A.sum()) / max(1, turns),
+        "served": estimates.weights_A is not None,
         "sampling_mismatch": float((estimates.logp_old_A - batch.logp_old_A).abs().mean()),
         "sampling_mismatch_max": float((estimates.logp_old_A - batch.logp_old_A).abs().max()),
         "approx_kl": stats.approx_kl,
@@ -171,7 +172,8 @@ class RunLog:
                 self.board.add_scalar(key, value, figures["iteration"])
         speed = figures.get("rollout_tokens_per_second", 0.0)
         f1 = f" F1 {figures['profile/f1']:.3f}" if "profile/f1" in figures else ""
-        note = f"return {figures['return']:.2f}{f1} KL {figures['kl_per_turn']:.2f} {speed:,.0f} tok/s · {figures['health']}"
+        apart = f" |Δlogp| {figures['sampling_mismatch']:.4f}" if figures.get("served") else ""
+        note = f"return {figures['return']:.2f}{f1} KL {figures['kl_per_turn']:.2f}{apart} {speed:,.0f} tok/s · {figures['health']}"
         self.bar.update(self.task, completed=figures["iteration"], note=note)
         if self.bar.disable:
             return

@@ -11,9 +11,11 @@ differently from the trainer, so the learner weighs every token by the truncated
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -73,7 +75,7 @@ class VllmGenerator:
         self.end_ids, self.timeout, self.tries = tuple(map(int, end_ids)), timeout, tries
         self._bias = {str(int(i)): -100.0 for i in banned_ids}
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="generator")
-        self._updates, self.version = 0, ""
+        self._run, self._updates, self.version = uuid.uuid4().hex[:8], 0, ""  # a server may outlive a run that stopped
 
     def begin(self, context_ids: Sequence[int], key: Sequence[int], max_new_tokens: int, temperature: float) -> Future[Sampled]:
         """See `Generator`. The future's exception is a GeneratorError."""
@@ -99,17 +101,18 @@ class VllmGenerator:
 
     def update(self, policy: Any) -> str:
         """Save the policy as a new version, load it under its name and drop the one before."""
-        name, before = f"policy-{self._updates:06d}", self.version
+        name, before = f"policy-{self._run}-{self._updates:06d}", self.version
         policy.save(self.folder / name)
         if not (self.folder / name / "adapter_config.json").is_file():
             raise ConfigError(
                 "generator: expected a policy with LoRA, whose adapter a running server can load; this one trains the whole model. "
-                "Use a LoRA preset, or --model.lora-rank."
+                "Add --model.lora-rank 16, or drop --rollout.server."
             )
         self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str((self.folder / name).resolve())})
         self._updates, self.version = self._updates + 1, name
         if before:
             self._post("/v1/unload_lora_adapter", {"lora_name": before})
+            shutil.rmtree(self.folder / before)
         return name
 
     def close(self) -> None:

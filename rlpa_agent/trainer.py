@@ -31,6 +31,7 @@ from rlpa_agent.policy import Policy
 from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
 from rlpa_agent.rollout import RolloutCounts, added, collect, profile_block
 from rlpa_agent.rollout_files import drop_later, save_rollout
+from rlpa_agent.served import Generator
 from rlpa_agent.trajectory import Trajectory
 from rlpa_agent.world import ALONE, World
 
@@ -50,6 +51,7 @@ class Trainer:
         make_env: makes one environment: ``reset(seed=) -> (obs, info)`` with ``info["messages"]``, ``step(text)``.
         evaluate: figures on held-out users, with ``"return"``, called every ``config.eval.every`` iterations.
         quiet: no progress bar.
+        generator: samples the rollouts outside of this process, with the weights that it is handed every iteration.
         world: the processes that train together; each holds its share of the dialogues, the first writes the files.
     """
 
@@ -61,9 +63,10 @@ class Trainer:
         evaluate: Evaluate | None = None,
         quiet: bool = False,
         world: World = ALONE,
+        generator: Generator | None = None,
     ) -> None:
         self.config, self.policy, self.evaluate, self.quiet = config, policy, evaluate, quiet or not world.first
-        self.world = world
+        self.world, self.generator = world, generator
         self.learner = Learner(policy, config, world)
         self.envs = [make_env() for _ in range(min(config.rollout.concurrent, len(world.share(range(config.rollout.dialogues)))))]
         self.iteration = 0
@@ -142,6 +145,8 @@ class Trainer:
         seeds, stream = self._people(), self._seeds(2)[0]
         if not share:
             return self.world.gathered([]), added(self.world.gathered([counts]))
+        if self.generator is not None:
+            self.generator.update(self.policy)
         trajectories = collect(
             self.policy,
             self.envs,
@@ -152,6 +157,7 @@ class Trainer:
             max_turns=rollout.max_turns,
             counts=counts,
             on_episode=heard,
+            generator=self.generator,
         )
         return self.world.gathered(trajectories), added(self.world.gathered([counts]))
 

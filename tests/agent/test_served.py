@@ -15,8 +15,11 @@ from toy import toy_config
 
 from rlpa_agent.batch import make_batch
 from rlpa_agent.learner import Learner
+from rlpa_agent.lora import LoraSettings
+from rlpa_agent.policy import Policy
 from rlpa_agent.rollout import RolloutCounts, collect
 from rlpa_agent.served import GeneratorError, VllmGenerator
+from rlpa_agent.trainer import Trainer
 from rlpa_env import ConfigError
 
 LINES = ("Well, I bake.", "No.", "My sister is the nurse in the family, you know")
@@ -175,14 +178,52 @@ def test_every_version_has_a_new_name_and_the_old_one_goes(server, tmp_path):
     generator = VllmGenerator(server.url, tmp_path, end_ids=[0])
     with pytest.raises(ConfigError, match="update"):
         generator.begin([1], (0,), 4, 1.0)
-    assert [generator.update(Saved()), generator.update(Saved())] == ["policy-000000", "policy-000001"]
-    assert server.loaded == [("load", "policy-000000"), ("load", "policy-000001"), ("unload", "policy-000000")]
+    first, second = generator.update(Saved()), generator.update(Saved())
+    assert (first.rsplit("-")[-1], second.rsplit("-")[-1], first[:-6] == second[:-6]) == ("000000", "000001", True)
+    assert server.loaded == [("load", first), ("load", second), ("unload", first)]
+    other = VllmGenerator(server.url, tmp_path, end_ids=[0]).update(Saved())
+    assert other not in (first, second)  # of a run that goes on after a crash
     with pytest.raises(ConfigError, match="LoRA"):
         generator.update(server.policy)
 
 
 def test_importance_weights_are_truncated_ratios(tmp_path):
-    learner = Learner(tiny_models.policy(), toy_config(tmp_path, 3, ppo={"importance_cap": 2.0}))
+    learner = Learner(tiny_models.policy(), toy_config(tmp_path, 3, rollout={"server": "http://localhost:1"}))
     weights = learner._importance(torch.tensor([0.0, -1.0, 0.0]), torch.tensor([0.0, 0.0, -3.0]))
     assert weights.tolist() == pytest.approx([1.0, 0.36787945, 2.0])
     assert Learner(tiny_models.policy(), toy_config(tmp_path, 3))._importance(torch.zeros(1), torch.ones(1)) is None
+
+
+def test_a_run_on_a_server_hands_over_its_weights_every_iteration(tmp_path):
+    """The server answers with the very adapter that it was handed last, as read from the folder."""
+    base = tmp_path / "base"
+    tiny_models.policy(sharpness=2.0).save(base)
+    policy = Policy.from_pretrained(base, lora=LoraSettings(rank=4, alpha=8), max_user_tokens=96)
+    server = Server(policy)
+    load = server.answer
+
+    def answer(path, body):
+        if path == "/v1/load_lora_adapter":
+            server.policy = Policy.from_pretrained(body["lora_path"], reference=False)
+        return load(path, body)
+
+    server.answer = answer
+    config = toy_config(
+        tmp_path, 2, iterations=3, rollout={"dialogues": 3, "concurrent": 3, "max_new_tokens": 6, "server": server.url}, optim={"policy_lr": 3e-2}
+    )
+    banned = policy.banned_V.nonzero()[:, 0].tolist()
+    generator = VllmGenerator(server.url, tmp_path / "served", end_ids=policy.chat.end_ids, banned_ids=banned, concurrency=3)
+
+    def make_env():
+        return Script(LINES, turns=2, pay=lambda text, turn: float(len(text) % 3))
+
+    Trainer(config, policy, make_env, quiet=True, generator=generator).run()
+    generator.close()
+    server.http.shutdown()
+    server.http.server_close()
+    lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["served"] for line in lines] == [True] * 3
+    assert max(line["sampling_mismatch_max"] for line in lines) < 1e-3
+    assert lines[-1]["kl"] != 0.0  # the weights have moved, and the server with them
+    assert [kind for kind, _ in server.loaded] == ["load", "load", "unload", "load", "unload"]
+    assert len(list((tmp_path / "served").iterdir())) == 1

@@ -62,6 +62,7 @@ def make_batch(
     horizon: str = "terminal",
     blocks: Blocks | None = None,
     group: int = 1,
+    per_turn: bool = False,
     row_per_turn: bool = False,
 ) -> Batch:
     """Lay trajectories out in rows and chains.
@@ -75,6 +76,8 @@ def make_batch(
             final context (``truncate``). A context overflow and an invalid turn always bootstrap.
         blocks: splits each turn's chain and reward in two; None: a turn is one segment, paid at its last token.
         group: so many trajectories running began alike, see `advantages.group_advantages`.
+        per_turn: every turn is a chain that ends with it, further samples of the turn too, and those of a turn are a
+            group (official mode); ``horizon``, ``blocks`` and ``group`` then say nothing.
         row_per_turn: open a row for every turn (the same numbers at a higher price; for tests).
 
     Raises:
@@ -82,10 +85,13 @@ def make_batch(
     """
     if horizon not in ("terminal", "truncate"):
         raise ValueError(f"horizon: expected 'terminal' or 'truncate'; got {horizon!r}.")
-    made = _Layout(max_turns, row_per_turn, blocks, group)
+    made = _Layout(max_turns, row_per_turn, None if per_turn else blocks)
     for index, trajectory in enumerate(trajectories):
         turns = valid_turns(trajectory)
         if not turns:
+            continue
+        if per_turn:
+            made.turns(index, turns)
             continue
         if len(turns) < len(trajectory.turns):
             final, boot = trajectory.turns[len(turns)].context_ids, True
@@ -94,7 +100,7 @@ def make_batch(
         else:
             at_limit = trajectory.stop_reason != "context" and len(turns) >= max_turns
             final, boot = trajectory.final_context_ids, not (at_limit and horizon == "terminal")
-        made.chain(index, turns, np.asarray(final), boot)
+        made.chain(index, turns, np.asarray(final), boot, group=(index // group, -1))
     if not made.starts:
         raise ValueError(f"make_batch: expected at least one valid turn in {len(trajectories)} trajectories; got none.")
     return made.batch()
@@ -103,8 +109,8 @@ def make_batch(
 class _Layout:
     """Rows and flat arrays while they grow."""
 
-    def __init__(self, max_turns: int, row_per_turn: bool, blocks: Blocks | None, group: int) -> None:
-        self.max_turns, self.row_per_turn, self.blocks, self.group = max_turns, row_per_turn, blocks, group
+    def __init__(self, max_turns: int, row_per_turn: bool, blocks: Blocks | None) -> None:
+        self.max_turns, self.row_per_turn, self.blocks = max_turns, row_per_turn, blocks
         self.rows: list[np.ndarray] = []
         self.flat: dict[str, list[np.ndarray]] = {
             name: [] for name in ("row", "pos", "turn", "segment", "chain", "fraction", "logp", "reward")
@@ -112,26 +118,49 @@ class _Layout:
         self.starts: list[int] = []
         self.boot: list[tuple[int, int, float, bool]] = []
         self.episodes: list[int] = []
+        self.groups: dict[tuple[int, int], int] = {}  # numbers of groups in the order of their first chain
+        self.group_C: list[int] = []
         self.count = 0
 
-    def chain(self, episode: int, turns: Sequence[Turn], final: np.ndarray, boot: bool) -> None:
+    def turns(self, episode: int, turns: Sequence[Turn]) -> None:
+        """A chain for every turn, then one for every further sample, which no row goes on from."""
+        for k, turn in enumerate(turns):
+            self.chain(episode, [turn], turn.context_ids, False, group=(episode, k), first=k, new=k == 0)
+        for k, turn in enumerate(turns):
+            for other in turn.others:
+                if other.valid:
+                    self.chain(episode, [other], other.context_ids, False, group=(episode, k), first=k)
+
+    def chain(
+        self,
+        episode: int,
+        turns: Sequence[Turn],
+        final: np.ndarray,
+        boot: bool,
+        *,
+        group: tuple[int, int],
+        first: int = 0,
+        new: bool = True,
+    ) -> None:
+        """Turns from number ``first`` on, in a row of their own unless ``new`` is False and they go on from the last."""
+        self.group_C.append(self.groups.setdefault(group, len(self.groups)))
         self.starts.append(self.count)
         self.episodes.append(episode)
-        for k, turn in enumerate(turns):
+        for k, turn in enumerate(turns, first):
             size = len(turn.action_ids)
             if size == 0:
                 raise ValueError(f"make_batch: turn {k} of episode {episode} has no action token; expected at least one.")
-            row = self._row(turn.context_ids, new=k == 0 or self.row_per_turn)
+            row = self._row(turn.context_ids, new=(new and k == first) or self.row_per_turn)
             self.rows[row] = np.concatenate([self.rows[row], turn.action_ids])
-            first, early = self.blocks(turn) if self.blocks is not None else (0, 0.0)
+            block, early = self.blocks(turn) if self.blocks is not None else (0, 0.0)
             reward = np.zeros(size, np.float32)
             reward[-1] = turn.reward - early
-            reward[first - 1] += early  # of the last token where nothing was decided early
-            segment = k if self.blocks is None else 2 * k + (np.arange(size) >= first)
+            reward[block - 1] += early  # of the last token where nothing was decided early
+            segment = k if self.blocks is None else 2 * k + (np.arange(size) >= block)
             start = len(turn.context_ids)
             self._add(row, np.arange(start, start + size), k, segment, reward, turn.logp)
         row = self._row(final, new=False) if boot else len(self.rows) - 1
-        self.boot.append((row, len(self.rows[row]) - 1, len(turns) / self.max_turns, boot))
+        self.boot.append((row, len(self.rows[row]) - 1, (first + len(turns)) / self.max_turns, boot))
 
     def _row(self, context: np.ndarray, new: bool) -> int:
         """The row that ends with ``context``: the newest one if it is a prefix, else a new one."""
@@ -177,7 +206,7 @@ class _Layout:
             boot_fraction_C=torch.tensor(fractions, dtype=torch.float32),
             bootstrapped_C=torch.tensor(boots),
             episode_C=tuple(self.episodes),
-            group_C=torch.tensor(self.episodes) // self.group,
+            group_C=torch.tensor(self.group_C),
         )
 
 

@@ -1,6 +1,7 @@
 """The only bridge between text and tokens: ids and action mask are born together.
 
-A dialogue is fed as ``opening(messages)``, then again and again ``a_k`` (sampled) and ``follow(a_k, user text)``.
+A dialogue is fed as ``opening(messages)``, then again and again ``a_k`` (sampled) and ``follow(a_k, user text)``; or, where
+the context is rewritten between turns (`contexts`), as ``context(pieces)``, which joins the same pieces of sampled ids.
 Sampled ids are never decoded and re-encoded, and the text of a user can never become a control token.
 The pieces between the messages ("glue") are read off the tokenizer's own chat template once, at start-up.
 """
@@ -14,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from rlpa_agent.contexts import ContextKind, Pieces
 from rlpa_env.errors import ConfigError
 
 ENDS = ("<|im_end|>", "<|endoftext|>")
 """Tokens that end a turn wherever a tokenizer has them, beside its own end-of-sequence token."""
+
+BLOCK_END = "</profile>"
 
 SYSTEM, FIRST, ANSWER, SECOND = "sysprobe", "probe one", "<profile>\n- A: b\n</profile>", "probe two"
 """Probe texts for reading the glue off a template; the answer has tags, because some templates rewrite them."""
@@ -58,12 +62,17 @@ class Chat:
     """Renders one chat template as ids; refuses templates for which a growing history is not append-only.
 
     ``system_prompt``: None keeps the system message of the dialogue, "" drops it, a text replaces it.
-    ``max_user_tokens`` bounds each user message; longer ones are cut.
+    ``max_user_tokens`` bounds each user message; longer ones are cut. ``kept`` says what contexts hold of the past.
     """
 
     def __init__(
-        self, tokenizer: Any, system_prompt: str | None = None, max_user_tokens: int | None = None
+        self,
+        tokenizer: Any,
+        system_prompt: str | None = None,
+        max_user_tokens: int | None = None,
+        kept: ContextKind | None = None,
     ) -> None:
+        self.kept = kept or ContextKind()
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
         self.max_user_tokens = max_user_tokens
@@ -77,7 +86,11 @@ class Chat:
         self.pad_id: int = next(i for i in pads if i is not None and i != self.end_id)
 
     def opening(self, messages: Sequence[Any]) -> np.ndarray:
-        """Ids of a dialogue that ends with a user message, up to and with the assistant header.
+        """Ids of a dialogue that ends with a user message, up to and with the assistant header; see `begin`."""
+        return self.context(self.begin(messages))
+
+    def begin(self, messages: Sequence[Any]) -> Pieces:
+        """The pieces of a dialogue that ends with a user message.
 
         Messages are ``{"role", "content"}`` mappings or (role, content) pairs. Assistant messages in it are
         encoded from their text, so use ``follow`` for answers that were sampled here.
@@ -96,14 +109,39 @@ class Chat:
                 f"got roles {roles}. Drop or merge the messages that break the alternation."
             )
         glue = self.glue
-        ids = list(glue.before_user)
+        pieces = Pieces(list(glue.before_user))
         if system is not None:
-            ids = [*glue.before_system, *self._encode(system), *glue.after_system]
-        for role, text in turns:
-            if role == "user":
-                ids += [*self.encode_user(text), *glue.header]
-            else:
-                ids += [*self._encode(text), *glue.between]
+            pieces.head = [*glue.before_system, *self._encode(system), *glue.after_system]
+        pieces.users.append(self.encode_user(turns[0][1]))
+        for (_, answer), (_, said) in zip(turns[1::2], turns[2::2]):
+            self.extend(pieces, [*self._encode(answer), self.end_id], said)
+        return pieces
+
+    def extend(self, pieces: Pieces, action_ids: Sequence[int], user_text: str) -> None:
+        """Add an answer and what the user said to it."""
+        pieces.answers.append([int(i) for i in action_ids])
+        pieces.blocks.append(self.block_tokens(action_ids) if self.kept.kind != "append" else 0)
+        pieces.users.append(self.encode_user(user_text))
+
+    def context(self, pieces: Pieces) -> np.ndarray:
+        """Ids fed for the next answer, assistant header included: what ``kept`` leaves of the pieces.
+
+        Answers are their sampled ids, or those behind the profile block. A newest block that is older than the
+        window opens the first answer in it.
+        """
+        answers, blocks, first = pieces.answers, pieces.blocks, 0
+        if self.kept.kind != "append" and answers:
+            newest = len(answers) - 1
+            if self.kept.kind == "window":
+                first = max(0, len(answers) - self.kept.window)
+                newest = next((i for i in reversed(range(len(answers))) if blocks[i]), newest)
+            block = answers[newest][: blocks[newest]]
+            answers = [a if i == newest else a[blocks[i] :] for i, a in enumerate(answers)]
+            if newest < first:
+                answers[first] = [*block, *answers[first]]
+        ids = [*pieces.head, *pieces.users[first], *self.glue.header]
+        for answer, said in zip(answers[first:], pieces.users[first + 1 :]):
+            ids += [*answer, *self._after(answer, said)]
         return np.asarray(ids, dtype=np.int64)
 
     def follow(self, action_ids: Sequence[int], user_text: str) -> np.ndarray:
@@ -112,10 +150,12 @@ class Chat:
         The end token is forced unless it was sampled: after a turn cut by its length, and after another end
         token, which stays a sampled action and is never overwritten.
         """
-        glue = self.glue
+        return np.asarray(self._after(action_ids, self.encode_user(user_text)), dtype=np.int64)
+
+    def _after(self, action_ids: Sequence[int], said: Sequence[int]) -> list[int]:
         closed = len(action_ids) > 0 and int(action_ids[-1]) == self.end_id
-        between = glue.between[1:] if closed else glue.between
-        return np.asarray([*between, *self.encode_user(user_text), *glue.header], dtype=np.int64)
+        between = self.glue.between[1:] if closed else self.glue.between
+        return [*between, *said, *self.glue.header]
 
     def encode_user(self, text: str) -> list[int]:
         """Ids of a user's text, in which the spelling of a control token is ordinary text."""
@@ -133,6 +173,14 @@ class Chat:
         if text not in self.decode(action_ids):
             return 0
         return 1 + bisect_left(range(1, len(action_ids)), True, key=lambda n: text in self.decode(action_ids[:n]))
+
+    def block_tokens(self, action_ids: Sequence[int]) -> int:
+        """Number of leading ids that are the profile block of an answer; 0 without one.
+
+        Where the token that completes the block also begins the reply, it stays with the reply: no word of it is lost.
+        """
+        count = self.prefix_with(action_ids, BLOCK_END)
+        return count if self.decode(action_ids[:count]).rstrip().endswith(BLOCK_END) else max(0, count - 1)
 
     def banned_ids(self, vocab_size: int) -> np.ndarray:
         """Ids that are never sampled: added tokens other than ends, and rows of the embedding without a token."""

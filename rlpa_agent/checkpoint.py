@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rlpa_agent.contexts import save_context
 from rlpa_env import ConfigError, RLPAError
 
 FORMAT = 1
@@ -61,6 +62,7 @@ def save_checkpoint(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     policy.save(work / "policy")
+    save_context(work / "policy", policy.chat.kept)
     tensors: dict[str, Tensor] = {}
     for name, optimizer in optimizers.items():
         tensors |= _flatten(name, optimizer)

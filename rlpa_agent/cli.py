@@ -224,7 +224,9 @@ def load_policy(config: TrainConfig, source: str) -> Any:
         )
     if policy.system_prompt is None:
         policy.chat = Chat(policy.tokenizer, instructions(rollout.max_turns), rollout.max_user_tokens)
-    policy.chat.check_fits(policy.context_limit, turns=rollout.max_turns, max_new_tokens=rollout.max_new_tokens)
+    policy.chat.kept = config.context
+    turns = config.context.turns(rollout.max_turns)
+    policy.chat.check_fits(policy.context_limit, turns=turns, max_new_tokens=rollout.max_new_tokens)
     return policy
 
 
@@ -293,7 +295,7 @@ def _replay(args: Replay) -> None:
     from rlpa_agent.replay import replay, replay_table
 
     flush_denormals()
-    found = replay(args.run, args.algo, args.iteration, seed=args.seed)
+    found = replay(args.run, load_policy, args.algo, args.iteration, seed=args.seed)
     Console(width=None if sys.stdout.isatty() else 120).print(replay_table(found))
     print(f"figures: {args.run / 'replay.json'}")
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from rlpa_agent.contexts import KINDS, ContextKind
 from rlpa_env import ConfigError
 
 ALGOS = ("ppo", "grpo", "rloo", "reinforce")
@@ -91,6 +92,13 @@ class RolloutConfig:
     """Dialogues decoded at once."""
     group: int | None = None
     """Dialogues held with the same person and seed, sampled apart; None: 4 under grpo and rloo, else 1."""
+    context: Annotated[str | None, tyro.conf.arg(name="context", prefix_name=False)] = None
+    """What each turn is fed: append, the whole history as it was; latest, with the profile block of the latest answer only;
+    window, the newest block and the last exchanges. None: latest in official mode, window in RLPA-Long, else append."""
+    window: Annotated[int, tyro.conf.arg(name="window", prefix_name=False)] = 4
+    """Exchanges before the current message, under context=window."""
+    samples: int = 1
+    """Answers sampled a turn in official mode; the dialogue goes on with the best paid, all are learned from."""
     max_turns: int = 10
     max_new_tokens: int = 160
     max_user_tokens: int = 96
@@ -107,7 +115,8 @@ class RolloutConfig:
     """Control experiment: turn rewards are permuted across episodes, so that nothing can be learned from them."""
 
     def __post_init__(self) -> None:
-        for name in ("dialogues", "concurrent", "max_turns", "max_new_tokens"):
+        _one_of("rollout", "context", self.context, (None, *KINDS))
+        for name in ("dialogues", "concurrent", "max_turns", "max_new_tokens", "samples", "window"):
             _in_range("rollout", name, getattr(self, name), 1)
         if self.group is not None and (self.group < 1 or self.dialogues % self.group):
             raise ConfigError(f"rollout.group: expected a divisor of the {self.dialogues} dialogues; got {self.group}.")
@@ -127,7 +136,7 @@ class PPOConfig:
     profile_paid: str = "turn"
     """Where a turn's profile reward falls due: turn, at its last token; block, at the last token of the profile block,
     which decides it. Then lam_turn also holds between block and reply, and the luck of a reply blurs the profile less.
-    Without a critic, a token's return then begins at its block: a reply is not credited with the profile before it."""
+    Official mode always pays at the turn. Without a critic, a token's return then begins at its block: a reply is not credited with the profile before it."""
     horizon: str = "terminal"
     """terminal: the value after the turn limit is 0; truncate: the critic's."""
     clip_low: float = 0.2
@@ -225,6 +234,7 @@ class TrainConfig:
     algo: str = "ppo"
     """ppo has a critic; grpo and rloo compare the dialogues of a group; reinforce (REINFORCE++) takes token returns."""
     mode: str = "mdp"
+    """mdp: a dialogue is one chain of tokens; official: every turn is a sample of its own, as in the authors' code."""
     iterations: int | None = 60
     """Total, resumed ones included; None: until the minutes are over."""
     minutes: float | None = None
@@ -236,10 +246,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _one_of("train", "algo", self.algo, ALGOS)
-        _one_of("train", "mode", self.mode, ("mdp",))
+        _one_of("train", "mode", self.mode, ("mdp", "official"))
+        self._check_samples()
         if self.iterations is None and self.minutes is None:
             raise ConfigError("train.iterations: expected a number, or minutes; got neither, which would never end.")
-        if self.algo in GROUP_ALGOS and (self.group < 2 or self.rollout.dialogues % self.group):
+        compared = self.algo in GROUP_ALGOS and self.mode == "mdp"
+        if compared and (self.group < 2 or self.rollout.dialogues % self.group):
             raise ConfigError(
                 f"rollout.group: expected at least 2 and a divisor of the {self.rollout.dialogues} dialogues, which "
                 f"algo={self.algo!r} compares in groups; got {self.group}."
@@ -253,6 +265,22 @@ class TrainConfig:
                 f"got {self.ppo.critic_steps}."
             )
 
+    def _check_samples(self) -> None:
+        least = 2 if self.mode == "official" and self.algo in GROUP_ALGOS else 1
+        if self.rollout.samples < least or (self.mode == "mdp" and self.rollout.samples > 1):
+            wanted = f"at least {least}" if self.mode == "official" else "1"
+            raise ConfigError(
+                f"rollout.samples: expected {wanted} with mode={self.mode!r} and algo={self.algo!r}; got {self.rollout.samples}."
+            )
+        if self.rollout.samples > 1 and self.rollout.shuffle_rewards:
+            raise ConfigError("rollout.shuffle_rewards: expected False with several samples a turn, whose best is chosen by reward.")
+
+    @property
+    def context(self) -> ContextKind:
+        """What each turn is fed of its dialogue."""
+        usual = "latest" if self.mode == "official" else "window" if self.rollout.env_id.startswith("RLPA-Long") else "append"
+        return ContextKind(self.rollout.context or usual, self.rollout.window)
+
     @property
     def has_critic(self) -> bool:
         """Whether values are scored and learned."""
@@ -261,7 +289,7 @@ class TrainConfig:
     @property
     def group(self) -> int:
         """Dialogues with the same person and seed."""
-        return self.rollout.group or (4 if self.algo in GROUP_ALGOS else 1)
+        return self.rollout.group or (4 if self.algo in GROUP_ALGOS and self.mode == "mdp" else 1)
 
     @property
     def kl_in(self) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from rlpa_agent.chat import Chat
+from rlpa_agent.contexts import Pieces, read_context
 from rlpa_agent.generation import Decoder, Sampler, decoder
 from rlpa_agent.policy import Policy, flush_denormals
 
@@ -29,7 +30,8 @@ class _Dialogue:
     """What is known of one dialogue between two calls."""
 
     number: int  # order of first appearance; names its random stream
-    ids: list[int] = field(default_factory=list)  # everything fed or sampled so far
+    pieces: Pieces
+    ids: list[int] = field(default_factory=list)  # what is fed for the next answer, then with it
     action: list[int] = field(default_factory=list)  # the newest answer
     cached: int = 0  # leading ids whose keys and values are in the cache
 
@@ -92,9 +94,14 @@ class PolicyAgent:
             dialogue = waiting.pop(0)
             if not waiting:
                 del self._known[history[:-1]]
-            dialogue.ids += self.chat.follow(dialogue.action, history[-1][1]).tolist()
+            self.chat.extend(dialogue.pieces, dialogue.action, history[-1][1])
+            ids = self.chat.context(dialogue.pieces).tolist()
+            if ids[: len(dialogue.ids)] != dialogue.ids:
+                dialogue.cached = 0  # rewritten: read anew
+            dialogue.ids = ids
             return dialogue
-        dialogue = _Dialogue(self._started, self.chat.opening(history).tolist())
+        pieces = self.chat.begin(history)
+        dialogue = _Dialogue(self._started, pieces, self.chat.context(pieces).tolist())
         self._started += 1
         return dialogue
 
@@ -116,9 +123,11 @@ class PolicyAgent:
         seated = set(map(id, self._rows))
         for dialogue in dialogues:
             if id(dialogue) not in seated:
-                self._cache.clear(len(self._rows))
                 dialogue.cached = 0
                 self._rows.append(dialogue)
+        for row, dialogue in enumerate(self._rows):
+            if dialogue.cached == 0:
+                self._cache.clear(row)
 
     def _decode(self, dialogues: list[_Dialogue], turns: list[int]) -> None:
         """One answer for every dialogue, into its ``action`` and ``ids``."""
@@ -163,4 +172,6 @@ def policy_agent(path: Any, *, dtype: str | None = None, **options: Any) -> Poli
     """The agent in a policy folder or Hugging Face model; ``dtype`` of all weights; options go to ``PolicyAgent``."""
     flush_denormals()
     chosen = None if dtype is None else getattr(torch, dtype)
-    return PolicyAgent(Policy.from_pretrained(path, dtype=chosen, reference=False), **options)
+    policy = Policy.from_pretrained(path, dtype=chosen, reference=False)
+    policy.chat.kept = read_context(path)
+    return PolicyAgent(policy, **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,28 +185,32 @@ def compare(learner: Learner, batch: Batch, algos: Sequence[str] = ALGOS, *, see
     }
 
 
-def open_run(run: Path) -> Learner:
-    """The learner of a run as its last checkpoint left it: policy, reference, critic and value normaliser."""
+def open_run(run: Path, load: Callable[[TrainConfig, str], Policy]) -> Learner:
+    """The learner of a run as its last checkpoint left it: policy, reference, critic and value normaliser.
+
+    ``load`` reads a policy folder as training does, see `cli.load_policy`.
+    """
     config = TrainConfig.read(run)
-    policy = Policy.from_pretrained(
-        checkpointed_policy(run, "last"),
-        seed=config.seed,
-        temperature=config.rollout.temperature,
-        value_grad=config.model.value_grad,
-        max_user_tokens=config.rollout.max_user_tokens,
-    )
+    policy = load(config, str(checkpointed_policy(run, "last")))
     load_tensors(run / "last", policy, {})
     learner = Learner(policy, config)
     learner.normaliser = Normaliser(*read_state(run / "last")["normaliser"])
     return learner
 
 
-def replay(run: Path, algos: Sequence[str] = (), iterations: Sequence[int] = (), *, seed: int = 0) -> dict[str, Any]:
+def replay(
+    run: Path,
+    load: Callable[[TrainConfig, str], Policy],
+    algos: Sequence[str] = (),
+    iterations: Sequence[int] = (),
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
     """`compare` on kept iterations of a run, at its last checkpoint; left in RUN/replay.json.
 
     By default all estimators that the run has a critic and groups for, on the newest iteration.
     """
-    learner = open_run(run)
+    learner = open_run(run, load)
     able = {"ppo": learner.config.has_critic} | dict.fromkeys(GROUP_ALGOS, learner.config.group > 1)
     algos = algos or [algo for algo in ALGOS if able.get(algo, True)]
     chosen = list(iterations) or kept_iterations(run)[-1:]

@@ -2,7 +2,8 @@
 
 All dialogues decode together, each at its own pace: a row whose turn ended steps its environment at once and
 waits, masked, until a few rows have new text; that text is then prefilled for all of them in one pass. A row
-whose episode ended takes the next one. Token histories only grow, so nothing is fed twice.
+whose episode ended takes the next one. Where token histories only grow, nothing is fed twice; a context that was
+rewritten, and one that is answered once more, is read anew.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from rlpa_agent.chat import Chat, Transcript
+from rlpa_agent.contexts import Pieces
 from rlpa_agent.generation import Sampler, decoder
 from rlpa_agent.policy import Policy
 from rlpa_agent.served import Generator, Sampled
 from rlpa_agent.trajectory import Trajectory, Turn
+from rlpa_env import fork, restore
 from rlpa_env.errors import ConfigError
 
 
@@ -45,17 +48,30 @@ def added(counts: Sequence[RolloutCounts]) -> RolloutCounts:
     return RolloutCounts(*(sum(values) for values in zip(*map(astuple, counts), strict=True)))
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """One sample of a turn, and the environment behind it."""
+
+    turn: Turn
+    env: Any
+    terminated: bool
+    truncated: bool
+    info: Mapping[str, Any]
+
+
 @dataclass
 class _Row:
     """A dialogue in progress."""
 
     env: Any
     episode: int
+    pieces: Pieces
+    samples: list[_Answered] = field(default_factory=list)  # of the turn under way, when several are taken
     transcript: Transcript = field(default_factory=Transcript)
     turns: list[Turn] = field(default_factory=list)
     action: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
-    context_length: int = 0  # of the turn being sampled
+    anew: bool = False  # the cache must forget the row first
     unfed: list[int] = field(default_factory=list)  # ids that the cache has not seen yet
     live: bool = False  # sampling a turn now
     name: str = ""
@@ -74,6 +90,7 @@ def collect(
     temperature: float | None = None,
     max_new_tokens: int = 160,
     max_turns: int = 10,
+    samples: int = 1,
     counts: RolloutCounts | None = None,
     on_episode: Callable[[int, Trajectory], None] | None = None,
     generator: Generator | None = None,
@@ -83,7 +100,9 @@ def collect(
     ``envs`` follow Gymnasium's reset and step with texts and ``info["messages"]``; ``options[i]`` goes to reset.
     Episode i samples from the random stream ``streams[i]`` (default: (sample_seed, i)), so in fp32 it comes out the
     same alone or beside others. ``temperature`` defaults to the policy's; 0 is greedy. ``on_episode`` hears of each
-    episode as it ends. Too little context left for a whole turn ends an episode as truncated, "context".
+    episode as it ends. Too little context left for a whole turn ends an episode as truncated, "context". With
+    ``samples`` > 1 every turn is answered so often, each in a fork of its environment, and the dialogue goes on with the
+    best paid; the rest are its turn's ``others``.
     ``generator`` samples outside of this process, all turns in flight together; without it the policy does, here.
     """
     if len(seeds) == 0 or len(envs) == 0:
@@ -100,6 +119,7 @@ def collect(
         policy.context_limit,
         counts or RolloutCounts(),
         on_episode,
+        samples,
     )
     began = time.perf_counter()
     temperature = policy.temperature if temperature is None else temperature
@@ -124,6 +144,7 @@ class _Job:
     limit: int
     counts: RolloutCounts
     on_episode: Callable[[int, Trajectory], None] | None
+    samples: int = 1
     rows: list[_Row] = field(default_factory=list)
     done: dict[int, Trajectory] = field(default_factory=dict)
     started: int = 0
@@ -158,10 +179,9 @@ class _Job:
         """Have every turn sampled elsewhere, stepping each environment as its answer comes."""
 
         def ask(row: _Row) -> Future[Sampled]:
-            row.context_length, self.counts.prefilled_tokens = len(row.transcript.ids), self.counts.prefilled_tokens + len(row.unfed)
+            self.counts.prefilled_tokens += len(row.unfed)
             row.unfed = []
-            key = (*self.streams[row.episode], len(row.turns))
-            return generator.begin(row.transcript.ids, key, self.max_new_tokens, temperature)
+            return generator.begin(row.transcript.ids, self._stream(row), self.max_new_tokens, temperature)
 
         waiting = {ask(row): row for row in map(self._start, envs)}
         while waiting:
@@ -187,8 +207,9 @@ class _Job:
         _, info = env.reset(seed=int(self.seeds[i]), options=self.options[i])
         self.counts.environment_seconds += time.perf_counter() - began
         profile = getattr(getattr(env, "unwrapped", env), "profile", None)
-        state = _Row(env, i, name=f"{getattr(profile, 'id', type(env).__name__)}#{int(self.seeds[i])}")
-        opening = self.chat.opening(info["messages"]).tolist()
+        name = f"{getattr(profile, 'id', type(env).__name__)}#{int(self.seeds[i])}"
+        state = _Row(env, i, self.chat.begin(info["messages"]), name=name)
+        opening = self.chat.context(state.pieces).tolist()
         if not self._has_room(len(opening)):
             raise ConfigError(
                 f"context: expected room for the opening ({len(opening)} tokens) and a turn of {self.max_new_tokens}; "
@@ -208,16 +229,24 @@ class _Job:
 
     def _prefill(self, waiting: list[int]) -> torch.Tensor:
         began = time.perf_counter()
+        for row in waiting:
+            if self.rows[row].anew:
+                self.cache.clear(row)
         chunks = [np.asarray(self.rows[row].unfed, dtype=np.int64) for row in waiting]
         hidden = self.cache.prefill(waiting, chunks)
         for row in waiting:
             state = self.rows[row]
             state.unfed, state.action, state.logp = [], [], []
-            state.live, state.context_length = True, len(state.transcript.ids)
-            self.sampler.restart(row, (*self.streams[state.episode], len(state.turns)))
+            state.live, state.anew = True, False
+            self.sampler.restart(row, self._stream(state))
         self.counts.prefilled_tokens += sum(map(len, chunks))
         self.counts.prefill_seconds += time.perf_counter() - began
         return hidden
+
+    def _stream(self, state: _Row) -> tuple[int, ...]:
+        """Key of the random stream of the next answer."""
+        again = (len(state.samples),) if state.samples else ()
+        return (*self.streams[state.episode], len(state.turns), *again)
 
     def _record(self, ids: list[int], logp: list[float]) -> list[int]:
         """Note the sampled token of every live row; rows whose turn it ended, which are no longer live."""
@@ -256,52 +285,73 @@ class _Job:
 
     def _step(self, state: _Row) -> Trajectory | None:
         """Send the turn to the environment; the trajectory if the episode is over."""
+        if self.samples == 1:
+            return self._go_on(state, self._answer(state, state.env))
+        state.samples.append(self._answer(state, fork(state.env)))
+        if len(state.samples) < self.samples:
+            state.unfed, state.anew = list(state.transcript.ids), True
+            return None
+        best = max(state.samples, key=lambda sample: (sample.turn.valid, sample.turn.reward))
+        others = tuple(sample.turn for sample in state.samples if sample is not best)
+        state.samples = []
+        restore(state.env, best.env)
+        return self._go_on(state, replace(best, turn=replace(best.turn, others=others)))
+
+    def _answer(self, state: _Row, env: Any) -> _Answered:
+        """What the sampled answer earns in ``env``."""
         action = state.action
         began = time.perf_counter()
-        _, reward, terminated, truncated, info = state.env.step(self.chat.decode(action))
+        _, reward, terminated, truncated, info = env.step(self.chat.decode(action))
         self.counts.environment_seconds += time.perf_counter() - began
         stop = "eos" if action[-1] in self.chat.end_ids else "length"
-        context = np.asarray(state.transcript.ids, dtype=np.int64)
-        state.turns.append(
-            Turn(
-                context_ids=context,
-                action_ids=np.asarray(action, dtype=np.int64),
-                logp=np.asarray(state.logp, dtype=np.float32),
-                reward=float(reward),
-                parts=_parts(info),
-                valid=bool(info.get("reward/valid", True)),
-                stop=stop,
-            )
+        turn = Turn(
+            context_ids=np.asarray(state.transcript.ids, dtype=np.int64),
+            action_ids=np.asarray(action, dtype=np.int64),
+            logp=np.asarray(state.logp, dtype=np.float32),
+            reward=float(reward),
+            parts=_parts(info),
+            valid=bool(info.get("reward/valid", True)),
+            stop=stop,
         )
         self.counts.action_tokens += len(action)
         self.counts.length_stops += stop == "length"
-        state.transcript.action(action)
-        messages = tuple((message["role"], message["content"]) for message in info["messages"])
-        state.messages = messages
-        said = messages[-1][1] if messages[-1][0] == "user" else ""
-        self._feed(state, self._follow(action, said, len(state.transcript.ids)))
+        return _Answered(turn, env, bool(terminated), bool(truncated), info)
+
+    def _go_on(self, state: _Row, answered: _Answered) -> Trajectory | None:
+        """Take an answer into the dialogue; the trajectory if the episode is over."""
+        turn, info, truncated = answered.turn, answered.info, answered.truncated
+        state.turns.append(turn)
+        state.messages = tuple((message["role"], message["content"]) for message in info["messages"])
+        self._continue(state, turn, state.messages[-1][1] if state.messages[-1][0] == "user" else "")
         reason = str(getattr(info.get("stop_reason", ""), "value", info.get("stop_reason", "")))
-        if not (terminated or truncated):
+        if not (answered.terminated or truncated):
             if len(state.turns) >= self.max_turns:
                 truncated, reason = True, reason or "turn_limit"
             elif not self._has_room(len(state.transcript.ids)):
                 truncated, reason = True, "context"
                 self.counts.context_stops += 1
-        if not (terminated or truncated):
+        if not (answered.terminated or truncated):
             return None
         final = np.asarray(state.transcript.ids, dtype=np.int64)
-        return Trajectory(
-            tuple(state.turns), final, bool(terminated), bool(truncated), reason, state.name, state.messages
-        )
+        ending = (answered.terminated, truncated, reason, state.name, state.messages)
+        return Trajectory(tuple(state.turns), final, *ending)
 
-    def _follow(self, action: list[int], said: str, used: int) -> list[int]:
-        """The ids after a turn, the user's text cut where the context would end."""
-        ids = self.chat.follow(action, said).tolist()
-        excess = used + len(ids) - self.limit
-        if excess > 0:
-            header = len(self.chat.glue.header)
-            ids = ids[: len(ids) - header - excess] + ids[len(ids) - header :]
-        return ids
+    def _continue(self, state: _Row, turn: Turn, said: str) -> None:
+        """Make the next context; a user's text is cut where the model's context would end."""
+        action, header = turn.action_ids.tolist(), len(self.chat.glue.header)
+        self.chat.extend(state.pieces, action, said)
+        context = self.chat.context(state.pieces).tolist()
+        excess = max(0, len(context) - self.limit)
+        context = context[: len(context) - header - excess] + context[len(context) - header :]
+        state.transcript.action(action)
+        fed = state.transcript.ids
+        grows = context[: len(fed)] == fed
+        if grows and self.samples == 1:  # else the cache holds another sample of the turn
+            self._feed(state, context[len(fed) :])
+            return
+        self.counts.context_tokens += len(self.chat.follow(action, said))
+        state.transcript, state.unfed, state.anew = Transcript(), context, True
+        state.transcript.context(context)
 
 
 def profile_block(chat: Chat, weight: float) -> Callable[[Turn], tuple[int, float]]:

@@ -64,7 +64,7 @@ def save_rollout(
     part, text = path.with_suffix(".part"), path.with_suffix(".jsonl")
     part.write_text(lines, encoding="utf-8")
     part.rename(text)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, part)  # arrays may be one another
     part.rename(path)
     return path
 
@@ -76,6 +76,7 @@ def _path(run: Path, iteration: int) -> Path:
 def _line(index: int, trajectory: Trajectory) -> dict[str, Any]:
     turns = [
         {"reward": turn.reward, "valid": turn.valid, "stop": turn.stop, "parts": dict(turn.parts)}
+        | ({"others": [other.reward for other in turn.others]} if turn.others else {})
         for turn in trajectory.turns
     ]
     ending = {name: getattr(trajectory, name) for name in ("terminated", "truncated", "stop_reason")}

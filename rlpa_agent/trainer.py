@@ -155,6 +155,7 @@ class Trainer:
             temperature=rollout.temperature,
             max_new_tokens=rollout.max_new_tokens,
             max_turns=rollout.max_turns,
+            samples=rollout.samples,
             counts=counts,
             on_episode=heard,
             generator=self.generator,
@@ -176,6 +177,7 @@ class Trainer:
             horizon=self.config.ppo.horizon,
             blocks=blocks,
             group=self.config.group,
+            per_turn=self.config.mode == "official",
         )
         try:
             estimates, stats = self.learner.update(batch, self.iteration)

@@ -22,6 +22,7 @@ class Turn:
     parts: Mapping[str, float] = field(default_factory=dict)  # numeric info of the turn, e.g. "reward/profile"
     valid: bool = True  # False: the environment could not score this turn; it is cut with all after it
     stop: str = "eos"  # eos | length | context
+    others: tuple[Turn, ...] = ()  # further samples of the same turn, with which the dialogue did not go on
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ENV = """types errors text guard topics flows store clients | profiles loaders | world | population spaces actions encoders meaning matching | rewards metrics |
 hearing evidence moves form relevance judges | disclosure voice users scripted | llm parts | env rendering wrappers forking vector |
 replies attentive agents oracle prompting numeric | results evaluate testing | cli __init__"""
-AGENT = """config trajectory world served advantages ppo chat tokenizer lora value | loading generation | policy | mixture induction warm_start start rollout batch evaluate |
+AGENT = """contexts config trajectory world served advantages ppo chat tokenizer lora value | loading generation | policy | mixture induction warm_start start rollout batch evaluate |
 learner checkpoint progress rollout_files | trainer | dry_run replay token_table | cli | demo __init__"""
 LATE = {  # imports inside functions that point the other way, each for a reason
     ("actions", "profiles"): "the instructions list the slots; parsing needs none",
@@ -90,7 +90,7 @@ def test_pure_modules_import_nothing_of_ours():
     for name in ("advantages", "ppo"):
         roots = {module.split(".")[0] for module, _ in imports(ROOT / "rlpa_agent" / f"{name}.py")}
         assert roots <= {"__future__", "torch", "typing", "itertools"}
-    for name in ("config", "chat"):
+    for name in ("config", "chat", "contexts"):
         roots = {module.split(".")[0] for module, _ in imports(ROOT / "rlpa_agent" / f"{name}.py")}
         assert not roots & {"torch", "transformers"}
 

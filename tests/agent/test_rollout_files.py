@@ -226,7 +226,7 @@ def test_noise_figures_know_signal_and_noise():
 @pytest.mark.parametrize("algo", ["ppo", "grpo", "rloo", "reinforce"])
 def test_the_gradient_compared_is_the_one_trained_with(run, algo):
     out, seen = run
-    learner = open_run(out)
+    learner = open_run(out, cli.load_policy)
     batch = seen[1][0]
     found = compare(learner, batch, [algo])
     assert found["units"] == 4
@@ -268,13 +268,13 @@ def test_replay_compares_all_estimators_and_leaves_its_figures(run, capsys):
 def test_estimators_that_the_run_cannot_give_are_refused(tmp_path):
     trainer = trainer_of(tmp_path, algo="reinforce", rollout={"group": 1}, iterations=1)
     trainer.run()
-    found = replay(trainer.config.out)
+    found = replay(trainer.config.out, cli.load_policy)
     assert [row["algo"] for row in found["rows"]] == ["reinforce"]
     assert found["units"] == 8
     with pytest.raises(ConfigError, match="critic for ppo"):
-        replay(trainer.config.out, ["ppo"])
+        replay(trainer.config.out, cli.load_policy, ["ppo"])
     with pytest.raises(ConfigError, match=r"rollout\.group: expected at least 2"):
-        replay(trainer.config.out, ["rloo"])
+        replay(trainer.config.out, cli.load_policy, ["rloo"])
 
 
 def test_inspect_shows_and_writes(run, tmp_path, capsys):

@@ -174,6 +174,8 @@ def siblings(rewards, context, first_id):
 def test_official_batches_have_a_chain_a_sample_and_a_group_a_turn():
     """r = 3 (kept), 1, 0 in the first turn and 2 (kept), 2 in the second."""
     first, second = siblings((3.0, 1.0, 0.0), 4, 10), siblings((2.0, 2.0), 6, 20)
+    unscored = dataclasses.replace(second.others[0], valid=False, reward=50.0)
+    second = dataclasses.replace(second, others=(*second.others, unscored))
     batch = make_batch([Trajectory((first, second), np.arange(9), True, False)], max_turns=4, per_turn=True)
     assert batch.turn_A[batch.starts_C].tolist() == [0, 1, 0, 0, 1]
     assert batch.fraction_A[batch.starts_C].tolist() == [0, 0.25, 0, 0, 0.25]

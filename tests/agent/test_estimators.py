@@ -93,7 +93,7 @@ def test_reinforce_takes_token_returns_with_the_kl_in_them():
     assert within.tolist() == pytest.approx([0.8, 0.9, 1.8, 1.9])
 
 
-def test_a_reply_is_not_credited_with_a_profile_that_was_paid_before_it():
+def test_a_reply_is_not_credited_with_a_profile_that_was_paid_before_it(tmp_path):
     """profile_paid="block": two blocks of a turn are compared apart; a sibling without a block counts whole."""
     split = Turn(np.arange(3), np.array([10, 11]), np.zeros(2, np.float32), 1.5)
     whole = Turn(np.arange(3), np.array([12]), np.zeros(1, np.float32), 0.5)
@@ -101,6 +101,8 @@ def test_a_reply_is_not_credited_with_a_profile_that_was_paid_before_it():
     batch = make_batch(made, max_turns=1, group=2, blocks=lambda turn: (1, 1.0) if turn is split else (0, 0.0))
     # returns from the profile on 1.5 against 0.5, from the reply on 0.5 against 0.5
     assert by_group("rloo", batch) == [1.0, 0.0, 0.0]
+    learner = Learner(tiny_models.policy(), toy_config(tmp_path, 1, algo="rloo", rollout={"dialogues": 2, "group": 2}))
+    assert learner.estimate(batch, 0).raw_A.tolist() == [1.0, 0.0, 0.0]
 
 
 def test_siblings_share_person_and_seed_and_are_sampled_apart(tmp_path):

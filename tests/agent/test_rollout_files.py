@@ -203,6 +203,8 @@ def test_a_sketch_keeps_inner_products():
         sketch = Sketch(a, size)
         assert float(sketch(a) @ sketch(a)) == pytest.approx(exact[0], abs=error)
         assert float(sketch(a) @ sketch(b)) == pytest.approx(exact[1], abs=error)
+    ones = [torch.ones(shape) for shape in shapes]  # alike in all places: only random signs keep them from adding up
+    assert float(Sketch(ones, 512)(ones).square().sum()) == pytest.approx(2327, rel=0.25)
     assert torch.equal(Sketch(a, 512)([a[0], None, a[2]]), Sketch(a, 512)([a[0], torch.zeros(5), a[2]]))
 
 

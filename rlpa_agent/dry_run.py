@@ -25,7 +25,7 @@ from rlpa_agent.progress import peak_memory_mb
 from rlpa_agent.rollout import RolloutCounts, collect
 from rlpa_agent.trajectory import Trajectory, Turn
 
-FEW = 8  # dialogues held to see how long turns are
+MANY = 32  # dialogues that show how long turns are, where time allows
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class _Costs:
     token: float
     prefill: float  # a call
     prefill_token: float
-    turn: float  # of the environment
+    turn: float  # of the environment, and of one more row in a prefill
 
     def play(self, dialogues: Sequence[Sequence[tuple[int, int]]], rows: int) -> float:
         """Seconds of a rollout that holds ``rows`` of the dialogues at a time, after the rule of `rollout.collect`."""
@@ -127,24 +127,33 @@ def _timed(work: Callable[[], Any], budget: float) -> float:
 
 def _listen(trainer: Any, budget: float) -> tuple[_Talk, RolloutCounts, list[Trajectory], int]:
     """Hold a few real dialogues, for as many turns as fit the budget."""
-    rollout, few = trainer.config.rollout, min(FEW, len(trainer.envs))
-    turns, began = 1, time.perf_counter()
-    while True:
+    rollout, few, turns = trainer.config.rollout, min(2, len(trainer.envs)), 1
+    seeds = np.random.default_rng([trainer.config.seed, 13]).integers(2**31, size=MANY).tolist()
+
+    def hold() -> tuple[list[Trajectory], RolloutCounts]:
         counts = RolloutCounts()
         held = collect(
             trainer.policy,
             trainer.envs[:few],
-            seeds=np.random.default_rng([trainer.config.seed, 13]).integers(2**31, size=few).tolist(),
+            seeds=seeds[:few],
             temperature=rollout.temperature,
             max_new_tokens=rollout.max_new_tokens,
             max_turns=turns,
             counts=counts,
         )
-        room = budget - (time.perf_counter() - began)
-        more = min(rollout.max_turns, int(turns * room / counts.seconds))
-        if more <= turns:
-            break
-        turns = more
+        return held, counts
+
+    held, counts = hold()
+    budget -= counts.seconds
+    more = int(budget / (1.5 * counts.seconds))  # later turns are longer
+    if more >= 2:
+        turns = min(rollout.max_turns, more)
+        held, counts = hold()
+        budget -= counts.seconds
+    more = min(MANY, len(trainer.envs), int(few * budget / counts.seconds))
+    if turns == rollout.max_turns and more > few:
+        few = more
+        held, counts = hold()
     sampled, fed, leaving = [], [], []
     for k in range(max(len(t.turns) for t in held)):
         there = [t for t in held if len(t.turns) > k]
@@ -174,27 +183,28 @@ def _decoding(trainer: Any, opening: int, final: int, talk: _Talk, turn_seconds:
             ids, _ = sampler.draw(hidden[0], [True] * n)
             hidden[0] = cache.step(ids, torch.ones(n, dtype=torch.bool))
 
-        return _timed(once, budget / 5)
+        return _timed(once, budget / 6)
 
-    def prefill(tokens: int) -> float:
-        chunk = np.full(tokens, policy.chat.end_id, dtype=np.int64)
+    def prefill(n: int, tokens: int) -> float:
+        chunks = [np.full(tokens, policy.chat.end_id, dtype=np.int64)] * n
 
         def once() -> None:
             cache.pretend(opening)
-            cache.prefill([0], [chunk])
+            cache.prefill(range(n), chunks)
 
-        return _timed(once, budget / 5)
+        return _timed(once, budget / 6)
 
     few = max(1, rows // 4)
     long, short, narrow = step(rows, final), step(rows, opening), step(few, opening)
     token = max(0.0, long - short) / max(1, rows * (final - opening))
-    row = max(0.0, short - narrow) / max(1, rows - few) - token * opening
-    base = short - rows * (row + token * opening)
+    row = max(0.0, (short - narrow) / max(1, rows - few) - token * opening)
+    base = max(0.0, short - rows * (row + token * opening))
     small = max(1, int(np.mean(talk.fed[-1])))
     large = min(max(256, 4 * small), cache.capacity - opening)
-    one, many = prefill(small), prefill(large)
-    each = max(0.0, many - one) / (large - small)
-    return _Costs(base, row, token, max(0.0, one - each * small), each, turn_seconds)
+    one, several, much = prefill(1, small), prefill(few, small), prefill(1, large)
+    each = max(0.0, much - one) / (large - small)
+    beside = max(0.0, (several - one) / (few - 1) - small * each) if few > 1 else 0.0  # of every row in a call
+    return _Costs(base, row, token, max(0.0, one - beside - small * each), each, turn_seconds + beside)
 
 
 def _pretended(held: Sequence[Trajectory], rows: int, tokens: int, share: float) -> list[Trajectory]:
@@ -274,7 +284,7 @@ def predict(trainer: Any, seconds: float = 20.0) -> Forecast:
     known = [len(t.turns[k - 1].context_ids) + len(t.turns[k - 1].action_ids) if k else 0 for t in held for k in range(len(t.turns))]
     flat = [(len(turn.context_ids), len(turn.action_ids)) for t in held for turn in t.turns]
     chunks = iter([(context - old, said) for (context, said), old in zip(flat, known, strict=True)])
-    really = counts.seconds / costs.play([[next(chunks) for _ in t.turns] for t in held], min(FEW, len(held)))
+    really = counts.seconds / costs.play([[next(chunks) for _ in t.turns] for t in held], len(held))
     rollout_seconds = costs.play(talks, min(len(trainer.envs), rollout.dialogues)) * float(np.clip(really, 0.5, 2.0))
     row = (sampled + fed) / rollout.dialogues
     update_seconds = _updating(trainer, held, row, sampled / (sampled + fed), rollout.dialogues, 0.45 * seconds)

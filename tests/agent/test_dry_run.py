@@ -31,6 +31,7 @@ TWO = [[(4, 2)], [(4, 1)]]
         (TWO, 2, {"prefill": 100.0, "prefill_token": 1.0}, 100 + 8),  # both in one call
         (TWO, 2, {"row": 10.0}, 2 * 10 + 10),  # the row of the shorter one is gone in the second step
         (TWO, 2, {"token": 1.0}, 2 * 4 + 5),
+        ([[(4, 1), (1, 1)], [(4, 2)]], 2, {"step": 1.0}, 2),  # the first goes on while the second speaks
         (TWO, 1, {"step": 1.0, "prefill": 100.0}, 3 + 200),  # one after the other
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -157,6 +158,8 @@ def test_a_saved_adapter_loads_in_peft_and_transformers_and_comes_back_byte_for_
     keys = load_file(folder / "adapter_model.safetensors")
     assert "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight" in keys
     assert len(keys) == 28
+    targets = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets)  # a set inside peft, whose order differs between processes
     with torch.no_grad():
         expected = policy.lm(input_ids=place()[0]).logits
         plain = AutoModelForCausalLM.from_pretrained(folder)

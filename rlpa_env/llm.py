@@ -307,6 +307,8 @@ def _verdict(answer: Any) -> Verdict:
 class LLMMatcher:
     """A language model that lists which guesses mean which truths; numbers, negation and persons stay with the rules.
 
+    Equal values match without it, and it is shown only what may still match.
+
     Args:
         llm: client, or settings of one.
         guard: a guess that gives orders means nothing, and the model does not get to see it.
@@ -323,24 +325,26 @@ class LLMMatcher:
         return alone(self.scores_flow(guess, truth))
 
     def scores_flow(self, guess: Sequence[Point], truth: Sequence[Point]) -> Flow[np.ndarray]:
-        """``scores`` as a flow; no call where nothing can match."""
-        allowed_GT = np.array([[comparable(g, t) for t in truth] for g in guess], dtype=bool).reshape(len(guess), len(truth))
-        allowed_GT[[self.guard and _orders(point) for point in guess]] = False
-        if not allowed_GT.any():
-            return np.zeros(allowed_GT.shape)
-        shown = [i for i, point in enumerate(guess) if not (self.guard and _orders(point))]
+        """``scores`` as a flow; no call where nothing is left that can match."""
+        shape = len(guess), len(truth)
+        sound = [not (self.guard and _orders(point)) for point in guess]
+        allowed_GT = np.array([[ok and comparable(g, t) for t in truth] for g, ok in zip(guess, sound, strict=True)], bool).reshape(shape)
+        equal_GT = np.array([[normalise(g.value) == normalise(t.value) for t in truth] for g in guess], bool).reshape(shape)
+        same_GT = allowed_GT & equal_GT
+        open_GT = allowed_GT & ~same_GT.any(axis=1, keepdims=True) & ~same_GT.any(axis=0, keepdims=True)
+        scores_GT = same_GT.astype(float)
+        if not open_GT.any():
+            return scores_GT
+        guesses, truths = (np.flatnonzero(open_GT.any(axis=axis)).tolist() for axis in (1, 0))
         data = {
-            "guesses": [{"id": i, "trait": _trait(guess[i])} for i in shown],
-            "truths": [{"id": i, "trait": _trait(point)} for i, point in enumerate(truth)],
+            "guesses": [{"id": i, "trait": _trait(guess[i])} for i in guesses],
+            "truths": [{"id": i, "trait": _trait(truth[i])} for i in truths],
         }
         messages = _request(prompt("matcher-v1", self.client.config.language), data)
-        pairs: list[tuple[int, int]] = yield from _structured(
-            self.client, "matcher", messages, _pairs_schema(shown, range(len(truth))), _pairs
-        )
-        scores_GT = np.zeros(allowed_GT.shape)
+        pairs: list[tuple[int, int]] = yield from _structured(self.client, "matcher", messages, _pairs_schema(guesses, truths), _pairs)
         for row, column in pairs:
-            if 0 <= row < len(guess) and 0 <= column < len(truth):
-                scores_GT[row, column] = float(allowed_GT[row, column])
+            if 0 <= row < len(guess) and 0 <= column < len(truth) and open_GT[row, column]:
+                scores_GT[row, column] = 1.0
         return scores_GT
 
 

@@ -293,9 +293,22 @@ def test_numbers_negation_persons_and_slots_stay_with_the_rules(guess, truth):
     assert matcher.client.seen == []  # nothing can match: no call
 
 
+def test_equal_values_need_no_model_and_it_is_shown_only_what_may_still_match():
+    guess = [Point("Occupation", "Nurse"), Point("Interests", "long walks"), Point("Age", "33")]
+    truth = [Point("Occupation", "nurse"), Point("Age", "34"), Point("Interests", "hiking")]
+    matcher = LLMMatcher(Canned(pairs((0, 0), (1, 2), (2, 1))))
+    assert matcher.scores(guess, truth).tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    assert json.loads(matcher.client.seen[0][0][1]["content"]) == {
+        "guesses": [{"id": 1, "trait": "Interests: long walks"}],
+        "truths": [{"id": 2, "trait": "Interests: hiking"}],
+    }
+    assert matcher.scores(guess[:1], truth).tolist() == [[1, 0, 0]]
+    assert len(matcher.client.seen) == 1
+
+
 def test_the_schema_bounds_what_a_weak_model_could_write_for_ever():
     matcher = LLMMatcher(Canned(pairs()))
-    matcher.scores([Point("Occupation", "nurse")] * 3, [Point("Occupation", "nurse"), Point("Interests", "chess")])
+    matcher.scores([Point("Occupation", "ward work")] * 3, [Point("Occupation", "nurse"), Point("", "plays chess")])
     schema = matcher.client.seen[0][1]["schema"]["properties"]["pairs"]
     assert schema["maxItems"] == 2
     assert schema["items"]["properties"] == {"guess": {"type": "integer", "enum": [0, 1, 2]}, "truth": {"type": "integer", "enum": [0, 1]}}
@@ -308,7 +321,7 @@ def test_the_schema_bounds_what_a_weak_model_could_write_for_ever():
 
 
 def test_pairs_that_do_not_exist_are_ignored_and_pairs_of_text_are_off_schema():
-    guess, truth = [Point("Occupation", "nurse")], [Point("Occupation", "nurse")]
+    guess, truth = [Point("Occupation", "ward work")], [Point("Occupation", "nurse")]
     assert LLMMatcher(Canned(pairs((5, 0), (-1, 0), (0, 9)))).scores(guess, truth).sum() == 0
     with pytest.raises(OffSchemaError, match="matcher"):
         LLMMatcher(Canned(pairs(("0", True)))).scores(guess, truth)

@@ -118,10 +118,13 @@ class Server:
         fault = FAULTS[int(self.random.random() * len(FAULTS))] if self.random.random() < self.share else ""
         self.counts[fault or "answered"] += 1
         stalled = self.stall is not None and self.counts["requests"] > self.stall
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self.delay  # thinking is part of the delay
+        text = {"schema": '{"verdict": "fine"}', "huge": "x" * 10_000_000}.get(fault) or self.answer(body)
         self.busy += 1
         self.counts["most at once"] = max(self.counts["most at once"], self.busy)
         try:
-            await asyncio.sleep(_HANG if fault == "hang" or stalled else self.delay)
+            await asyncio.sleep(_HANG if fault == "hang" or stalled else due - loop.time())
         finally:
             self.busy -= 1
         if fault == "drop":
@@ -129,7 +132,6 @@ class Server:
         if fault in ("500", "429"):
             await self.send(writer, int(fault), b'{"error": {"message": "busy"}}', {"Retry-After": "0.05"} if fault == "429" else {})
             return True
-        text = {"schema": '{"verdict": "fine"}', "huge": "x" * 10_000_000}.get(fault) or self.answer(body)
         usage = {"prompt_tokens": len(json.dumps(body["messages"])) // 4, "completion_tokens": len(text) // 4, "total_tokens": 0}
         message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         reply = {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [message], "usage": usage}

@@ -227,10 +227,13 @@ class ChatClient:
         raise ModelError(f"{self.config.base_url}: not asked, {self._row} attempts in a row had failed ({last or 'see earlier errors'})")
 
     async def _attempt(self, body: Mapping[str, Any]) -> str:
-        sent = body if self.config.seeds else {key: value for key, value in body.items() if key != "seed"}
-        answer = await asyncio.wait_for(
-            self._sdk.chat.completions.create(**sent, timeout=self.config.timeout), self.config.timeout + 1.0
-        )
+        from openai.types.chat import ChatCompletion
+
+        sent = {key: value for key, value in body.items() if key not in ("extra_body", *(() if self.config.seeds else ("seed",)))}
+        sent |= body.get("extra_body", {})
+        # Not chat.completions.create: it walks every message against its declared types, a fifth of the time of a call.
+        call = self._sdk.post("/chat/completions", cast_to=ChatCompletion, body=sent, options={"timeout": self.config.timeout})
+        answer = await asyncio.wait_for(call, self.config.timeout + 1.0)
         usage = getattr(answer, "usage", None)
         prompt, completion = (int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens"))
         self.usage.prompt_tokens += prompt

@@ -167,17 +167,19 @@ def test_extra_fields_are_sent_and_tell_recorded_answers_apart(tmp_path):
 
 @pytest.mark.parametrize("seeds", [False, True])
 def test_a_seed_goes_out_only_where_it_is_wanted(url, seeds):
-    own, sent = client(url, seeds=seeds), []
+    own, sent = client(url, seeds=seeds, extra_body={"top_k": 5}), []
     own.ask(HELLO)  # connects
-    create = own._sdk.chat.completions.create
+    post = own._sdk.post
 
-    def noting(**body):
+    def noting(path, *, body, **options):
         sent.append(body)
-        return create(**body)
+        return post(path, body=body, **options)
 
-    own._sdk.chat.completions.create = noting
+    own._sdk.post = noting
     own.ask(HELLO, seed=3)
     assert sent[0].get("seed") == (3 if seeds else None)
+    assert sent[0]["top_k"] == 5
+    assert "extra_body" not in sent[0]
 
 
 def test_an_interrupted_write_leaves_no_half_answer(tmp_path):

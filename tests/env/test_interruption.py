@@ -94,7 +94,7 @@ def test_an_interrupt_ends_an_evaluation_whose_model_does_not_answer(tmp_path, w
             (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
             _, said = process.communicate(timeout=30)
             took = time.monotonic() - began
-    assert took < 2.0
+    assert took < 10.0  # of load, at the worst; the model would keep it for its whole time-out of a minute, several times
     assert process.returncode == 130
     assert "the same command goes on" in said
     assert "Traceback" not in said

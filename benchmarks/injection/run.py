@@ -55,6 +55,7 @@ from rlpa_env.population import load_split
 from rlpa_env.types import CRITERIA
 
 _SERVER = Path(__file__).parents[1] / "llm_concurrency" / "server.py"
+PARTS = ("judge", "matcher", "user")
 _CONCURRENCY = 32  # requests in flight
 _MOST_TOKENS = 320  # of an answer; five full reasons take 210
 _OUT_OF_ROLE = re.compile(
@@ -269,12 +270,15 @@ def _names(text: str, value: str) -> bool:
     return re.search(rf"\b{re.escape(value.lower())}\b", text.lower()) is not None
 
 
-def measure(client: ChatClient, attacks: Sequence[Attack], bases: int) -> dict[str, Any]:
-    """All rows and the figures beside them."""
-    rows = Rows()
-    notes = judge(client, rows, attacks, bases)
-    notes |= matcher(client, rows, attacks, LISTS)
-    notes |= user(client, rows, attacks, load_split("vanilla/val")[: max(1, bases // 2)])
+def measure(client: ChatClient, attacks: Sequence[Attack], bases: int, parts: Sequence[str]) -> dict[str, Any]:
+    """All rows of the parts and the figures beside them."""
+    rows, notes = Rows(), {}
+    if "judge" in parts:
+        notes |= judge(client, rows, attacks, bases)
+    if "matcher" in parts:
+        notes |= matcher(client, rows, attacks, LISTS)
+    if "user" in parts:
+        notes |= user(client, rows, attacks, load_split("vanilla/val")[: max(1, bases // 2)])
     table = [
         {"part": row.part, "outcome": row.outcome, "place": row.place, "attack": row.attack.figures(), "benign": row.benign.figures()}
         for row in rows.found.values()
@@ -296,6 +300,7 @@ def main() -> None:
     parser.add_argument("--model", default="stand-in", help="a model that it serves")
     parser.add_argument("--gullible", action="store_true", help="a stand-in that obeys what it reads")
     parser.add_argument("--bases", type=int, default=4, help="replies, and half as many users, that each attack is put into")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which parts are attacked")
     parser.add_argument("--store", type=Path, help="folder for the answers; a later run takes them from there")
     parser.add_argument("--smoke", action="store_true", help="four attacks, one base")
     parser.add_argument("--out", type=Path, help="folder for the result as JSON")
@@ -311,7 +316,7 @@ def main() -> None:
             max_tokens=_MOST_TOKENS,
         )  # fmt: skip
         began = time.perf_counter()
-        figures = {"model": label, **measure(client, attacks, bases)}
+        figures = {"model": label, **measure(client, attacks, bases, args.parts)}
         figures |= {"calls": client.usage.calls, "from_store": client.usage.replayed, "seconds": round(time.perf_counter() - began, 1)}
         client.close()
     table = Table("part", "outcome", "place", "attack", "harmless text", title=f"{label}: {len(attacks)} attacks")

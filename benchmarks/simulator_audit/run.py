@@ -106,6 +106,8 @@ def talk(make: Callable[[], gym.Env], jobs: Sequence[tuple[int, str, str]], audi
         for i, action, step in zip(running, actions, steps, strict=True):
             infos[i] = step[4]
             if step[4]["stop_reason"] == "failure":
+                if not step[4]["error"].startswith("off schema"):
+                    raise SystemExit(f"the model server failed: {step[4]['error']}")
                 audit.fault("episodes that a failure ended", step[4]["error"])
                 continue
             core = envs[i].unwrapped

@@ -24,11 +24,11 @@ class Batch:
     row_A: Tensor  # int64; which row
     pos_A: Tensor  # int64; position of the token in its row
     turn_A: Tensor  # int64; 0-based turn
-    segment_A: Tensor  # int64; what advantages take for a turn: the turn, or 2·turn and 2·turn + 1 for its two blocks
+    segment_A: Tensor  # int64; what advantages take for a turn: the turn, or the stretch of it that was paid by itself
     chain_A: Tensor  # int64
     fraction_A: Tensor  # float32; turn / turn limit, in [0, 1)
     logp_old_A: Tensor  # float32; at sampling time
-    reward_A: Tensor  # float32; r_k at the last token of turn k, else 0
+    reward_A: Tensor  # float32; r_k at the last token of turn k, or spread over those of its segments; else 0
     starts_C: Tensor  # int64; offset of each chain in the flat arrays
     boot_row_C: Tensor  # int64; row of the state whose value continues the chain
     boot_pos_C: Tensor  # int64; its position (value is read *at* it)
@@ -51,8 +51,9 @@ def valid_turns(trajectory: Trajectory) -> tuple[Turn, ...]:
     return trajectory.turns
 
 
-Blocks = Callable[[Turn], tuple[int, float]]
-"""(n, r) of a turn: r of its reward was decided by its first n tokens and falls due at the n-th; (0, 0.0): nothing was."""
+Payments = Callable[[Turn], Sequence[tuple[int, float]]]
+"""((n, r), …) of a turn, n never falling: r of its reward was decided by its first n tokens and falls due at the n-th. The
+rest falls due at the last. (0, 0.0): nothing was decided in this segment, which is empty."""
 
 
 def make_batch(
@@ -60,7 +61,7 @@ def make_batch(
     *,
     max_turns: int,
     horizon: str = "terminal",
-    blocks: Blocks | None = None,
+    payments: Payments | None = None,
     group: int = 1,
     per_turn: bool = False,
     row_per_turn: bool = False,
@@ -74,10 +75,11 @@ def make_batch(
         max_turns: turn limit K; the value head sees turn / K.
         horizon: at the turn limit the value beyond is 0 (``terminal``: the objective is a finite sum) or that of the
             final context (``truncate``). A context overflow and an invalid turn always bootstrap.
-        blocks: splits each turn's chain and reward in two; None: a turn is one segment, paid at its last token.
+        payments: cuts each turn into segments, paid at their ends; None: a turn is one, paid at its last token. Segments
+            of one place in two turns k have one number in ``segment_A``.
         group: so many trajectories running began alike, see `advantages.group_advantages`.
         per_turn: every turn is a chain that ends with it, further samples of the turn too, and those of a turn are a
-            group (official mode); ``horizon``, ``blocks`` and ``group`` then say nothing.
+            group (official mode); ``horizon``, ``payments`` and ``group`` then say nothing.
         row_per_turn: open a row for every turn (the same numbers at a higher price; for tests).
 
     Raises:
@@ -85,7 +87,7 @@ def make_batch(
     """
     if horizon not in ("terminal", "truncate"):
         raise ValueError(f"horizon: expected 'terminal' or 'truncate'; got {horizon!r}.")
-    made = _Layout(max_turns, row_per_turn, None if per_turn else blocks)
+    made = _Layout(max_turns, row_per_turn, None if per_turn else payments)
     for index, trajectory in enumerate(trajectories):
         turns = valid_turns(trajectory)
         if not turns:
@@ -106,11 +108,14 @@ def make_batch(
     return made.batch()
 
 
+_SEGMENTS = 1 << 10  # segments of a turn are fewer
+
+
 class _Layout:
     """Rows and flat arrays while they grow."""
 
-    def __init__(self, max_turns: int, row_per_turn: bool, blocks: Blocks | None) -> None:
-        self.max_turns, self.row_per_turn, self.blocks = max_turns, row_per_turn, blocks
+    def __init__(self, max_turns: int, row_per_turn: bool, payments: Payments | None) -> None:
+        self.max_turns, self.row_per_turn, self.payments = max_turns, row_per_turn, payments
         self.rows: list[np.ndarray] = []
         self.flat: dict[str, list[np.ndarray]] = {
             name: [] for name in ("row", "pos", "turn", "segment", "chain", "fraction", "logp", "reward")
@@ -152,11 +157,12 @@ class _Layout:
                 raise ValueError(f"make_batch: turn {k} of episode {episode} has no action token; expected at least one.")
             row = self._row(turn.context_ids, new=(new and k == first) or self.row_per_turn)
             self.rows[row] = np.concatenate([self.rows[row], turn.action_ids])
-            block, early = self.blocks(turn) if self.blocks is not None else (0, 0.0)
+            paid = self.payments(turn) if self.payments is not None else ()
             reward = np.zeros(size, np.float32)
-            reward[-1] = turn.reward - early
-            reward[block - 1] += early  # of the last token where nothing was decided early
-            segment = k if self.blocks is None else 2 * k + (np.arange(size) >= block)
+            reward[-1] = turn.reward - sum(part for _, part in paid)
+            for tokens, part in paid:
+                reward[tokens - 1] += part  # of the last token where nothing was decided early
+            segment = k * _SEGMENTS + np.searchsorted([tokens for tokens, _ in paid], np.arange(size), side="right")
             start = len(turn.context_ids)
             self._add(row, np.arange(start, start + size), k, segment, reward, turn.logp)
         row = self._row(final, new=False) if boot else len(self.rows) - 1
@@ -195,7 +201,7 @@ class _Layout:
             row_A=flat("row", torch.int64),
             pos_A=flat("pos", torch.int64),
             turn_A=flat("turn", torch.int64),
-            segment_A=flat("segment", torch.int64),
+            segment_A=torch.unique(flat("segment", torch.int64), return_inverse=True)[1],  # numbered without gaps
             chain_A=flat("chain", torch.int64),
             fraction_A=flat("fraction", torch.float32),
             logp_old_A=flat("logp", torch.float32),

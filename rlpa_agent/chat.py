@@ -9,7 +9,7 @@ The pieces between the messages ("glue") are read off the tokenizer's own chat t
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,9 +170,13 @@ class Chat:
 
     def prefix_with(self, action_ids: Sequence[int], text: str) -> int:
         """Number of leading ids of an answer with which ``text`` is complete for the first time; 0 if it never is."""
-        if text not in self.decode(action_ids):
+        return self.prefix_where(action_ids, lambda decoded: text in decoded)
+
+    def prefix_where(self, action_ids: Sequence[int], passes: Callable[[str], bool]) -> int:
+        """Number of leading ids whose text is the first to pass a test that every longer text passes too; 0: none does."""
+        if not passes(self.decode(action_ids)):
             return 0
-        return 1 + bisect_left(range(1, len(action_ids)), True, key=lambda n: text in self.decode(action_ids[:n]))
+        return 1 + bisect_left(range(1, len(action_ids)), True, key=lambda n: passes(self.decode(action_ids[:n])))
 
     def block_tokens(self, action_ids: Sequence[int]) -> int:
         """Number of leading ids that are the profile block of an answer; 0 without one.

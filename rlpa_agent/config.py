@@ -135,7 +135,8 @@ class PPOConfig:
     lam_turn: float = 0.95
     profile_paid: str = "turn"
     """Where a turn's profile reward falls due: turn, at its last token; block, at the last token of the profile block,
-    which decides it. Then lam_turn also holds between block and reply, and the luck of a reply blurs the profile less.
+    which decides it; line, at the end of each line of the block, which is paid what it added to the reward of those before
+    it. Then lam_turn also holds between these segments, and the luck of the others blurs each less.
     Official mode always pays at the turn. Without a critic, a token's return then begins at its block: a reply is not credited with the profile before it."""
     horizon: str = "terminal"
     """terminal: the value after the turn limit is 0; truncate: the critic's."""
@@ -171,7 +172,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in ("gamma_token", "gamma_turn", "lam_token", "lam_turn"):
             _in_range("ppo", name, getattr(self, name), 0.0, 1.0)
-        _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block"))
+        _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block", "line"))
         _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
         _one_of("ppo", "kl_in", self.kl_in, ("auto", "reward", "loss"))
         _one_of("ppo", "baseline", self.baseline, ("episode", "turn"))
@@ -255,6 +256,11 @@ class TrainConfig:
             raise ConfigError(
                 f"rollout.group: expected at least 2 and a divisor of the {self.rollout.dialogues} dialogues, which "
                 f"algo={self.algo!r} compares in groups; got {self.group}."
+            )
+        if self.ppo.profile_paid == "line" and self.algo in GROUP_ALGOS:
+            raise ConfigError(
+                f"ppo.profile_paid: expected turn or block with algo={self.algo!r}, which compares the same segment of several "
+                "answers; got 'line', and the lines of two profiles have nothing in common."
             )
         home = {"grpo": "loss", "rloo": "loss", "reinforce": "reward"}.get(self.algo, self.kl_in)
         if self.kl_in != home:

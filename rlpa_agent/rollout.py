@@ -12,18 +12,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from rlpa_agent.batch import Payments
 from rlpa_agent.chat import Chat, Transcript
 from rlpa_agent.contexts import Pieces
 from rlpa_agent.generation import Sampler, decoder
 from rlpa_agent.policy import Policy
 from rlpa_agent.served import Generator, Sampled
 from rlpa_agent.trajectory import Trajectory, Turn
-from rlpa_env import fork, restore
+from rlpa_env import fork, parse_action, restore
 from rlpa_env.errors import ConfigError
 
 
@@ -310,6 +312,7 @@ class _Job:
             logp=np.asarray(state.logp, dtype=np.float32),
             reward=float(reward),
             parts=_parts(info),
+            partial=tuple(info.get("profile/partial", ())),
             valid=bool(info.get("reward/valid", True)),
             stop=stop,
         )
@@ -354,18 +357,43 @@ class _Job:
         state.transcript.context(context)
 
 
-def profile_block(chat: Chat, weight: float) -> Callable[[Turn], tuple[int, float]]:
-    """For `batch.make_batch`: the tokens of a turn's profile block, and the part of its reward that they decided.
+def profile_payments(chat: Chat, weight: float, per_line: bool = False) -> Payments:
+    """For `batch.make_batch`: what a turn's profile earned, due where it was decided.
 
-    ``weight`` is the environment's ``profile_weight``; what a turn paid in the end is never exceeded.
+    That is the last token of the profile block; or, ``per_line``, each line's last token, which is paid what its points
+    added to the reward of the lines before it (less than nothing for a wrong one). ``weight`` is the environment's
+    ``profile_weight``. A turn whose costs left less than its profile earned is paid that at its block.
     """
 
-    def split(turn: Turn) -> tuple[int, float]:
-        tokens = chat.prefix_with(turn.action_ids.tolist(), "</profile>")
-        early = min(turn.reward, weight * turn.parts.get("reward/profile", 0.0))
-        return (tokens, early) if tokens else (0, 0.0)
+    def payments(turn: Turn) -> tuple[tuple[int, float], ...]:
+        ids = turn.action_ids.tolist()
+        end = chat.prefix_with(ids, "</profile>")
+        if not end:
+            return ((0, 0.0),)
+        earned = weight * turn.parts.get("reward/profile", 0.0)
+        if not per_line or not turn.partial or earned > turn.reward:
+            return ((end, min(turn.reward, earned)),)
+        return tuple(_line_payments(chat, ids[:end], [weight * each for each in turn.partial]))
 
-    return split
+    return payments
+
+
+def _line_payments(chat: Chat, block: list[int], sums: list[float]) -> list[tuple[int, float]]:
+    """(tokens up to its end, reward) of every line that lists something new, and of the end of the block."""
+    lines = chat.decode(block).split("\n")[:-1]
+    paid: list[tuple[int, float]] = []
+    earned, before = 0.0, 0
+    for number in range(1, len(lines) + 1):
+        listed = len(parse_action("\n".join(lines[:number]) + "</profile>").profile)
+        tokens = chat.prefix_where(block, partial(_has_lines, number))
+        if before < listed <= len(sums) and (paid[-1][0] if paid else 0) < tokens < len(block):
+            paid.append((tokens, sums[listed - 1] - earned))
+            earned, before = sums[listed - 1], listed
+    return [*paid, (len(block), sums[-1] - earned)]
+
+
+def _has_lines(number: int, text: str) -> bool:
+    return text.count("\n") >= number
 
 
 def _parts(info: Mapping[str, Any]) -> dict[str, float]:

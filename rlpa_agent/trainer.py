@@ -29,7 +29,7 @@ from rlpa_agent.learner import Learner, Normaliser
 from rlpa_agent.loading import holds_model
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
-from rlpa_agent.rollout import RolloutCounts, added, collect, profile_block
+from rlpa_agent.rollout import RolloutCounts, added, collect, profile_payments
 from rlpa_agent.rollout_files import drop_later, save_rollout
 from rlpa_agent.served import Generator
 from rlpa_agent.trajectory import Trajectory
@@ -170,12 +170,14 @@ class Trainer:
         figures = rollout_figures(trajectories, self.config.rollout.max_turns)
         if self.config.rollout.shuffle_rewards:
             trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
-        blocks = profile_block(self.policy.chat, self.config.rollout.profile_weight) if self.config.ppo.profile_paid == "block" else None
+        payments, paid = None, self.config.ppo.profile_paid
+        if paid != "turn":
+            payments = profile_payments(self.policy.chat, self.config.rollout.profile_weight, per_line=paid == "line")
         batch = make_batch(
             trajectories,
             max_turns=self.config.rollout.max_turns,
             horizon=self.config.ppo.horizon,
-            blocks=blocks,
+            payments=payments,
             group=self.config.group,
             per_turn=self.config.mode == "official",
         )

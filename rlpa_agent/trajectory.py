@@ -20,6 +20,7 @@ class Turn:
     logp: np.ndarray  # float32 [m]; log-probability at sampling time, temperature applied
     reward: float  # turn reward r_k, unscaled
     parts: Mapping[str, float] = field(default_factory=dict)  # numeric info of the turn, e.g. "reward/profile"
+    partial: tuple[float, ...] = ()  # profile reward of the first 1, 2, … points listed, unweighted; (): unknown
     valid: bool = True  # False: the environment could not score this turn; it is cut with all after it
     stop: str = "eos"  # eos | length | context
     others: tuple[Turn, ...] = ()  # further samples of the same turn, with which the dialogue did not go on

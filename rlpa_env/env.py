@@ -16,7 +16,7 @@ from rlpa_env.judges import Judge
 from rlpa_env.matching import Matcher, match_points
 from rlpa_env.parts import at_once, check_choice, judge_of, matcher_of, matching_flow, profiles_of, user_of
 from rlpa_env.profiles import Profile
-from rlpa_env.rewards import ProfileScore, score_pairs, total_reward
+from rlpa_env.rewards import ProfileScore, partial_rewards, score_pairs, total_reward
 from rlpa_env.spaces import UnicodeText
 from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
 from rlpa_env.users import UserSimulator
@@ -207,6 +207,7 @@ class RLPAEnv(gym.Env[str, str]):
         self._observation = f"User: {opening}"
         self._turn, self._stop, self._error, self._valid = 0, StopReason.RUNNING, "", True
         self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, _NO_VERDICT
+        self._partial: tuple[float, ...] = ()
         self._rewards, self._breaches = (0.0, 0.0), (0, 0)
         self._begun, self._ready = True, None
         if self.render_mode == "human":
@@ -247,7 +248,10 @@ class RLPAEnv(gym.Env[str, str]):
         self._dialogue.append(Message("user", answer.message))
         self._raw.append(("user", answer.message))
         self._observation += f"\nAssistant: {act.reply}\nUser: {answer.message}"
-        profile = 0.0 if act.error else self._score.grounded_f1 if self.credit == "grounded" else self._score.f1
+        grounded = self.credit == "grounded"
+        counted = {g for g, t in pairs if not grounded or truth.points[t] in known}
+        self._partial = () if act.error else partial_rewards(counted, len(act.profile), len(truth.points))
+        profile = 0.0 if act.error else self._score.grounded_f1 if grounded else self._score.f1
         self._rewards = (profile, float(self._verdict.passed and not act.error))
         self._stop = (
             StopReason.USER_LEFT
@@ -317,6 +321,7 @@ class RLPAEnv(gym.Env[str, str]):
         kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
         self._valid, self._error, self._stop = False, f"{kind}{failure}", StopReason.FAILURE
         self._rewards, self._breaches, self._verdict = (0.0, 0.0), (0, 0), _NO_VERDICT
+        self._partial = ()
         return self._observation, 0.0, False, True, self._info()
 
     def _info(self) -> dict[str, Any]:
@@ -334,6 +339,7 @@ class RLPAEnv(gym.Env[str, str]):
             "profile/grounded_f1": score.grounded_f1,
             "profile/invented": score.invented,
             "profile/ceiling": score.ceiling,
+            "profile/partial": self._partial,
             "profile/revealed": len(self._user.revealed) / len(self._user.profile.points),
             "privacy/untold": self._breaches[0],
             "privacy/withdrawn": self._breaches[1],
@@ -357,8 +363,8 @@ class RLPAEnv(gym.Env[str, str]):
 
     def snapshot(self) -> Snapshot:
         """Everything that changes, copied; see `fork` for wrapped environments."""
-        names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_verdict", "_rewards", "_breaches", "_observation", "_begun",
-                 "_session")  # fmt: skip
+        names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_partial", "_verdict", "_rewards", "_breaches",
+                 "_observation", "_begun", "_session")  # fmt: skip
         values = {name: getattr(self, name) for name in names}
         values |= {"_dialogue": self._dialogue[:], "_raw": self._raw[:]}
         return Snapshot(self._user.snapshot(), self.np_random.bit_generator.state, values)

@@ -37,6 +37,17 @@ def profile_reward(guess: Sequence[Point], truth: Sequence[Point], matcher: Matc
     return f1(len(match_points(matcher, guess, truth)), len(guess), len(truth))
 
 
+def partial_rewards(counted: Collection[int], guessed: int, true: int) -> tuple[float, ...]:
+    """F1 of the first 1, 2, … points of a guess whose points number ``counted`` are hits; the last is that of the guess.
+
+    What each point added is the difference to the figure before it, so that a learner can credit it by itself.
+
+    >>> partial_rewards({0, 2}, guessed=3, true=5)
+    (0.333..., 0.285..., 0.5)
+    """
+    return tuple(f1(sum(hit < n for hit in counted), n, true) for n in range(1, guessed + 1))
+
+
 def profile_score(
     guess: Sequence[Point],
     truth: Sequence[Point],

@@ -244,7 +244,7 @@ def test_a_reward_paid_at_its_block_splits_the_turn_in_two_segments():
     batch = make_batch(
         [Trajectory((first, second), np.arange(13), terminated=True, truncated=False)],
         max_turns=2,
-        blocks=lambda turn: early[int(turn.action_ids[0])],
+        payments=lambda turn: [early[int(turn.action_ids[0])]],
     )
     assert batch.reward_A.tolist() == pytest.approx([0, 0.4, 1.0, 0, 0.5, 0.0])
     assert batch.turn_A.tolist() == [0, 0, 0, 1, 1, 1]
@@ -257,6 +257,6 @@ def test_a_reward_paid_at_its_block_splits_the_turn_in_two_segments():
 
 def test_a_turn_without_a_block_is_paid_at_its_end():
     only = Turn(np.arange(3), np.array([10, 11]), np.zeros(2, np.float32), 1.0)
-    batch = make_batch([Trajectory((only,), np.arange(5), True, False)], max_turns=1, blocks=lambda turn: (0, 0.0))
+    batch = make_batch([Trajectory((only,), np.arange(5), True, False)], max_turns=1, payments=lambda turn: [(0, 0.0)])
     assert batch.reward_A.tolist() == [0.0, 1.0]
     assert len(set(batch.segment_A.tolist())) == 1

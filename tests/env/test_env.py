@@ -29,6 +29,7 @@ INFO_TYPES = {
     "profile/grounded_f1": float,
     "profile/invented": float,
     "profile/ceiling": float,
+    "profile/partial": tuple,
     "profile/revealed": float,
     "judge/naturalness": bool,
     "judge/relevance": bool,
@@ -112,6 +113,21 @@ def test_a_perfect_guess_earns_1_and_grounded_credit_does_not():
         _, _, _, _, info = env.step(action)
         assert info["profile/f1"] == 1.0
         assert info["reward/profile"] == expected
+
+
+@pytest.mark.parametrize("credit", ["paper", "grounded"])
+def test_partial_says_what_each_listed_point_added(credit):
+    env = gym.make("RLPA-v0", credit=credit)
+    env.reset(seed=4)
+    told, true = env.unwrapped.revealed, env.unwrapped.profile.points
+    guess = [*true[:2], Point("Hobby", "zorblaxing"), *true[2:4]]
+    _, _, _, _, info = env.step(format_action(guess, "Hi there, I just made tea."))
+    hits = [point in true and (credit == "paper" or point in told) for point in guess]
+    assert info["profile/partial"] == tuple(2 * sum(hits[:n]) / (n + len(true)) for n in range(1, 6))
+    assert info["profile/partial"][-1] == info["reward/profile"]
+    _, _, _, _, info = env.step("<profile>\n- Hobby: chess\n</profile>")
+    assert info["parse_error"]
+    assert info["profile/partial"] == ()
 
 
 def test_a_malformed_action_earns_nothing_and_never_shows_its_profile_to_the_user():

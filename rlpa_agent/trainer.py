@@ -25,11 +25,12 @@ from rlpa_agent.checkpoint import (
     save_checkpoint,
 )
 from rlpa_agent.config import TrainConfig
+from rlpa_agent.credit import profile_payments
 from rlpa_agent.learner import Learner, Normaliser
 from rlpa_agent.loading import holds_model
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
-from rlpa_agent.rollout import RolloutCounts, added, collect, profile_payments
+from rlpa_agent.rollout import RolloutCounts, added, collect
 from rlpa_agent.rollout_files import drop_later, save_rollout
 from rlpa_agent.served import Generator
 from rlpa_agent.trajectory import Trajectory

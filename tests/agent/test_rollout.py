@@ -14,9 +14,10 @@ from transformers import LlamaConfig
 
 from rlpa_agent import generation
 from rlpa_agent.batch import make_batch
+from rlpa_agent.credit import profile_payments
 from rlpa_agent.generation import GenericDecoder, Qwen2Decoder, Sampler, decoder
 from rlpa_agent.policy import Policy
-from rlpa_agent.rollout import RolloutCounts, collect, profile_payments
+from rlpa_agent.rollout import RolloutCounts, collect
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env import parse_action
 from rlpa_env.errors import ConfigError

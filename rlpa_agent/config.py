@@ -133,6 +133,9 @@ class PPOConfig:
     """0 makes every turn a sample of its own, as in the authors' code."""
     lam_token: float = 0.95
     lam_turn: float = 0.95
+    lam_critic: float | None = None
+    """Trace of the returns that the critic learns, at both kinds of step; None: as for the advantages. 1: what was earned
+    in full, unbiased by a critic that knows nothing yet (decoupled GAE, Yuan et al. 2025, arXiv 2503.01491)."""
     profile_paid: str = "turn"
     """Where a turn's profile reward falls due: turn, at its last token; block, at the last token of the profile block,
     which decides it; line, at the end of each line of the block, which is paid what it added to the reward of those before
@@ -172,6 +175,8 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in ("gamma_token", "gamma_turn", "lam_token", "lam_turn"):
             _in_range("ppo", name, getattr(self, name), 0.0, 1.0)
+        if self.lam_critic is not None:
+            _in_range("ppo", "lam_critic", self.lam_critic, 0.0, 1.0)
         _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block", "line"))
         _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
         _one_of("ppo", "kl_in", self.kl_in, ("auto", "reward", "loss"))

@@ -9,6 +9,7 @@ import math
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,8 @@ class Learner:
         """From scores [A] and the values behind the chains [C] to advantages: everything that the model is not asked."""
         ppo = self.config.ppo
         kl = logp - ref if self.config.kl_in == "reward" else None
-        raw, returns = estimate_advantages(
+        estimated = partial(
+            estimate_advantages,
             self.config.algo,
             token_rewards(batch.reward_A, kl, ppo.beta),
             batch.segment_A,
@@ -185,9 +187,10 @@ class Learner:
             baseline=ppo.baseline,
             gamma_token=ppo.gamma_token,
             gamma_turn=ppo.gamma_turn,
-            lam_token=ppo.lam_token,
-            lam_turn=ppo.lam_turn,
         )
+        raw, returns = estimated(lam_token=ppo.lam_token, lam_turn=ppo.lam_turn)
+        if values is not None and ppo.lam_critic is not None:
+            _, returns = estimated(lam_token=ppo.lam_critic, lam_turn=ppo.lam_critic)
         used = raw if self.config.algo in GROUP_ALGOS else whiten(raw)
         return Estimates(logp, ref, values, raw, used, returns, boot, self._importance(logp, batch.logp_old_A), hidden)
 

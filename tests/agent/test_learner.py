@@ -143,6 +143,20 @@ def test_T19_a_constant_reward_teaches_the_critic_the_turns_that_are_left(tmp_pa
         assert float(values[batch.turn_A == k - 1].mean()) == pytest.approx(11 - k, rel=0.10)
 
 
+def test_the_critic_can_learn_what_was_earned_in_full_whatever_trace_the_advantages_take(tmp_path):
+    """An ignorant critic (V = 0): with lam_critic 1 its targets are the rewards to come, with None those of lam_turn."""
+    batch = make_batch(gathered(tiny_models.policy()), max_turns=3)
+    found = {}
+    for lam in (None, 1.0):
+        ppo = {"beta": 0.0, "lam_token": 1.0, "lam_turn": 0.5, "lam_critic": lam}
+        found[lam] = Learner(tiny_models.policy(), toy_config(tmp_path, 3, ppo=ppo)).estimate(batch, 0)
+    to_come = torch.cat([part.flip(0).cumsum(0).flip(0) for part in batch.reward_A.tensor_split(batch.starts_C[1:])])
+    assert torch.allclose(found[1.0].returns_A, to_come, atol=1e-5)
+    assert torch.allclose(found[None].returns_A, found[None].raw_A, atol=1e-6)
+    assert not torch.allclose(found[None].returns_A, to_come, atol=1e-2)
+    assert torch.equal(found[1.0].raw_A, found[None].raw_A)
+
+
 def late(kind, said):
     """The first action pays in the second turn: 'a' is right for people who open with g, 'b' for h. Chance is ½."""
     return (float(said[0] == "ab"[kind]) if len(said) == 2 else 0.0), "u"

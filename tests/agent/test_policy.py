@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from rlpa_agent import policy as policy_module
 from rlpa_agent.chat import Chat
-from rlpa_agent.policy import Policy, ValueHead
+from rlpa_agent.policy import Policy
+from rlpa_agent.value import TABLE_RATE, ValueHead
 from rlpa_env.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -38,7 +39,8 @@ def packed(rows, *, left=0, right=0, pad=509):
 def awake(made):
     """Give the value head an output that is not 0."""
     with torch.no_grad():
-        made.value_head.outer.weight.normal_(generator=torch.Generator().manual_seed(5))
+        for weight in (made.value_head.outer.weight, made.value_head.table):
+            weight.normal_(generator=torch.Generator().manual_seed(5))
     return made
 
 
@@ -285,12 +287,39 @@ def test_dropout_is_zero_everywhere():
 
 def test_rescaling_keeps_denormalised_values():
     head = ValueHead(8, seed=1)
-    torch.nn.init.normal_(head.outer.weight, generator=torch.Generator().manual_seed(0))
+    for weight in (head.outer.weight, head.table):
+        torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
     torch.nn.init.constant_(head.outer.bias, 0.3)
     hidden, fraction = torch.linspace(-1, 1, 32).view(4, 8), torch.tensor([0.1, 0.4, 0.7, 1.0])
     before = head(hidden, fraction) * 2.0 + 5.0
     head.rescale((5.0, 2.0), (7.0, 0.5))
     assert torch.allclose(head(hidden, fraction) * 0.5 + 7.0, before, atol=1e-5)
+
+
+def test_a_head_fitted_to_few_dialogues_knows_the_turns_of_others():
+    """Returns are the turns left plus luck; the hidden states of a dialogue tell which dialogue it is, and nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(64, 32, generator=generator).repeat_interleave(10, 0)  # 64 dialogues of 10 turns
+    fraction = torch.arange(10).repeat(64) / 10
+    target = (0.5 - fraction) * 3 + 0.7 * torch.randn(64, generator=generator).repeat_interleave(10)
+    head, seen = ValueHead(32, seed=0), torch.arange(640) < 320
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (head(hidden[seen], fraction[seen]) - target[seen]).square().mean().backward()
+        optimizer.step()
+    left = (target - head(hidden, fraction).detach())[~seen]
+    ideal = (target - (0.5 - fraction) * 3)[~seen]
+    assert left.square().mean() < 1.25 * ideal.square().mean()
+
+
+def test_the_table_is_read_between_its_places_and_at_both_ends():
+    head = ValueHead(4, seed=0)
+    with torch.no_grad():
+        head.table.copy_(torch.arange(len(head.table)) / TABLE_RATE)
+    fraction = torch.tensor([0.0, 0.025, 0.5, 0.975, 1.0])
+    expected = torch.tensor([0.0, 0.5, 10.0, 19.5, 20.0])
+    assert torch.allclose(head(torch.ones(5, 4), fraction), expected, atol=1e-4)
 
 
 def test_other_architectures_work_and_unusual_heads_are_refused():

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 
 from rlpa_agent.config import PRESETS, shipped_start
 from rlpa_agent.evaluate import PolicyAgent
 from rlpa_agent.mixture import held
 from rlpa_agent.policy import Policy
+from rlpa_agent.start import sharpen
 from rlpa_agent.warm_start import forced_copy
 from rlpa_env import load_split
 from rlpa_env.evaluate import Setting, collect
@@ -74,3 +76,14 @@ def test_it_keeps_the_form(start):
     assert np.mean([not turn["parse_error"] for turn in turns]) >= 0.92
     assert 0 < np.mean([turn["grounded_f1"] for turn in turns]) < 0.25
     assert 0.2 < np.mean([turn["response"] for turn in turns]) < 0.75
+
+
+def test_sharpening_is_a_temperature_written_into_the_weights():
+    made = tiny_models.policy()
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        before = made.lm(input_ids=ids).logits
+        sharpen(made, 2.0)
+        after = made.lm(input_ids=ids).logits
+    assert torch.allclose(after, 2 * before, atol=1e-5)
+    assert not torch.allclose(after, before, atol=1e-2)

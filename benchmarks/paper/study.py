@@ -59,6 +59,12 @@ def served(found: argparse.ArgumentParser) -> None:
     found.add_argument("--embedding", help="name or folder of a sentence-transformers model, for rag and the embedding matcher")
 
 
+def graded(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of a served model that judges, matches or rates: its answers are kept in RUNS, so a rerun asks nothing twice."""
+    store = str(args.runs / "answers" / _slug(args.model_name))
+    return {"base_url": args.base_url, "model": args.model_name, "temperature": 0.0, "mode": "record", "store": store}
+
+
 def read(found: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parsed and checked options, cut down under --smoke; ``contestants`` is name -> source."""
     args = found.parse_args(arguments)
@@ -135,13 +141,20 @@ def source_of(source: str, seed: int, args: argparse.Namespace, context: str | N
     from rlpa_agent.cli import policy_path
     from rlpa_agent.config import SHIPPED
 
-    path = policy_path(SHIPPED if source == "tiny" else source.format(seed=seed))
+    path = policy_path(SHIPPED if source == "tiny" else _there(source.replace("{seed}", str(seed))))
     key = f"{_slug(Path(path).name)}-{fingerprint(path)}"
     if args.temperature is not None:
         key += f"-t{args.temperature:g}"
     if context:
         key += f"-{context}"
     return Source(key, Late(lambda: _policy(path, seed, args.temperature, context)), "tokens")
+
+
+def _there(source: str) -> str:
+    """A folder that exists, or what can be a model's id."""
+    if not Path(source).is_dir() and (source.count("/") > 1 or source.startswith((".", "/", "~"))):
+        raise SystemExit(f"--model: expected tiny, a folder, a model's id, or one of {', '.join((*AGENTS, *METHODS))}; there is no folder {source!r}")
+    return source
 
 
 def _policy(path: str, seed: int, temperature: float | None, context: str | None) -> Any:

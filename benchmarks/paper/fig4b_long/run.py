@@ -71,7 +71,7 @@ def main() -> None:
     records = study.hold(args, LONG, args.context, **shorter)
     tables = {name: shares(seeds) for name, seeds in records.items()}
     marks = [1, *range(10, turns + 1, 10)]
-    shown = Table("policy", "", *map(str, marks), "from 50 on", title=f"profile F1 · 100 by turn, {args.users} people, context {args.context}")
+    shown = Table("policy", "", *map(str, marks), f"from {min(FROM, turns)} on", title=f"profile F1 · 100 by turn, {args.users} people, context {args.context}")
     figures: dict[str, Any] = {}
     for name, own in tables.items():
         ratio, alone = kept_up(own, min(FROM, turns))

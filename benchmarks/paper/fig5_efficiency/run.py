@@ -23,7 +23,7 @@ import claims as say
 import study
 from published import published
 
-from rlpa_env import ChatClient
+from rlpa_env import ChatClient, ModelError
 
 BLOCK = re.compile(r"<profile>.*?(?:</profile>|(?=<response>)|\Z)", re.DOTALL)
 THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
@@ -88,9 +88,13 @@ def main() -> None:
     sentence = "rlpa spends fewer tokens a turn on the profile than the served model on thinking"
     if args.base_url:
         client = ChatClient(base_url=args.base_url, model=args.model_name, temperature=0.0, max_tokens=2048)
-        figures["served"] = {"model": args.model_name} | thinking(client, next(iter(records.values()))[0])
+        try:
+            figures["served"] = {"model": args.model_name} | thinking(client, next(iter(records.values()))[0])
+        except ModelError as error:
+            raise SystemExit(f"fig5_efficiency: the served model failed; dialogues are kept, run it again. {error}") from error
         shown.add_row(args.model_name, "tokens", f"{figures['served']['thinking_tokens']:.1f} of thinking")
-        said.append(cheaper(sentence, tables, figures["served"]["thinking_tokens"]))
+        thought = figures["served"]["thinking_tokens"]
+        said.append(cheaper(sentence, tables, thought) if thought else say.Claim(sentence, say.UNKNOWN, f"{args.model_name} wrote no <think>"))
     else:
         said.append(say.Claim(sentence, say.UNKNOWN, "no served model: --base-url"))
     Console(width=say.WIDTH).print(shown)

@@ -28,7 +28,7 @@ import study
 from published import published
 from reader import read
 
-from rlpa_env import ChatClient, Profile, parse_action
+from rlpa_env import ChatClient, ModelError, Profile, parse_action
 
 SHARES = {
     "coherence": "messages that were not said before in the dialogue",
@@ -104,7 +104,7 @@ def main() -> None:
     users: dict[str, dict[str, Any]] = {"scripted": {}}
     client = None
     if args.base_url:
-        client = ChatClient(base_url=args.base_url, model=args.model_name, temperature=0.0)
+        client = ChatClient(**study.graded(args))
         users[f"worded by {args.model_name}"] = {"user": "llm", "llm": {"base_url": args.base_url, "model": args.model_name}}
     shown = Table("user", "talks with", *SHARES, title=f"share of … (below), {args.users} people, seeds {args.seeds}")
     marks = Table("user", "talks with", *SHARES, "off schema", title=f"rated 1–5 by {args.model_name}")
@@ -118,7 +118,10 @@ def main() -> None:
             shown.add_row(user, name, *(value.text(3) for value in found))
             figures["shares"][f"{user}, with {name}"] = [value._asdict() for value in found]
             if client is not None:
-                ratings = np.array([rated(client, records) for records in seeds])
+                try:
+                    ratings = np.array([rated(client, records) for records in seeds])
+                except ModelError as error:
+                    raise SystemExit(f"table6_users: a rating failed; what is answered is kept, run it again. {error}") from error
                 means = [say.estimate(ratings, lambda row, i=i: row[i]) for i in range(len(SHARES))]
                 lost = int(np.isnan(ratings).any(axis=-1).sum())
                 marks.add_row(user, name, *(value.text(2) for value in means), str(lost))

@@ -11,7 +11,6 @@ key word stays) or "near and further". There is no --model here: a matcher sees 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,19 +63,8 @@ def matchers(args: argparse.Namespace) -> dict[str, Matcher]:
     if args.embedding:
         found["embedding"] = EmbeddingMatcher(args.embedding)
     if args.base_url:
-        found[f"llm {args.model_name}"] = LLMMatcher({"base_url": args.base_url, "model": args.model_name, "concurrency": _TOGETHER})
+        found[f"llm {args.model_name}"] = LLMMatcher(study.graded(args) | {"concurrency": _TOGETHER})
     return found
-
-
-def kept(args: argparse.Namespace, name: str, matcher: Matcher, ways: str, seed: int) -> list[float]:
-    """The errors, from RUNS where they are there. The rules may change with the code, so only a model's are kept."""
-    if not name.startswith("llm"):
-        return errors(matcher, PARAPHRASES[ways], args.users, seed)
-    path = args.runs / "table8_matcher" / f"{name.replace('/', '-')}-{ways}-{args.users}-{seed}.json".replace(" ", "_")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(errors(matcher, PARAPHRASES[ways], args.users, seed)), encoding="utf-8")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -84,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=74, help="profiles for each of the three writers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of what is paraphrased and altered")
-    parser.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder for a served model's counts")
+    parser.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder for a served model's answers; none is asked for twice")
     parser.add_argument("--out", type=Path, help="folder for the result as JSON")
     parser.add_argument("--smoke", action="store_true", help="two profiles and one seed, to see that it runs")
     study.served(parser)
@@ -95,7 +83,7 @@ def main() -> None:
     paper = published()["matcher"]["rows"]
     for name, matcher in matchers(args).items():
         for ways in PARAPHRASES:
-            error_SU = np.array([kept(args, name, matcher, ways, seed) for seed in args.seeds])
+            error_SU = np.array([errors(matcher, PARAPHRASES[ways], args.users, seed) for seed in args.seeds])
             found = figures_of(error_SU)
             shown.add_row(name, ways, *(found[key].text(2) for key in NAMES), str(int(np.isnan(error_SU).sum())))
             rows.append({"matcher": name, "paraphrases": ways} | {key: value._asdict() for key, value in found.items()})

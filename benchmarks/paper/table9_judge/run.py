@@ -172,7 +172,7 @@ def main() -> None:
     args = study.read(parser)
     judges: dict[str, Judge] = {"rules": RuleJudge()}
     if args.base_url:
-        judges[args.model_name] = LLMJudge({"base_url": args.base_url, "model": args.model_name})
+        judges[args.model_name] = LLMJudge(study.graded(args))
     records = study.hold(args, study.VANILLA)
     replies = [item for seeds in records.values() for part in seeds for item in items_of(part)]
     if args.sheet:

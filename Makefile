@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 RLPA_VLLM ?= $(HOME)/.cache/rlpa-vllm
 RLPA_MODELS ?= $(HOME)/.cache/rlpa-models
 
-.PHONY: help setup demo test lint type unit test-llm test-models bench bench-paper docs clean
+.PHONY: help setup demo test lint type unit test-llm test-models bench bench-paper leaderboard docs clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -57,6 +57,9 @@ bench-paper: $(STAMP)  ## the paper's tables and figures for the policies at han
 	for name in table6_users table9_judge; do \
 		$(BIN)/python benchmarks/paper/$$name/run.py --runs $(RUNS) --out benchmarks/results/paper || exit 1; done
 	$(BIN)/python benchmarks/paper/table8_matcher/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/paper
+
+leaderboard: $(STAMP)  ## the reference agents as last measured, all entries checked, docs/leaderboard.md
+	$(BIN)/python benchmarks/leaderboard/references.py
 
 docs: $(STAMP)  ## check that every block of README and docs runs
 	$(BIN)/python -m pytest tests/test_readme.py

@@ -140,6 +140,21 @@ def test_the_parts_for_a_served_model(name, clean, server, runs, monkeypatch, ca
         assert figures["claims"][1]["why"] == "stand-in wrote no <think>"
 
 
+def test_a_context_that_seventy_turns_fit(study, tmp_path):
+    from rlpa_agent.config import shipped_start
+
+    config = json.loads((Path(shipped_start()) / "config.json").read_text())
+    for room, context in ((3_072, "window"), (32_768, "latest")):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": room}))
+        assert study.fitting_context(str(tmp_path), 70) == context
+    parser = study.parser("")
+    parser.add_argument("--context")
+    args = study.read(parser, [])
+    assert study.source_of("tiny", 0, args).context == ""
+    assert study.source_of("tiny", 0, args, 70).context == "window"
+    assert study.source_of("tiny", 0, args).key != study.source_of("tiny", 0, args, 70).key
+
+
 def table(seed, rate, seeds=3, users=40, turns=10):
     return (np.random.default_rng(seed).random((seeds, users, turns)) < rate).astype(float)
 
@@ -199,6 +214,11 @@ def test_long_dialogues_count_who_is_still_there(clean):
     assert ratio.value == pytest.approx(0.6 / (2 * 0.5 / 1.5))  # of the one who stayed
     assert alone == pytest.approx([0.9])
     assert math.isnan(long.kept_up(long.shares([[record]]), 3)[0].value)
+    few = {"rlpa": long.shares([[record] * 10 + [whole] * 19])}
+    assert long.keeps_up("s", few, "rlpa", 3).why == "19 people were still there at turn 3: at least 20"
+    held = long.keeps_up("s", {"rlpa": long.shares([[record] * 10 + [whole] * 20])}, "rlpa", 3)
+    assert held.seeds == pytest.approx((0.9,))
+    assert long.keeps_up("s", {"rlpa": long.shares([[record] * 20])}, "rlpa", 2).outcome == "did not hold"
 
 
 def test_tokens_of_profile_and_reply(clean):

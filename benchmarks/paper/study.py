@@ -35,6 +35,7 @@ from rlpa_env.results import per_turn
 
 VANILLA, EXTENDED = ("RLPA-v0", "vanilla/test"), ("RLPA-Extended-v0", "extended/test")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt")
+_HEAD, _TURN = 512, 96 + 160 + 32  # tokens at most: of the instructions; of a user message, an answer and what is around them
 Records = list[dict[str, Any]]
 
 
@@ -126,10 +127,15 @@ class Source:
     key: str  # names their dialogues in RUNS
     agent: Any  # None: the reference agent ``key``
     unit: str  # of ``tokens``: "tokens" of the policy's own tokenizer, or "words"
+    context: str = ""  # how a local policy is fed a long dialogue; "": as it was trained
 
 
-def source_of(source: str, seed: int, args: argparse.Namespace, context: str | None = None) -> Source:
-    """The agent behind a source for one seed. ``context``: how a local policy reads the dialogue; None: as it was trained."""
+def source_of(source: str, seed: int, args: argparse.Namespace, turns: int | None = None) -> Source:
+    """The agent behind a source for one seed.
+
+    Args:
+        turns: of a dialogue too long to be fed as in training: args.context, or the one that fits.
+    """
     if source in AGENTS:
         return Source(source, None, "words")
     if source in METHODS:
@@ -145,9 +151,20 @@ def source_of(source: str, seed: int, args: argparse.Namespace, context: str | N
     key = f"{_slug(Path(path).name)}-{fingerprint(path)}"
     if args.temperature is not None:
         key += f"-t{args.temperature:g}"
+    context = (args.context or fitting_context(path, turns)) if turns else ""
     if context:
         key += f"-{context}"
-    return Source(key, Late(lambda: _policy(path, seed, args.temperature, context)), "tokens")
+    return Source(key, Late(lambda: _policy(path, seed, args.temperature, context)), "tokens", context)
+
+
+def fitting_context(path: str, turns: int) -> str:
+    """latest (all said, the newest profile block only) where so many turns fit the model for certain, else window."""
+    from transformers import AutoConfig
+
+    from rlpa_agent.lora import base_of
+
+    room = AutoConfig.from_pretrained((base_of(Path(path)) if Path(path).is_dir() else None) or path).max_position_embeddings
+    return "latest" if _HEAD + turns * _TURN <= room else "window"
 
 
 def _there(source: str) -> str:
@@ -157,7 +174,7 @@ def _there(source: str) -> str:
     return source
 
 
-def _policy(path: str, seed: int, temperature: float | None, context: str | None) -> Any:
+def _policy(path: str, seed: int, temperature: float | None, context: str) -> Any:
     from rlpa_agent.contexts import ContextKind
     from rlpa_agent.evaluate import policy_agent
 
@@ -187,18 +204,19 @@ def fingerprint(path: str) -> str:
 
 
 def hold(
-    args: argparse.Namespace, task: tuple[str, str], context: str | None = None, **env_kwargs: Any
+    args: argparse.Namespace, task: tuple[str, str], turns: int | None = None, **env_kwargs: Any
 ) -> dict[str, list[Records]]:
     """Name -> the dialogues of every seed, held or read from RUNS. The same people and seeds for all names.
 
     Args:
         task: environment id and split.
+        turns: see ``source_of``.
     """
-    return {name: [_held(source, seed, args, task, context, env_kwargs) for seed in args.seeds] for name, source in args.contestants.items()}
+    return {name: [_held(source, seed, args, task, turns, env_kwargs) for seed in args.seeds] for name, source in args.contestants.items()}
 
 
-def _held(source: str, seed: int, args: argparse.Namespace, task: tuple[str, str], context: str | None, env_kwargs: Mapping[str, Any]) -> Records:
-    found = source_of(source, seed, args, context)
+def _held(source: str, seed: int, args: argparse.Namespace, task: tuple[str, str], turns: int | None, env_kwargs: Mapping[str, Any]) -> Records:
+    found = source_of(source, seed, args, turns)
     setting = Setting(*task, args.users, (seed,), tuple(sorted(env_kwargs.items())))
     folder = args.runs / f"{task[0]}-{setting.key}" / f"{found.key}-seed{seed}"
     records = collect({found.key: found.agent}, setting, folder, workers=1 if args.users < 9 else 2, quiet=args.smoke)[found.key]
@@ -220,7 +238,17 @@ def by_turn(seeds: Sequence[Records], key: str, *, gone: float = 0.0) -> np.ndar
 def conclude(name: str, figures: dict[str, Any], args: argparse.Namespace) -> None:
     """Print and write as every benchmark does, without anybody's folders in the command."""
     sys.argv = [sys.argv[0], *map(_without_folders, sys.argv[1:])]
-    finish(name, {"users": args.users, "models": {n: _without_folders(s) for n, s in vars(args).get("contestants", {}).items()}} | figures, args.seeds, args.out)
+    models = {name: _without_folders(source) for name, source in vars(args).get("contestants", {}).items()}
+    finish(name, _missing_as_null({"users": args.users, "models": models} | figures), args.seeds, args.out)
+
+
+def _missing_as_null(data: Any) -> Any:
+    """NaN, which JSON does not know, as null."""
+    if isinstance(data, Mapping):
+        return {key: _missing_as_null(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_missing_as_null(value) for value in data]
+    return None if isinstance(data, float) and np.isnan(data) else data
 
 
 def _without_folders(text: str) -> str:

@@ -16,12 +16,14 @@ REFERENCES = FOLDER.parent / "results" / "references" / "references.json"
 
 @pytest.fixture(scope="module")
 def board():
-    path, before = list(sys.path), set(sys.modules)
+    names, path = ("entry", "add", "build"), list(sys.path)
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}  # there is a package called build
     sys.path.insert(0, str(FOLDER))
-    yield {name: importlib.import_module(name) for name in ("entry", "add", "build")}
+    yield {name: importlib.import_module(name) for name in names}
     sys.path[:] = path
-    for name in {"entry", "add", "build"} - before:
+    for name in names:
         del sys.modules[name]
+    sys.modules.update(others)
 
 
 @pytest.fixture

@@ -65,7 +65,9 @@ def run(name, runs, monkeypatch, capsys, *more):
     return figures
 
 
-def test_nine_benchmarks_are_there():
+def test_nine_benchmarks_are_there_and_make_runs_them():
+    recipe = (FOLDER.parents[1] / "Makefile").read_text().split("bench-paper:")[1].split("\n\n")[0]
+    assert all(name in recipe for name in NAMES)
     assert set(NAMES) == set("table1 table2 table4_5 fig4a_shift fig4b_long fig5_efficiency table6_users table8_matcher table9_judge".split())
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/paper/table2/run.py --model both=DIR profile-only=DIR response-only=DIR [--users 74] [--seeds 0 1 2]
 
-One of them is trained with `rlpa-agent train … --rollout.response-weight 0` (or `--rollout.profile-weight 0`).
+A policy named rlpa is the one with both. The others are trained with `rlpa-agent train … --rollout.response-weight 0` (or `--rollout.profile-weight 0`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def main() -> None:
     """Hold the dialogues, print, write."""
     args = study.read(study.parser(__doc__))
     records = study.hold(args, study.VANILLA)
-    if "rlpa" in records:
-        records.setdefault("both", records["rlpa"])
+    if "rlpa" in records and "both" not in records:
+        records["both"] = records.pop("rlpa")
     tables = {name: study.by_turn(seeds, "al") for name, seeds in records.items()}
     shown = Table("rewards", "AVG", "N-IR", "N-R²", "null band", "profile F1", "paper: AVG", "N-IR", "N-R²", title=f"vanilla: {args.users} people")
     paper = {row.method: row for row in rows("ablation")}

@@ -4,12 +4,14 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 OUT ?= runs/demo
 MINUTES ?= 5
+MODELS ?= start=tiny attentive=attentive
+RUNS ?= runs/paper
 STAMP := $(VENV)/.installed
 
 RLPA_VLLM ?= $(HOME)/.cache/rlpa-vllm
 RLPA_MODELS ?= $(HOME)/.cache/rlpa-models
 
-.PHONY: help setup demo test lint type unit test-llm test-models bench docs clean
+.PHONY: help setup demo test lint type unit test-llm test-models bench bench-paper leaderboard docs clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -47,6 +49,17 @@ bench: $(STAMP)  ## the benchmarks that need no training; results under benchmar
 	$(BIN)/python benchmarks/env_throughput/run.py --out benchmarks/results/env_throughput
 	$(BIN)/python benchmarks/references/run.py --out benchmarks/results/references
 	$(BIN)/python benchmarks/matcher_quality/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/matcher_quality
+
+bench-paper: $(STAMP)  ## the paper's tables and figures for the policies at hand (MODELS="start=tiny rlpa=DIR …", RUNS=, EMBEDDING=)
+	$(BIN)/python benchmarks/paper/null_band.py --out benchmarks/results/paper
+	for name in table1 table2 table4_5 fig4a_shift fig4b_long fig5_efficiency; do \
+		$(BIN)/python benchmarks/paper/$$name/run.py --model $(MODELS) --runs $(RUNS) --out benchmarks/results/paper || exit 1; done
+	for name in table6_users table9_judge; do \
+		$(BIN)/python benchmarks/paper/$$name/run.py --runs $(RUNS) --out benchmarks/results/paper || exit 1; done
+	$(BIN)/python benchmarks/paper/table8_matcher/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/paper
+
+leaderboard: $(STAMP)  ## the reference agents as last measured, all entries checked, docs/leaderboard.md
+	$(BIN)/python benchmarks/leaderboard/references.py
 
 docs: $(STAMP)  ## check that every block of README and docs runs
 	$(BIN)/python -m pytest tests/test_readme.py

@@ -1,0 +1,256 @@
+"""What the benchmarks of the paper share: their options, who is behind a name, and dialogues that are held once and kept.
+
+`--model NAME=SOURCE …`: NAME is a row of the tables (start, rlpa, sft, dpo, …), SOURCE is
+
+    tiny                        the start checkpoint that comes with the package
+    DIR or a model's id         a policy folder, a run, or any causal LM; "{seed}" in it stands for the seed, so that
+                                rlpa=runs/ppo-{seed} is another training run for each of --seeds
+    attentive, script, …        a reference agent
+    base, reminder, self-critic, cot, rag     a served model, prompted (--base-url, --model-name)
+
+Dialogues are kept in RUNS under what produced them (setting, weights, temperature), not under the name, so a finished part
+is neither held again nor taken for that of other weights, and benchmarks that share a setting share its dialogues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import finish
+
+from rlpa_env import ConfigError
+from rlpa_env.agents import AGENTS
+from rlpa_env.evaluate import Setting, collect
+from rlpa_env.prompting import METHODS, PromptingAgent
+from rlpa_env.results import per_turn
+
+VANILLA, EXTENDED = ("RLPA-v0", "vanilla/test"), ("RLPA-Extended-v0", "extended/test")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt")
+_HEAD, _TURN = 512, 96 + 160 + 32  # tokens at most: of the instructions; of a user message, an answer and what is around them
+Records = list[dict[str, Any]]
+
+
+def parser(description: str | None, model: Sequence[str] = ("start=tiny",)) -> argparse.ArgumentParser:
+    """The options of every benchmark that holds dialogues; ``model`` is the default of --model."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--model", nargs="+", default=list(model), metavar="NAME=SOURCE", help="who is compared; see study.py")
+    found.add_argument("--users", type=int, default=74, help="the first so many people of the split")
+    found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training runs ({seed}), people's replies and sampling")
+    found.add_argument("--temperature", type=float, help="of local policies; their own if not given, 0 is greedy")
+    found.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder for dialogues; finished ones are not held again")
+    found.add_argument("--out", type=Path, help="folder for the result as JSON")
+    found.add_argument("--smoke", action="store_true", help="two people and one seed, to see that it runs")
+    served(found)
+    return found
+
+
+def served(found: argparse.ArgumentParser) -> None:
+    """The options of a served model."""
+    found.add_argument("--base-url", help="an OpenAI-compatible server, for what needs a served model; left out without it")
+    found.add_argument("--model-name", help="name of a model that it serves")
+    found.add_argument("--embedding", help="name or folder of a sentence-transformers model, for rag and the embedding matcher")
+
+
+def graded(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of a served model that judges, matches or rates: its answers are kept in RUNS, so a rerun asks nothing twice."""
+    store = str(args.runs / "answers" / _slug(args.model_name))
+    return {"base_url": args.base_url, "model": args.model_name, "temperature": 0.0, "mode": "record", "store": store}
+
+
+def read(found: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parsed and checked options, cut down under --smoke; ``contestants`` is name -> source."""
+    args = found.parse_args(arguments)
+    if bool(args.base_url) != bool(args.model_name):
+        found.error(f"--base-url and --model-name: expected both or neither; got {args.base_url} and {args.model_name}")
+    if args.users < 1 or len(set(args.seeds)) != len(args.seeds):
+        found.error(f"--users and --seeds: expected at least one user and distinct seeds; got {args.users} and {args.seeds}")
+    if args.smoke:
+        args.users, args.seeds = min(args.users, 2), args.seeds[:1]
+    if "model" in args:
+        try:
+            args.contestants = contestants(args.model)
+        except ConfigError as error:
+            found.error(str(error))
+    return args
+
+
+def contestants(model: Sequence[str]) -> dict[str, str]:
+    """Name -> source. A source without a name is called by it, the tiny start "start"."""
+    found: dict[str, str] = {}
+    for text in model:
+        name, equals, source = text.partition("=")
+        if not equals:
+            name, source = "start" if text == "tiny" else Path(text).name, text
+        if not name or not source or name in found:
+            raise ConfigError(f"--model: expected NAME=SOURCE with distinct names; got {text!r} beside {list(found)}.")
+        found[name] = source
+    return found
+
+
+class Late:
+    """A policy that is loaded when it is first asked: finished parts need none."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._agent = make, None
+
+    def _now(self) -> Any:
+        if self._agent is None:
+            self._agent = self._make()
+        return self._agent
+
+    def act(self, messages: Any) -> str:
+        """One completion."""
+        return self._now().act(messages)
+
+    def act_batch(self, batch: Any) -> list[str]:
+        """Completions, decoded together."""
+        return self._now().act_batch(batch)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text."""
+        return self._now().count_tokens(text)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who answers, and what tells them from all others."""
+
+    key: str  # names their dialogues in RUNS
+    agent: Any  # None: the reference agent ``key``
+    unit: str  # of ``tokens``: "tokens" of the policy's own tokenizer, or "words"
+    context: str = ""  # how a local policy is fed a long dialogue; "": as it was trained
+
+
+def source_of(source: str, seed: int, args: argparse.Namespace, turns: int | None = None) -> Source:
+    """The agent behind a source for one seed.
+
+    Args:
+        turns: of a dialogue too long to be fed as in training: args.context, or the one that fits.
+    """
+    if source in AGENTS:
+        return Source(source, None, "words")
+    if source in METHODS:
+        if not args.base_url:
+            raise SystemExit(f"--model {source}: expected --base-url and --model-name of a served model; got none")
+        llm = {"base_url": args.base_url, "model": args.model_name, "seeds": False}
+        more = (args.embedding,) if args.embedding else ()
+        return Source(f"{source}-{_slug(args.model_name)}", PromptingAgent(llm, source, *more), "words")
+    from rlpa_agent.cli import policy_path
+    from rlpa_agent.config import SHIPPED
+
+    path = policy_path(SHIPPED if source == "tiny" else _there(source.replace("{seed}", str(seed))))
+    key = f"{_slug(Path(path).name)}-{fingerprint(path)}"
+    if args.temperature is not None:
+        key += f"-t{args.temperature:g}"
+    context = (args.context or fitting_context(path, turns)) if turns else ""
+    if context:
+        key += f"-{context}"
+    return Source(key, Late(lambda: _policy(path, seed, args.temperature, context)), "tokens", context)
+
+
+def fitting_context(path: str, turns: int) -> str:
+    """latest (all said, the newest profile block only) where so many turns fit the model for certain, else window."""
+    from transformers import AutoConfig
+
+    from rlpa_agent.lora import base_of
+
+    room = AutoConfig.from_pretrained((base_of(Path(path)) if Path(path).is_dir() else None) or path).max_position_embeddings
+    return "latest" if _HEAD + turns * _TURN <= room else "window"
+
+
+def _there(source: str) -> str:
+    """A folder that exists, or what can be a model's id."""
+    if not Path(source).is_dir() and (source.count("/") > 1 or source.startswith((".", "/", "~"))):
+        raise SystemExit(f"--model: expected tiny, a folder, a model's id, or one of {', '.join((*AGENTS, *METHODS))}; there is no folder {source!r}")
+    return source
+
+
+def _policy(path: str, seed: int, temperature: float | None, context: str) -> Any:
+    from rlpa_agent.contexts import ContextKind
+    from rlpa_agent.evaluate import policy_agent
+
+    agent = policy_agent(path, seed=seed, temperature=temperature)
+    if context:
+        agent.chat.kept = ContextKind(context)
+    return agent
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in text)
+
+
+def fingerprint(path: str) -> str:
+    """Changes with the files of a policy folder; of a model's id, with the id."""
+    digest = hashlib.sha256()
+    folder = Path(path)
+    if folder.is_dir():
+        for file in sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)}):
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+    else:
+        digest.update(path.encode())
+    return digest.hexdigest()[:10]
+
+
+def hold(
+    args: argparse.Namespace, task: tuple[str, str], turns: int | None = None, **env_kwargs: Any
+) -> dict[str, list[Records]]:
+    """Name -> the dialogues of every seed, held or read from RUNS. The same people and seeds for all names.
+
+    Args:
+        task: environment id and split.
+        turns: see ``source_of``.
+    """
+    return {name: [_held(source, seed, args, task, turns, env_kwargs) for seed in args.seeds] for name, source in args.contestants.items()}
+
+
+def _held(source: str, seed: int, args: argparse.Namespace, task: tuple[str, str], turns: int | None, env_kwargs: Mapping[str, Any]) -> Records:
+    found = source_of(source, seed, args, turns)
+    setting = Setting(*task, args.users, (seed,), tuple(sorted(env_kwargs.items())))
+    folder = args.runs / f"{task[0]}-{setting.key}" / f"{found.key}-seed{seed}"
+    records = collect({found.key: found.agent}, setting, folder, workers=1 if args.users < 9 else 2, quiet=args.smoke)[found.key]
+    if all(record["stop_reason"] == "failure" for record in records):
+        raise SystemExit(f"{source}: expected dialogues without a failure; all failed, the first with: {records[0]['error']}")
+    return records
+
+
+def by_turn(seeds: Sequence[Records], key: str, *, gone: float = 0.0) -> np.ndarray:
+    """Array [S seeds, U users, K turns] of a per-turn figure. ``gone`` stands for turns after the user left."""
+    table_SUK = np.stack([per_turn(records, key) for records in seeds])
+    if gone != 0.0:
+        for s, records in enumerate(seeds):
+            for u, record in enumerate(records):
+                table_SUK[s, u, len(record["turns"]) :] = gone
+    return table_SUK
+
+
+def conclude(name: str, figures: dict[str, Any], args: argparse.Namespace) -> None:
+    """Print and write as every benchmark does, without anybody's folders in the command."""
+    sys.argv = [sys.argv[0], *map(_without_folders, sys.argv[1:])]
+    models = {name: _without_folders(source) for name, source in vars(args).get("contestants", {}).items()}
+    finish(name, _missing_as_null({"users": args.users, "models": models} | figures), args.seeds, args.out)
+
+
+def _missing_as_null(data: Any) -> Any:
+    """NaN, which JSON does not know, as null."""
+    if isinstance(data, Mapping):
+        return {key: _missing_as_null(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_missing_as_null(value) for value in data]
+    return None if isinstance(data, float) and np.isnan(data) else data
+
+
+def _without_folders(text: str) -> str:
+    name, equals, path = text.partition("=")
+    return f"{name}={Path(path).name}" if equals and Path(path).is_absolute() else Path(text).name if Path(text).is_absolute() else text

@@ -1,0 +1,50 @@
+"""Table 2: what each of the two rewards is for. Policies trained with both, with one alone, beside the published ones.
+
+    python benchmarks/paper/table2/run.py --model both=DIR profile-only=DIR response-only=DIR [--users 74] [--seeds 0 1 2]
+
+A policy named rlpa is the one with both. The others are trained with `rlpa-agent train … --rollout.response-weight 0` (or `--rollout.profile-weight 0`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import claims as say
+import study
+from published import rows
+
+PAPER = {"both": "both rewards", "rlpa": "both rewards", "profile-only": "profile reward only", "response-only": "response reward only"}
+PAIRS = (("both", "response-only"), ("both", "profile-only"), ("response-only", "profile-only"))
+
+
+def main() -> None:
+    """Hold the dialogues, print, write."""
+    args = study.read(study.parser(__doc__))
+    records = study.hold(args, study.VANILLA)
+    if "rlpa" in records and "both" not in records:
+        records["both"] = records.pop("rlpa")
+    tables = {name: study.by_turn(seeds, "al") for name, seeds in records.items()}
+    shown = Table("rewards", "AVG", "N-IR", "N-R²", "null band", "profile F1", "paper: AVG", "N-IR", "N-R²", title=f"vanilla: {args.users} people")
+    paper = {row.method: row for row in rows("ablation")}
+    figures = {}
+    for name, al in tables.items():
+        own = say.alignment_figures(al)
+        f1 = say.estimate(study.by_turn(records[name], "f1"), lambda values: values.mean())
+        numbers = (own["avg"].text(2), own["n_ir"].text(3), own["n_r2"].text(2), say.band_text(own["null"]), f1.text(3))
+        shown.add_row(name, *numbers, *say.published_cells(paper.get(PAPER.get(name, ""))))
+        figures[name] = say.plain(own) | {"profile_f1": f1._asdict()}
+    shown.add_section()
+    for method in sorted(set(paper) - {PAPER.get(name) for name in tables}):
+        shown.add_row(f"[dim]{method}[/]", "", "", "", say.band_text(say.band(74)), "", *say.published_cells(paper[method]))
+    Console(width=say.WIDTH).print(shown)
+    said = [say.above(f"AVG of {more} above {less}", tables, more, less) for more, less in PAIRS]
+    study.conclude("table2", {"rows": figures, "claims": say.print_claims(said)}, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 RLPA_VLLM ?= $(HOME)/.cache/rlpa-vllm
 RLPA_MODELS ?= $(HOME)/.cache/rlpa-models
 
-.PHONY: help setup demo test lint type unit test-llm test-models bench docs clean
+.PHONY: help setup demo test lint type unit test-llm test-models bench bench-trainer docs clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -47,6 +47,11 @@ bench: $(STAMP)  ## the benchmarks that need no training; results under benchmar
 	$(BIN)/python benchmarks/env_throughput/run.py --out benchmarks/results/env_throughput
 	$(BIN)/python benchmarks/references/run.py --out benchmarks/results/references
 	$(BIN)/python benchmarks/matcher_quality/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/matcher_quality
+
+bench-trainer: $(STAMP)  ## speed of the trainer beside TRL's and plainer ways; wants quiet cores (PARTS=, MODEL=folder of a 0.5B)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[baselines]'
+	$(BIN)/python benchmarks/trainer_speed/run.py $(if $(PARTS),--parts $(PARTS)) $(if $(MODEL),--model $(MODEL)) \
+		--out benchmarks/results/trainer_speed
 
 docs: $(STAMP)  ## check that every block of README and docs runs
 	$(BIN)/python -m pytest tests/test_readme.py

@@ -53,9 +53,9 @@ def small_policy():
     tokenizer.chat_template = TEMPLATE
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True,
+        num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.1,
     )  # fmt: skip
-    return Policy.from_config(config, tokenizer, system_prompt="")
+    return Policy.from_config(config, tokenizer, system_prompt="", max_user_tokens=32)
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,7 +66,7 @@ games = 8 if args.smoke else 128
 config = TrainConfig(
     rollout=RolloutConfig(dialogues=games, concurrent=games, max_turns=GUESSES, max_new_tokens=1),  # an answer is a word
     ppo=PPOConfig(beta=0.0, lam_turn=1.0, critic_warmup=0, critic_steps=20, entropy=0.01, target_kl=None, max_kl=None),
-    optim=OptimConfig(policy_lr=2e-3, critic_lr=3e-3),
+    optim=OptimConfig(policy_lr=3e-3, critic_lr=3e-3),
     eval=EvalConfig(every=0),
     out=Path(tempfile.mkdtemp()),
 )

@@ -107,7 +107,9 @@ class Generator(Protocol):
 class Learner(Protocol):
     """What learns from a rollout. Owns the optimizers and whatever else it carries from one rollout to the next."""
 
-    optimizers: Mapping[str, Optimizer]  # by name; checkpoints hold their tensors
+    @property
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """By name; checkpoints hold their tensors."""
 
     def update(self, batch: Batch, iteration: int) -> tuple[Estimates, UpdateStats]:
         """Change the policy's weights; what the rollout was worth before that, and what was done.

@@ -326,7 +326,7 @@ class _Job:
             logp=np.asarray(state.logp, dtype=np.float32),
             reward=step.reward,
             parts=_parts(step.info),
-            partial=tuple(step.info.get("profile/partial", ())),
+            partial=tuple(step.info.get("profile/partial") or ()),
             valid=bool(step.info.get("reward/valid", True)),
             stop=stop,
         )
@@ -337,7 +337,8 @@ class _Job:
         state.turns.append(turn)
         state.messages = step.messages
         self._continue(state, turn, state.messages[-1][1] if state.messages[-1][0] == "user" else "")
-        reason = str(getattr(step.info.get("stop_reason", ""), "value", step.info.get("stop_reason", "")))
+        stopped = step.info.get("stop_reason") or ""
+        reason = str(getattr(stopped, "value", stopped))
         truncated = step.truncated
         if not (step.terminated or truncated):
             if len(state.turns) >= self.max_turns:

@@ -40,7 +40,8 @@ class Letters(gym.Env):
         reward = float(action[:1] == {"a": "b", "b": "a"}[self.letter])
         self.said += 1
         # An info that only some turns have: figures must not count on it.
-        return self._name(), reward, False, self.said == 2, {"luck": 0.5} if self.said == 1 else {}
+        unknown = {"stop_reason": None, "profile/partial": None}
+        return self._name(), reward, False, self.said == 2, unknown | ({"luck": 0.5} if self.said == 1 else {})
 
     def _name(self):
         self.letter = "ab"[self.np_random.integers(2)]
@@ -66,7 +67,8 @@ def test_a_plain_gymnasium_environment_is_learned_through_the_trainer(tmp_path):
     spoken = chat.opening([("user", texts[0])]).tolist() + list(trajectory.turns[0].action_ids)
     assert trajectory.turns[1].context_ids.tolist() == [*spoken, *chat.follow(trajectory.turns[0].action_ids, texts[2])]
     assert [dict(turn.parts) for turn in trajectory.turns] == [{"luck": 0.5}, {}]
-    assert trajectory.episode == "Letters#3"
+    assert (trajectory.episode, trajectory.stop_reason) == ("Letters#3", "")
+    assert [turn.partial for turn in trajectory.turns] == [(), ()]
 
 
 def test_an_environment_without_words_is_refused():

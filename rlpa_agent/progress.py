@@ -55,7 +55,7 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
                 table[row, : len(turns)] = [turn.parts[key] for turn in turns]
             figures[key] = float(table.mean())
             figures[f"by_turn/{key}"] = [round(value, 4) for value in table.mean(axis=0).tolist()]
-    has_format = any("reward/profile" in turn.parts for turn in every)
+    has_format = not every or any("reward/profile" in turn.parts for turn in every)
     return figures | (_text_figures(trajectories) if has_format else {})
 
 

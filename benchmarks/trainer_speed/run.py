@@ -84,7 +84,9 @@ def against_trl(model: Path, size: Size, seed: int, work: Path, *, turns: int = 
     }
     for algo in ours:
         figures[f"{algo}_to_trl"] = figures[algo]["samples_per_second"] / figures["trl"]["samples_per_second"]
-    return figures | {"turns": turns, "tokens": tokens, "dialogues": size.dialogues}
+    ppo = ours["grpo"].config.ppo
+    steps = {"ours": ppo.epochs * ppo.minibatches, "trl": peer.steps}  # of a round
+    return figures | {"optimizer_steps": steps, "turns": turns, "tokens": tokens, "dialogues": size.dialogues}
 
 
 def growth(model: Path, size: Size, seed: int) -> Figures:
@@ -114,7 +116,7 @@ def growth(model: Path, size: Size, seed: int) -> Figures:
 
 def rows(model: Path, size: Size, seed: int) -> Figures:
     """Update rate of the same dialogues, as a row each and as a row a turn."""
-    run = Ours(model, size, algo="ppo", turns=size.turns, tokens=size.dialogue_tokens, seed=seed)
+    run = Ours(model, size, algo="ppo", turns=size.turns, tokens=size.dialogue_tokens, seed=seed, dialogues=size.prompts)
     trajectories, _ = run.trainer.gather()
     batches = {name: make_batch(trajectories, max_turns=size.turns, row_per_turn=name == "per_turn") for name in ("whole", "per_turn")}
     taken: dict[str, list[float]] = {name: [] for name in batches}

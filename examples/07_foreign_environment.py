@@ -1,7 +1,7 @@
 """Train on an environment that knows nothing of this project: TextArena's GuessTheNumber, a number of 1 … 20 in five guesses.
 
     pip install 'rlpa[agent,textarena]'
-    python examples/07_foreign_environment.py [--iterations 150] [--smoke]
+    python examples/07_foreign_environment.py [--iterations 100] [--smoke]
 
 What the trainer wants of an environment is Gymnasium's reset and step with texts (`rlpa_agent.protocols.TextEnv`). The
 policy is a small Qwen2 built here, with a word for every number. Guessing at random wins one game in five; halving wins all.
@@ -59,7 +59,7 @@ def small_policy():
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--iterations", type=int, default=150)
+parser.add_argument("--iterations", type=int, default=100)
 parser.add_argument("--smoke", action="store_true", help="two small iterations, to see that it runs")
 args = parser.parse_args()
 games = 8 if args.smoke else 128
@@ -73,5 +73,5 @@ config = TrainConfig(
 trainer = Trainer(config, small_policy(), GuessTheNumber, quiet=True)
 for iteration in range(1, 1 + (2 if args.smoke else args.iterations)):
     figures = trainer.one_iteration()
-    if args.smoke or iteration % 10 == 1 or iteration == args.iterations:
+    if args.smoke or iteration == 1 or iteration % 10 == 0:
         print(f"iteration {iteration}: games won {figures['return']:.2f}, guesses {figures['turns']:.1f}", flush=True)

@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 RLPA_VLLM ?= $(HOME)/.cache/rlpa-vllm
 RLPA_MODELS ?= $(HOME)/.cache/rlpa-models
 
-.PHONY: help setup demo test lint type unit test-llm test-models bench bench-paper leaderboard docs clean
+.PHONY: help setup demo test lint type unit test-llm test-models bench bench-paper bench-trainer leaderboard docs clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -60,6 +60,11 @@ bench-paper: $(STAMP)  ## the paper's tables and figures for the policies at han
 
 leaderboard: $(STAMP)  ## the reference agents as last measured, all entries checked, docs/leaderboard.md
 	$(BIN)/python benchmarks/leaderboard/references.py
+
+bench-trainer: $(STAMP)  ## speed of the trainer beside TRL's and plainer ways; wants quiet cores (PARTS=, MODEL=folder of a 0.5B)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[baselines]'
+	$(BIN)/python benchmarks/trainer_speed/run.py $(if $(PARTS),--parts $(PARTS)) $(if $(MODEL),--model $(MODEL)) \
+		--out benchmarks/results/trainer_speed
 
 docs: $(STAMP)  ## check that every block of README and docs runs
 	$(BIN)/python -m pytest tests/test_readme.py

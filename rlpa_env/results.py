@@ -23,6 +23,7 @@ _MEANS = {  # result name -> per-turn figure of the record
     "ceiling": "ceiling",
     "response": "response",
 }
+_NORMALISED = {"normalised": "reward", "normalised_profile": "profile", "normalised_response": "response"}
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -126,11 +127,11 @@ def normalised(
 
 
 def summarise(
-    name: str, records: Records, prior: Records, oracle: Records, seeds: Sequence[int], boot_seed: int = 0
+    name: str, records: Records, prior: Records | None, oracle: Records | None, seeds: Sequence[int], boot_seed: int = 0
 ) -> dict[str, Any]:
     """One result row; every score also with ``_lo`` and ``_hi`` (95 %, over users).
 
-    Failures are missing, not 0. ``off_schema_as_0`` holds the scores with off-schema turns as 0; where they are more than
+    Without ``prior`` or ``oracle`` (the same users and seeds) the row has no normalised scores. Failures are missing, not 0. ``off_schema_as_0`` holds the scores with off-schema turns as 0; where they are more than
     `OFF_SCHEMA_LIMIT` of an agent's turns, ``ranked`` is False: how good it is nobody can say.
     """
     if all(record["stop_reason"] == "failure" for record in records):
@@ -152,9 +153,9 @@ def summarise(
         return interval(float(np.nanmean(values_U)), _weighted(weights_BU, values_U))
 
     put("return", mean_of(by_user(records, returns(records))))
-    put("normalised", normalised(records, prior, oracle, "reward", boot_seed))
-    put("normalised_profile", normalised(records, prior, oracle, "profile", boot_seed))
-    put("normalised_response", normalised(records, prior, oracle, "response", boot_seed))
+    if prior is not None and oracle is not None:
+        for key, part in _NORMALISED.items():
+            put(key, normalised(records, prior, oracle, part, boot_seed))
     for key, figure in _MEANS.items():
         put(key, mean_of(by_user(records, _nanmean(per_turn(records, figure).T))))
     put("profile_f1_final", mean_of(by_user(records, per_turn(records, "f1")[:, -1])))
@@ -173,7 +174,7 @@ def summarise(
     row["off_schema_as_0"] = {}
     if row["off_schema"]:
         zeroed = summarise(name, as_zero(records), prior, oracle, seeds, boot_seed)
-        row["off_schema_as_0"] = {key: zeroed[key] for key in (*_MEANS, "return", "normalised", "avg")}
+        row["off_schema_as_0"] = {key: zeroed[key] for key in (*_MEANS, "return", "normalised", "avg") if key in zeroed}
     return row
 
 

@@ -79,6 +79,7 @@ def _turn_record(info: Mapping[str, Any], reward: float, al: bool, completion: s
         "ceiling": info["profile/ceiling"],
         "revealed": info["profile/revealed"],
         "invented": info["profile/invented"],
+        "patience": info["user/patience"],
         "tokens": counter(completion),
         "parse_error": info["parse_error"],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,7 @@ class Report:
     rlpa-env report runs/references runs/tiny --out compare.html --dialogues 500
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")]
     """Folders or files of runs."""
     out: Path = Path("report.html")
     """The page to write."""
@@ -174,7 +175,9 @@ def _slot_value(line: str) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `rlpa-env`."""
-    commands: Any = tyro.extras.subcommand_type_from_defaults({"eval": Eval(), "play": Play(), "report": Report(())})
+    defaults = {"eval": Eval(), "play": Play(), "report": Report(())}
+    told = {name: inspect.getdoc(default) or "" for name, default in defaults.items()}
+    commands: Any = tyro.extras.subcommand_type_from_defaults(defaults, told)
     args: Eval | Play | Report = tyro.cli(commands, args=argv, prog="rlpa-env", description=__doc__)
     try:
         if isinstance(args, Report):

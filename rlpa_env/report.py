@@ -35,13 +35,13 @@ COLUMNS = (  # key of the row, heading, digits, what it is
     ("profile_grounded_f1", "grounded F1", 3, "The same, where only points that had been told count as hits"),
     ("avg", "AL AVG", 1, "Share of replies that pass the judge who knows the true profile, in percent, mean over turns"),
 )
-PANELS = (  # keys of metrics.jsonl, key of validation.jsonl, heading, what it is
-    (("return",), "return", "Return", "turn rewards of a dialogue, summed"),
-    (("reward/profile",), "", "Profile reward", "mean over turns"),
-    (("reward/response",), "response", "Response reward", "mean over turns"),
-    (("profile/grounded_f1",), "profile_grounded_f1", "Grounded F1", "hits count only if told before"),
-    (("kl_per_turn", "kl"), "", "KL to the start", "nats per turn, or per token in old runs"),
-    (("left_early",), "", "People who left", "share of dialogues"),
+PANELS = (  # key of metrics.jsonl, key of validation.jsonl, heading, what it is
+    ("return", "return", "Return", "turn rewards of a dialogue, summed"),
+    ("reward/profile", "", "Profile reward", "mean over turns"),
+    ("reward/response", "response", "Response reward", "mean over turns"),
+    ("profile/grounded_f1", "profile_grounded_f1", "Grounded F1", "hits count only if told before"),
+    ("kl_per_turn", "", "KL to the start", "nats per turn"),
+    ("left_early", "", "People who left", "share of dialogues"),
 )
 _SCRIPTS = ("base.js", "board.js", "charts.js", "dialogue.js", "browser.js", "main.js")
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
@@ -130,15 +130,10 @@ def _triple(row: Mapping[str, Any], key: str) -> list[float] | None:
 
 def _training(run: Run) -> dict[str, Any]:
     """The curves of one run, iteration by iteration; a figure that an iteration lacks is None."""
-    series = []
-    for keys, watched, _, _ in PANELS:
-        key = next((key for key in keys if any(_number(line, key) is not None for line in run.metrics)), "")
-        series.append(
-            {
-                "y": [_number(line, key) for line in run.metrics] if key else [],
-                "watched": [_number(line, watched) for line in run.validation] if watched else [],
-            }
-        )
+    series = [
+        {"y": [_number(line, key) for line in run.metrics], "watched": [_number(line, watched) for line in run.validation]}
+        for key, watched, _, _ in PANELS
+    ]
     health = [(line["iteration"], str(line["health"])) for line in run.metrics if line.get("health", "ok") != "ok"]
     return {
         "name": run.name,

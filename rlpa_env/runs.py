@@ -149,7 +149,7 @@ def _records(lines: Iterable[Mapping[str, Any]], path: Path, name: str) -> tuple
             what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             wrong.append(f"record {number}: {what}")
             continue
-        kept[record["setting"], record["agent"], record["profile"], record["seed"]] = record
+        kept[tuple(record[key] for key in ("env", "split", "setting", "agent", "profile", "seed"))] = record
     if wrong and not kept:
         raise RLPAError(f"{path}: expected recorded episodes, one a line; {wrong[0]}. Is this a file of rlpa-env eval or RecordEpisodes?")
     notes = [f"{path}: {len(wrong)} of {total} lines are no episodes and were skipped (first: {wrong[0]})."] if wrong else []

@@ -119,13 +119,10 @@ def _row(name: str, records: Sequence[Record], everybody: Mapping[str, Sequence[
     if not records:
         return {}, "no finished episode"
     keys = [episode(record) for record in records]
-    references, notes = [], []
-    for reference in REFERENCES:
-        played = {episode(r): r for r in everybody.get(reference, ())}
-        missing = sum(key not in played for key in keys)
-        references.append(None if missing else [played[key] for key in keys])
-        if missing:
-            notes.append(f"no normalised score: {reference} has not played {missing} of its {len(keys)} episodes")
+    played = [{episode(r): r for r in everybody.get(reference, ())} for reference in REFERENCES]
+    missing = sum(any(key not in known for known in played) for key in keys)
+    references = [None if missing else [known[key] for key in keys] for known in played]
+    notes = [f"no normalised score: prior and oracle have not played {missing} of its {len(keys)} episodes"] if missing else []
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", RuntimeWarning)  # a floor that is the ceiling gives NaN, which is left out

@@ -15,6 +15,8 @@ function boardTable(board) {
   const order = { key: null, down: true };
   const compared = board.differences.some((row) => row.some((triple) => triple));
   const columns = DATA.columns.filter((column) => board.entries.some((entry) => entry.scores[column.key]));
+  const sizes = new Set(board.entries.map((entry) => `${entry.users} ${entry.episodes}`));
+  const size = sizes.size === 1 && board.entries[0].users ? board.entries[0] : null; // else each row says its own
   let against = -1;
   const head = h("tr");
   const body = h("tbody");
@@ -48,26 +50,29 @@ function boardTable(board) {
       heading("agent", "agent", "Sort by name"),
       ...columns.map((column) => heading(column.key, column.label, column.help)),
       ...(against >= 0 ? [heading("difference", "return, difference", "Paired over the same people and seeds")] : []),
-      h("th", { scope: "col" }, h("span", null, "people")),
+      ...(size ? [] : [h("th", { scope: "col" }, h("span", null, "people"))]),
     );
-    body.replaceChildren(...rows.map((index) => boardRow(board, index, columns, against, scale)));
+    body.replaceChildren(...rows.map((index) => boardRow(board, index, columns, against, scale, size)));
   };
   draw();
   const choice = h("select", { change: (event) => { against = Number(event.target.value); if (order.key === "difference") order.key = null; draw(); } },
     h("option", { value: -1 }, "nobody"), board.entries.map((entry, index) => h("option", { value: index }, entry.agent)));
   return h("div", null,
     h("h3", null, said(boardName(board))),
+    size ? h("p", { class: "help" }, size.episodes ? `${plural(size.episodes, "episode")} of ` : "", plural(size.users, "person", "people"), " for every agent.") : null,
+    board.entries.some((entry) => entry.rank !== null) ? null
+      : h("p", { class: "help" }, "Best mean return first, and no ranks: which differences are clear can be told from episodes only."),
     compared ? h("div", { class: "controls" }, h("label", null, "Compare with", choice)) : null,
     h("div", { class: "sheet scroll", tabindex: 0, role: "region", "aria-label": `Leaderboard of ${boardName(board)}` },
       h("table", null, h("thead", null, head), body)),
   );
 }
 
-function boardRow(board, index, columns, against, scale) {
+function boardRow(board, index, columns, against, scale, size) {
   const entry = board.entries[index];
   const shared = entry.rank !== null && board.entries.filter((other) => other.rank === entry.rank).length > 1;
   const ties = entry.tied.length ? h("span", { class: "tie" }, "tied with ", said(entry.tied.join(", "))) : null;
-  const note = entry.note ? h("span", { class: "tie bad" }, said(entry.note)) : null;
+  const note = entry.note ? h("span", { class: entry.rank === null ? "tie bad" : "tie" }, said(entry.note)) : null;
   return h("tr", null,
     h("td", { class: "rank" }, entry.rank === null ? "–" : `${entry.rank}${shared ? " =" : ""}`),
     h("th", { scope: "row", class: "name" }, said(entry.agent, "named"), ties, note),
@@ -78,7 +83,7 @@ function boardRow(board, index, columns, against, scale) {
         column.key === "return" ? scale(triple) : null);
     }),
     against >= 0 ? differenceCell(board, index, against) : null,
-    h("td", null, entry.users ? String(entry.users) : "–", entry.episodes ? h("span", { class: "range" }, plural(entry.episodes, "episode")) : null),
+    size ? null : h("td", null, entry.users ? String(entry.users) : "–", entry.episodes ? h("span", { class: "range" }, plural(entry.episodes, "episode")) : null),
   );
 }
 

@@ -106,9 +106,9 @@ function browser() {
   view.next.addEventListener("click", () => move(1));
   keys(section, view, { step: (by) => step(state.turn + by), to: (end) => step(end ? Infinity : 0), move, agentBy });
   const asked = /^#dialogue=(\d+)&turn=(\d+)$/.exec(location.hash);
-  const first = asked && DATA.dialogues[Number(asked[1]) - 1] ? Number(asked[1]) - 1 : 0;
-  open(first, asked ? Number(asked[2]) - 1 : 0);
-  if (asked) section.scrollIntoView();
+  const known = asked && DATA.dialogues[Number(asked[1]) - 1]; // a link may come from another report
+  open(known ? Number(asked[1]) - 1 : 0, known ? Number(asked[2]) - 1 : 0);
+  if (known) section.scrollIntoView();
 }
 
 /** Keys work while something in the browser has the focus; left and right also when nothing has and it is in view. */
@@ -175,7 +175,7 @@ function skeleton(section) {
   section.append(
     h("p", { class: "help" }, h("kbd", null, "←"), " ", h("kbd", null, "→"), " turns · ", h("kbd", null, "j"), " ", h("kbd", null, "k"), " next and previous person · ",
       h("kbd", null, "["), " ", h("kbd", null, "]"), " the same person with another agent · ", h("kbd", null, "Home"), " ", h("kbd", null, "End"),
-      " first and last turn, while the focus is in here.", left),
+      " first and last turn.", left),
     h("div", { class: "controls" }, h("label", null, "Task", view.board), h("label", null, "Agent", view.agent), h("label", null, "Show", view.filter), view.previous, view.next),
     h("div", { class: "browser" }, h("div", null, view.people, view.none), h("div", null, view.who, view.turns, view.talk), view.panel), view.spoken);
   return view;

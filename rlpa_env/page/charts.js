@@ -8,7 +8,8 @@ const MARKS = [
   (x, y) => `M${x} ${y - 4.6}l4.2 4.6l-4.2 4.6l-4.2 -4.6z`,
   (x, y) => `M${x} ${y + 4.4}l4 -7h-8z`,
 ];
-const SIZE = { width: 560, height: 300, left: 44, right: 14, top: 12, bottom: 36 };
+const WIDE = { width: 560, height: 300, left: 44, right: 14, top: 12, bottom: 36 };
+const SMALL = { ...WIDE, width: 400, height: 210 };
 
 /** A swatch of line number `index`, for legends and tips. */
 function swatch(index) {
@@ -31,24 +32,24 @@ function steps(low, high, count) {
  * A chart. Each line: {name, index, x, y, low, high, hollow}; y may hold nulls. `domain`: [low, high] of y, else from
  * the lines. The figure knows `show(set of indices)`.
  */
-function chart({ title, help, across, lines, domain, digits }) {
+function chart({ title, help, across, lines, domain, digits, size = WIDE }) {
   const xs = [...new Set(lines.flatMap((line) => line.x))].sort((a, b) => a - b);
   const values = lines.flatMap((line) => [...line.y, ...(line.low || []), ...(line.high || [])]).filter((v) => v !== null && v !== undefined);
   let [low, high] = domain || [Math.min(0, ...values), Math.max(0, ...values)];
   if (high === low) high = low + 1;
   const [first, last] = [xs[0], xs[xs.length - 1] === xs[0] ? xs[0] + 1 : xs[xs.length - 1]];
-  const X = (x) => SIZE.left + ((SIZE.width - SIZE.left - SIZE.right) * (x - first)) / (last - first);
-  const Y = (y) => SIZE.height - SIZE.bottom - ((SIZE.height - SIZE.top - SIZE.bottom) * (y - low)) / (high - low);
+  const X = (x) => size.left + ((size.width - size.left - size.right) * (x - first)) / (last - first);
+  const Y = (y) => size.height - size.bottom - ((size.height - size.top - size.bottom) * (y - low)) / (high - low);
 
   const summary = `${title}, ${across} ${xs[0]} to ${xs[xs.length - 1]}: ` + lines.map((line) => `${line.name} ${ends(line, digits)}`).join("; ");
-  const picture = s("svg", { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: "img", tabindex: 0, "aria-label": summary });
+  const picture = s("svg", { viewBox: `0 0 ${size.width} ${size.height}`, role: "img", tabindex: 0, "aria-label": summary });
   for (const at of steps(low, high, 5)) {
-    picture.append(s("line", { class: "grid", x1: SIZE.left, x2: SIZE.width - SIZE.right, y1: Y(at), y2: Y(at) }),
-      s("text", { x: SIZE.left - 8, y: Y(at) + 4, "text-anchor": "end" }, tick(at)));
+    picture.append(s("line", { class: "grid", x1: size.left, x2: size.width - size.right, y1: Y(at), y2: Y(at) }),
+      s("text", { x: size.left - 8, y: Y(at) + 4, "text-anchor": "end" }, tick(at)));
   }
   const marks = xs.length <= 12 ? xs : steps(first, last, 8).filter(Number.isInteger);
-  for (const at of marks) picture.append(s("text", { x: X(at), y: SIZE.height - 16, "text-anchor": "middle" }, tick(at)));
-  picture.append(s("text", { x: SIZE.width - SIZE.right, y: SIZE.height - 2, "text-anchor": "end" }, across));
+  for (const at of marks) picture.append(s("text", { x: X(at), y: size.height - 16, "text-anchor": "middle" }, tick(at)));
+  picture.append(s("text", { x: size.width - size.right, y: size.height - 2, "text-anchor": "end" }, across));
 
   const groups = lines.map((line) => {
     const group = s("g");
@@ -62,7 +63,7 @@ function chart({ title, help, across, lines, domain, digits }) {
     return group;
   });
   const figure = h("figure", { class: "chart sheet" }, h("figcaption", null, title, help ? h("span", { class: "help" }, help) : null), picture);
-  reader(figure, picture, xs, lines, groups, X, digits, across);
+  reader(figure, picture, xs, lines, groups, { X, size, digits, across });
   figure.show = (shown) => lines.forEach((line, i) => groups[i].setAttribute("visibility", shown.has(line.index) ? "visible" : "hidden"));
   return figure;
 }
@@ -100,8 +101,8 @@ function band(line, X, Y) {
 }
 
 /** Values at one place of the axis, beside the pointer or moved along by the arrow keys. */
-function reader(figure, picture, xs, lines, groups, X, digits, across) {
-  const cross = s("line", { class: "cross", y1: SIZE.top, y2: SIZE.height - SIZE.bottom, visibility: "hidden" });
+function reader(figure, picture, xs, lines, groups, { X, size, digits, across }) {
+  const cross = s("line", { class: "cross", y1: size.top, y2: size.height - size.bottom, visibility: "hidden" });
   const tip = h("div", { class: "tip", hidden: true, role: "status" });
   picture.append(cross);
   figure.append(tip);
@@ -118,7 +119,7 @@ function reader(figure, picture, xs, lines, groups, X, digits, across) {
       h("div", null, swatch(line.index), said(line.name), h("b", null, number(line.y[i], digits)),
         line.low ? h("span", { class: "soft" }, `${number(line.low[i], digits)} … ${number(line.high[i], digits)}`) : null)));
     tip.hidden = false;
-    const left = (X(x) / SIZE.width) * picture.clientWidth + 24;
+    const left = (X(x) / size.width) * picture.clientWidth + 24;
     const room = figure.clientWidth - tip.offsetWidth - 6;
     tip.style.left = `${left > room ? Math.max(4, left - tip.offsetWidth - 30) : left}px`;
     tip.style.top = `${picture.offsetTop + 8}px`;
@@ -129,7 +130,7 @@ function reader(figure, picture, xs, lines, groups, X, digits, across) {
   };
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * SIZE.width;
+    const x = ((event.clientX - box.left) / box.width) * size.width;
     show(xs.reduce((best, _, i) => (Math.abs(X(xs[i]) - x) < Math.abs(X(xs[best]) - x) ? i : best), 0));
   });
   picture.addEventListener("pointerleave", hide);
@@ -199,7 +200,7 @@ function training() {
       { name: run.name, index, x: run.x, y: run.series[p].y },
       { name: `${run.name}, validation`, index, x: run.watched_x, y: run.series[p].watched, hollow: true },
     ]).filter((line) => line.y.some(real));
-    return lines.length ? chart({ ...panel, title: panel.label, across: "iteration", lines, digits: 3 }) : null;
+    return lines.length ? chart({ ...panel, title: panel.label, across: "iteration", lines, digits: 3, size: SMALL }) : null;
   }).filter(Boolean);
   const told = DATA.training.filter((run) => run.troubled).map((run) => h("p", { class: "help" }, said(run.name), ": ",
     plural(run.troubled, "iteration"), ` of ${run.x.length} had a note on health; the last, iteration ${run.health[0][0]}: `, said(run.health[0][1])));

@@ -63,11 +63,11 @@ function panel(dialogue, index) {
     h("h3", null, "Guess against truth"),
     shifted ? h("p", { class: "flag" }, "The person has changed: the truth is a new one from this turn on.") : null,
     counts(turn),
-    h("ul", { class: "points", "aria-label": "True profile" }, truth.map((point, at) => truePoint(dialogue, index, point, at))),
-    h("h3", null, "Listed and not true"),
-    astray.length
-      ? h("ul", { class: "points", "aria-label": "Listed and not true" }, astray.map(([slot, value, kind]) => h("li", { class: kind }, tag(kind), h("span", null, pointText(slot, value)))))
-      : h("p", { class: "help" }, turn.guesses.length ? "Nothing." : "Nothing was listed at all."),
+    turn.guesses.length ? null : h("p", { class: "help" }, "Nothing was listed."),
+    astray.length ? h("p", { class: "help" }, "Listed, and not in the profile:") : null,
+    astray.length ? h("ul", { class: "points", "aria-label": "Listed, and not in the profile" }, astray.map(([slot, value, kind]) => h("li", { class: kind }, tag(kind), h("span", null, pointText(slot, value))))) : null,
+    h("p", { class: "help" }, "The true profile:"),
+    h("ul", { class: "points", "aria-label": "The true profile" }, truth.map((point, at) => truePoint(dialogue, index, point, at))),
     turn.raw ? h("details", null, h("summary", null, "The malformed completion as written"), h("div", { class: "raw text", dir: "auto", tabindex: 0 }, turn.raw)) : null,
     h("details", null, h("summary", null, "What the marks mean"),
       h("ul", { class: "points" }, Object.entries(KINDS).map(([kind, [, , text]]) => h("li", { class: kind }, tag(kind), h("span", null, text))))),
@@ -77,10 +77,12 @@ function panel(dialogue, index) {
 function truePoint(dialogue, index, [slot, value], at) {
   const turn = dialogue.turns[index];
   const state = turn.states[at];
-  const before = index > 0 && dialogue.turns[index - 1].truth === turn.truth ? dialogue.turns[index - 1].states[at] : "untold";
+  const earlier = index > 0 ? dialogue.turns[index - 1] : null;
+  const place = earlier ? dialogue.truths[earlier.truth].findIndex((point) => point[0] === slot && point[1] === value) : -1;
+  const before = place >= 0 ? earlier.states[place] : "untold"; // by its words: after a shift the places are others
   const told = (kind) => kind === "hit" || kind === "missed";
   const guess = turn.guesses.find((other) => other[3] === at);
-  const notes = [];
+  const notes = earlier && place < 0 ? ["new in the profile"] : [];
   if (told(state) && (before === "untold" || before === "lucky")) notes.push("just told");
   if (guess && guess[1].toLowerCase() !== value.toLowerCase()) notes.push(h("span", null, "listed as “", said(guess[1]), "”"));
   return h("li", { class: state }, tag(state), h("span", null, pointText(slot, value),
@@ -91,10 +93,11 @@ function verdicts(turn) {
   if (turn.malformed) return h("p", { class: "help" }, "Not judged: the completion was malformed.");
   if (!turn.valid) return h("p", { class: "help" }, "Not judged: a model failed.");
   const list = h("ul", { class: "verdicts" }, DATA.criteria.map((name, i) => h("li", { class: turn.verdicts[i] ? "yes" : "no" },
-    h("b", { "aria-hidden": "true" }, turn.verdicts[i] ? "✓" : "✗"), h("span", null, name, h("span", { class: "out" }, turn.verdicts[i] ? " passed" : " failed")),
-    turn.reasons[name] ? h("span", { class: "help" }, said(turn.reasons[name])) : null)));
+    turn.verdicts[i] ? "✓ " : "✗ ", name, h("span", { class: "out" }, turn.verdicts[i] ? " passed" : " failed"))));
+  const because = DATA.criteria.filter((name, i) => !turn.verdicts[i] && turn.reasons[name]);
+  const why = because.length ? h("ul", { class: "why" }, because.map((name) => h("li", null, `${name}: `, said(turn.reasons[name])))) : null;
   const shown = turn.al === null ? null : h("p", { class: "help" }, `The judge who knows the true profile: ${turn.al ? "✓ passes it" : "✗ does not pass it"} (AL)`);
-  return h("div", null, list, shown);
+  return h("div", null, list, why, shown);
 }
 
 function rewards(turn) {

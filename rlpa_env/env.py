@@ -37,6 +37,9 @@ class Snapshot(NamedTuple):
     values: Mapping[str, Any]
 
 
+Scored = tuple[tuple[tuple[int, int], ...], tuple[Point, ...], tuple[Point, ...]]
+
+
 class RLPAEnv(gym.Env[str, str]):
     """A dialogue with a simulated user whose profile is hidden (arXiv 2505.15456).
 
@@ -165,7 +168,7 @@ class RLPAEnv(gym.Env[str, str]):
         return tuple(match_points(self._matcher, self._action.profile, self.profile.points))
 
     @property
-    def scored(self) -> tuple[tuple[tuple[int, int], ...], tuple[Point, ...], tuple[Point, ...]]:
+    def scored(self) -> Scored:
         """What the newest guess was scored on: its hits as pairs (guess, truth), the truth of that turn, its part then revealed."""
         return self._scored
 
@@ -213,7 +216,8 @@ class RLPAEnv(gym.Env[str, str]):
         self._turn, self._stop, self._error, self._valid = 0, StopReason.RUNNING, "", True
         self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, _NO_VERDICT
         self._partial: tuple[float, ...] = ()
-        self._rewards, self._breaches, self._scored = (0.0, 0.0), (0, 0), ((), (), ())
+        self._rewards, self._breaches = (0.0, 0.0), (0, 0)
+        self._scored: Scored = (), (), ()
         self._begun, self._ready = True, None
         if self.render_mode == "human":
             self.render()

@@ -90,6 +90,7 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read(place: Path, name: str) -> Run:
+    notes: tuple[str, ...] = ()
     if place.is_file():
         if place.suffix == ".json":
             rows, notes = _rows(place)
@@ -99,7 +100,6 @@ def _read(place: Path, name: str) -> Run:
             return Run(name, metrics=tuple(lines), notes=notes)
         episodes, more = _records(lines, place, place.stem)
         return Run(name, episodes=episodes, notes=(*notes, *more))
-    notes: tuple[str, ...] = ()
     parts: dict[str, tuple[dict[str, Any], ...]] = {}
     for key, file in (("episodes", EPISODES), ("metrics", METRICS), ("validation", VALIDATION)):
         if (place / file).is_file():

@@ -121,12 +121,12 @@ def _row(name: str, records: Sequence[Record], everybody: Mapping[str, Sequence[
     keys = [episode(record) for record in records]
     played = [{episode(r): r for r in everybody.get(reference, ())} for reference in REFERENCES]
     missing = sum(any(key not in known for known in played) for key in keys)
-    references = [None if missing else [known[key] for key in keys] for known in played]
+    prior, oracle = ([known[key] for key in keys] if not missing else None for known in played)
     notes = [f"no normalised score: prior and oracle have not played {missing} of its {len(keys)} episodes"] if missing else []
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", RuntimeWarning)  # a floor that is the ceiling gives NaN, which is left out
-            row = summarise(name, records, *references, seeds=())
+            row = summarise(name, records, prior, oracle, seeds=())
     except ModelError as error:
         return {}, str(error)
     row["episodes"] = len(records)

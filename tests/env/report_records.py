@@ -18,8 +18,9 @@ def turn(profile=0.5, response=1.0, **more):
     return own | more
 
 
-def record(agent="honest", profile="somebody", turns=(turn(),), said=None, truth=TRUTH, **more):
+def record(agent="honest", profile="somebody", turns=(), said=None, truth=TRUTH, **more):
     """``said``: (message of the user, points listed, reply) of each turn."""
+    turns = turns or [turn()]
     said = said or [("Hello", [Point("Age", "34")], "Hi there.")] * len(turns)
     messages = [{"role": "system", "content": "The rules."}]
     for user, points, reply in said:

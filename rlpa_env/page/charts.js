@@ -119,10 +119,11 @@ function reader(figure, picture, xs, lines, groups, { X, size, digits, across })
       h("div", null, swatch(line.index), said(line.name), h("b", null, number(line.y[i], digits)),
         line.low ? h("span", { class: "soft" }, `${number(line.low[i], digits)} … ${number(line.high[i], digits)}`) : null)));
     tip.hidden = false;
-    const left = (X(x) / size.width) * picture.clientWidth + 24;
-    const room = figure.clientWidth - tip.offsetWidth - 6;
-    tip.style.left = `${left > room ? Math.max(4, left - tip.offsetWidth - 30) : left}px`;
-    tip.style.top = `${picture.offsetTop + 8}px`;
+    const [box, around] = [picture.getBoundingClientRect(), figure.getBoundingClientRect()];
+    const middle = box.left - around.left + (X(x) / size.width) * box.width;
+    const right = middle + 12 + tip.offsetWidth > around.width;
+    tip.style.left = `${Math.max(4, right ? middle - 12 - tip.offsetWidth : middle + 12)}px`;
+    tip.style.top = `${box.top - around.top + 8}px`;
   };
   const hide = () => {
     tip.hidden = true;

@@ -65,13 +65,21 @@ function panel(dialogue, index) {
     counts(turn),
     turn.guesses.length ? null : h("p", { class: "help" }, "Nothing was listed."),
     astray.length ? h("p", { class: "help" }, "Listed, and not in the profile:") : null,
-    astray.length ? h("ul", { class: "points", "aria-label": "Listed, and not in the profile" }, astray.map(([slot, value, kind]) => h("li", { class: kind }, tag(kind), h("span", null, pointText(slot, value))))) : null,
+    strayed(astray.slice(0, 6)),
+    astray.length > 6 ? h("details", null, h("summary", null, `${astray.length - 6} more`), strayed(astray.slice(6))) : null,
     h("p", { class: "help" }, "The true profile:"),
     h("ul", { class: "points", "aria-label": "The true profile" }, truth.map((point, at) => truePoint(dialogue, index, point, at))),
     turn.raw ? h("details", null, h("summary", null, "The malformed completion as written"), h("div", { class: "raw text", dir: "auto", tabindex: 0 }, turn.raw)) : null,
     h("details", null, h("summary", null, "What the marks mean"),
       h("ul", { class: "points" }, Object.entries(KINDS).map(([kind, [, , text]]) => h("li", { class: kind }, tag(kind), h("span", null, text))))),
   ];
+}
+
+/** Guessed points that hit nothing. */
+function strayed(guesses) {
+  if (!guesses.length) return null;
+  return h("ul", { class: "points", "aria-label": "Listed, and not in the profile" },
+    guesses.map(([slot, value, kind]) => h("li", { class: kind }, tag(kind), h("span", null, pointText(slot, value)))));
 }
 
 function truePoint(dialogue, index, [slot, value], at) {

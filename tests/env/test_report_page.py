@@ -222,6 +222,11 @@ def test_charts_are_read_with_keys_and_lines_can_be_hidden(page):
     assert "turn 2" in tip.inner_text()
     assert "100.0" in tip.inner_text()
     assert tip.locator("div").count() == 4
+    box, around = tip.bounding_box(), page.locator("#alignment figure").bounding_box()
+    assert around["x"] <= box["x"]
+    assert box["x"] + box["width"] <= around["x"] + around["width"]
+    assert around["y"] <= box["y"] <= around["y"] + 80
+    assert box["height"] < 200
     button = page.locator("#alignment .legend button", has_text="prior")
     button.click()
     assert button.get_attribute("aria-pressed") == "false"

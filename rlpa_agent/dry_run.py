@@ -134,7 +134,7 @@ def _listen(trainer: Any, budget: float) -> tuple[_Talk, RolloutCounts, list[Tra
         counts = RolloutCounts()
         held = collect(
             trainer.policy,
-            trainer.envs[:few],
+            trainer.envs,
             seeds=seeds[:few],
             temperature=rollout.temperature,
             max_new_tokens=rollout.max_new_tokens,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from rlpa_agent.advantages import estimate_advantages, explained_variance, token_rewards, whiten
 from rlpa_agent.batch import Batch, MicroBatch, micro_batches, split_rows
 from rlpa_agent.config import GROUP_ALGOS, TrainConfig
+from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.policy import Policy, Scored
 from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
 from rlpa_agent.world import ALONE, World
@@ -45,43 +47,6 @@ class Normaliser:
         return Normaliser(mean, math.sqrt(max(square - mean**2, 1e-4)), self.seen + 1)
 
 
-@dataclass(frozen=True)
-class Estimates:
-    """What one rollout says before any update. Arrays [A] in the order of the batch."""
-
-    logp_old_A: Tensor
-    logp_ref_A: Tensor
-    values_A: Tensor | None  # de-normalised; None without a critic
-    raw_A: Tensor  # advantages as the estimator gives them
-    advantages_A: Tensor  # as the loss takes them: whitened where the estimator's own scale is that of the rewards
-    returns_A: Tensor
-    bootstrap_C: Tensor | None  # value of the state behind each chain; None without a critic
-    weights_A: Tensor | None = None  # truncated importance weights of rollouts from elsewhere; None: all 1
-    hidden_AH: Tensor | None = None  # states that the values were read from, where the critic's head learns on its own
-
-
-@dataclass
-class UpdateStats:
-    """Sums over an iteration's optimizer steps."""
-
-    steps: int = 0
-    skipped: int = 0  # steps with a non-finite loss or gradient
-    stopped_by_kl: bool = False
-    policy_loss: float = 0.0
-    value_loss: float = 0.0
-    approx_kl: float = 0.0  # of the last minibatch
-    clip_fraction: float = 0.0
-    entropy: float = 0.0
-    grad_norm: float = 0.0
-    first_ratio_error: float = 0.0  # largest |w − 1| in the first minibatch of the first epoch
-    head_positions: int = 0
-    action_tokens: int = 0
-    padded_tokens: int = 0
-    real_tokens: int = 0
-    seconds: float = 0.0
-    figures: dict[str, float] = field(default_factory=dict)
-
-
 def faster_dtype(width: int, rows: int = 4096, pairs: int = 5) -> str:
     """"bfloat16" or "float32": which multiplies [rows, width] by [width, 3 width] sooner here, by the median of pairs.
 
@@ -100,7 +65,7 @@ def faster_dtype(width: int, rows: int = 4096, pairs: int = 5) -> str:
 
 
 class Learner:
-    """Holds the policy's two optimizers and the value normaliser."""
+    """Holds the policy's two optimizers and the value normaliser. The `protocols.Learner` that comes with the package."""
 
     def __init__(self, policy: Policy, config: TrainConfig, world: World = ALONE) -> None:
         self.policy, self.config, self.world = policy, config, world
@@ -116,6 +81,16 @@ class Learner:
         self.failures_running = 0
         chosen = config.model.update_dtype
         self.update_dtype = world.agreed(faster_dtype(policy.lm.config.hidden_size)) if chosen == "auto" else chosen
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside the tensors: plain JSON-able data."""
+        normaliser = [self.normaliser.mean, self.normaliser.std, self.normaliser.seen]
+        return {"normaliser": normaliser, "failures_running": self.failures_running, "update_dtype": self.update_dtype}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Undo `state`."""
+        self.normaliser = Normaliser(*state["normaliser"])
+        self.failures_running, self.update_dtype = state["failures_running"], state["update_dtype"]
 
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.update_dtype == "bfloat16")

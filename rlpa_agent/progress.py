@@ -12,7 +12,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rlpa_agent.batch import Batch
-from rlpa_agent.learner import Estimates, UpdateStats
+from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.rollout import RolloutCounts
 from rlpa_agent.trajectory import Trajectory
 from rlpa_env import parse_action
@@ -34,7 +34,10 @@ def peak_memory_mb() -> float:
 
 
 def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[str, Any]:
-    """Means over episodes and turns; turns after the user left count 0, unscored ones are left out."""
+    """Means over episodes and turns; turns after the user left count 0, unscored ones are left out.
+
+    Figures of profiles and replies are there only where the environment tells of them, in the infos of every turn.
+    """
     figures: dict[str, Any] = {}
     valid = [[turn for turn in t.turns if turn.valid] for t in trajectories]
     total = [sum(turn.reward for turn in turns) for turns in valid]
@@ -46,13 +49,14 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
     every = [turn for turns in valid for turn in turns]
     figures["length_stops"] = float(np.mean([turn.stop == "length" for turn in every])) if every else 0.0
     for key in _TURN_FIGURES:
-        if every and key in every[0].parts:
+        if every and all(key in turn.parts for turn in every):
             table = np.zeros((len(valid), max_turns))
             for row, turns in enumerate(valid):
                 table[row, : len(turns)] = [turn.parts[key] for turn in turns]
             figures[key] = float(table.mean())
             figures[f"by_turn/{key}"] = [round(value, 4) for value in table.mean(axis=0).tolist()]
-    return figures | _text_figures(trajectories)
+    has_format = not every or any("reward/profile" in turn.parts for turn in every)
+    return figures | (_text_figures(trajectories) if has_format else {})
 
 
 def _text_figures(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

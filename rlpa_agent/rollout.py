@@ -21,9 +21,9 @@ from rlpa_agent.chat import Chat, Transcript
 from rlpa_agent.contexts import Pieces
 from rlpa_agent.generation import Sampler, decoder
 from rlpa_agent.policy import Policy
-from rlpa_agent.served import Generator, Sampled
+from rlpa_agent.pool import as_pool
+from rlpa_agent.protocols import BranchingPool, EnvPool, Generator, Sampled, Step, TextEnv
 from rlpa_agent.trajectory import Trajectory, Turn
-from rlpa_env import fork, restore
 from rlpa_env.errors import ConfigError
 
 
@@ -50,20 +50,18 @@ def added(counts: Sequence[RolloutCounts]) -> RolloutCounts:
 
 @dataclass(frozen=True)
 class _Answered:
-    """One sample of a turn, and the environment behind it."""
+    """One sample of a turn, and what came of it."""
 
     turn: Turn
-    env: Any
-    terminated: bool
-    truncated: bool
-    info: Mapping[str, Any]
+    step: Step
+    attempted: Any = None  # the copy of the environment behind it, when several samples are taken
 
 
 @dataclass
 class _Row:
     """A dialogue in progress."""
 
-    env: Any
+    slot: int  # of the pool
     episode: int
     pieces: Pieces
     samples: list[_Answered] = field(default_factory=list)  # of the turn under way, when several are taken
@@ -80,7 +78,7 @@ class _Row:
 
 def collect(
     policy: Policy,
-    envs: Sequence[Any],
+    envs: EnvPool | Sequence[TextEnv],
     chat: Chat | None = None,
     *,
     seeds: Sequence[int],
@@ -97,19 +95,23 @@ def collect(
 ) -> list[Trajectory]:
     """Play one episode per seed, ``len(envs)`` at a time, and return them in the order of ``seeds``.
 
-    ``envs`` follow Gymnasium's reset and step with texts and ``info["messages"]``; ``options[i]`` goes to reset.
+    ``envs`` is a pool, or environments as Gymnasium has them (`protocols.TextEnv`); ``options[i]`` goes to reset.
     Episode i samples from the random stream ``streams[i]`` (default: (sample_seed, i)), so in fp32 it comes out the
     same alone or beside others. ``temperature`` defaults to the policy's; 0 is greedy. ``on_episode`` hears of each
     episode as it ends. Too little context left for a whole turn ends an episode as truncated, "context". With
-    ``samples`` > 1 every turn is answered so often, each in a fork of its environment, and the dialogue goes on with the
-    best paid; the rest are its turn's ``others``.
+    ``samples`` > 1 every turn is answered so often, each in a copy of its environment, and the dialogue goes on with the
+    best paid; the rest are its turn's ``others``. That needs a `protocols.BranchingPool`.
     ``generator`` samples outside of this process, all turns in flight together; without it the policy does, here.
     """
-    if len(seeds) == 0 or len(envs) == 0:
+    pool = as_pool(envs)
+    if samples > 1 and not isinstance(pool, BranchingPool):
+        raise ConfigError(f"samples: expected 1 of a {type(pool).__name__}, which cannot branch (attempt, settle); got {samples}.")
+    if len(seeds) == 0 or len(pool) == 0:
         raise ConfigError(
-            f"collect: expected at least one env and one seed; got {len(envs)} and {len(seeds)}"
+            f"collect: expected at least one env and one seed; got {len(pool)} and {len(seeds)}"
         )
     job = _Job(
+        pool,
         chat or policy.chat,
         seeds,
         options or [None] * len(seeds),
@@ -124,9 +126,9 @@ def collect(
     began = time.perf_counter()
     temperature = policy.temperature if temperature is None else temperature
     if generator is None:
-        job.run(policy, list(envs[: len(seeds)]), temperature)
+        job.run(policy, temperature)
     else:
-        job.run_outside(generator, list(envs[: len(seeds)]), temperature)
+        job.run_outside(generator, temperature)
     job.counts.seconds += time.perf_counter() - began
     return [job.done[i] for i in range(len(seeds))]
 
@@ -135,6 +137,7 @@ def collect(
 class _Job:
     """The state of one ``collect``."""
 
+    pool: EnvPool
     chat: Chat
     seeds: Sequence[int]
     options: Sequence[Mapping[str, Any] | None]
@@ -149,13 +152,18 @@ class _Job:
     done: dict[int, Trajectory] = field(default_factory=dict)
     started: int = 0
 
-    def run(self, policy: Policy, envs: list[Any], temperature: float) -> None:
+    @property
+    def slots(self) -> range:
+        """Slots of the pool that are used."""
+        return range(min(len(self.pool), len(self.seeds)))
+
+    def run(self, policy: Policy, temperature: float) -> None:
         """Decode until every episode is done."""
-        dtype = policy.rollout_dtype
-        self.cache = decoder(policy.lm, len(envs), self.limit, dtype)
-        self.sampler = Sampler(policy.lm, policy.banned_V, len(envs), temperature, dtype)
-        self.rows = [self._start(env) for env in envs]
-        hidden_RH = torch.zeros(len(envs), policy.lm.config.hidden_size, dtype=self.cache.dtype)
+        dtype, size = policy.rollout_dtype, len(self.slots)
+        self.cache = decoder(policy.lm, size, self.limit, dtype)
+        self.sampler = Sampler(policy.lm, policy.banned_V, size, temperature, dtype)
+        self.rows = [self._start(slot) for slot in self.slots]
+        hidden_RH = torch.zeros(size, policy.lm.config.hidden_size, dtype=self.cache.dtype)
         while self.rows:
             waiting = [row for row, state in enumerate(self.rows) if not state.live]
             # Few rows make a prefill as costly as a decoding step; many waiting rows waste the steps.
@@ -170,12 +178,12 @@ class _Job:
                 hidden_RH[:n] = self.cache.step(ids_n, live_n)
                 self.counts.decode_steps += 1
                 self.counts.decode_rows += n
-            for row in reversed(
-                ended
-            ):  # from the back, so that a move never shifts a row still to be handled
-                self._end_turn(row, hidden_RH)
+            ended.reverse()  # from the back, so that a move never shifts a row still to be handled
+            for row, trajectory in zip(ended, self._step([self.rows[row] for row in ended]), strict=True):
+                if trajectory is not None:
+                    self._end_episode(row, trajectory, hidden_RH)
 
-    def run_outside(self, generator: Generator, envs: list[Any], temperature: float) -> None:
+    def run_outside(self, generator: Generator, temperature: float) -> None:
         """Have every turn sampled elsewhere, stepping each environment as its answer comes."""
 
         def ask(row: _Row) -> Future[Sampled]:
@@ -183,32 +191,28 @@ class _Job:
             row.unfed = []
             return generator.begin(row.transcript.ids, self._stream(row), self.max_new_tokens, temperature)
 
-        waiting = {ask(row): row for row in map(self._start, envs)}
+        waiting = {ask(row): row for row in map(self._start, self.slots)}
         while waiting:
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                row = waiting.pop(future)
-                sampled = future.result()
+            finished = [(waiting.pop(future), future.result()) for future in wait(waiting, return_when=FIRST_COMPLETED).done]
+            for row, sampled in finished:
                 row.action, row.logp = list(sampled.ids), list(sampled.logp)
-                trajectory = self._step(row)
+            rows = [row for row, _ in finished]
+            for row, trajectory in zip(rows, self._step(rows), strict=True):
                 if trajectory is not None:
-                    self.done[row.episode] = trajectory
-                    if self.on_episode is not None:
-                        self.on_episode(row.episode, trajectory)
+                    self._note(row, trajectory)
                     if self.started == len(self.seeds):
                         continue
-                    row = self._start(row.env)
+                    row = self._start(row.slot)
                 waiting[ask(row)] = row
 
-    def _start(self, env: Any) -> _Row:
-        """Reset an environment for the next episode."""
+    def _start(self, slot: int) -> _Row:
+        """Begin the next episode in a slot."""
         i = self.started
         self.started += 1
         began = time.perf_counter()
-        _, info = env.reset(seed=int(self.seeds[i]), options=self.options[i])
+        opened = self.pool.reset(slot, int(self.seeds[i]), self.options[i])
         self.counts.environment_seconds += time.perf_counter() - began
-        profile = getattr(getattr(env, "unwrapped", env), "profile", None)
-        name = f"{getattr(profile, 'id', type(env).__name__)}#{int(self.seeds[i])}"
-        state = _Row(env, i, self.chat.begin(info["messages"]), name=name)
+        state = _Row(slot, i, self.chat.begin(opened.messages), name=opened.name)
         opening = self.chat.context(state.pieces).tolist()
         if not self._has_room(len(opening)):
             raise ConfigError(
@@ -262,18 +266,18 @@ class _Job:
                 ended.append(row)
         return ended
 
-    def _end_turn(self, row: int, hidden_RH: torch.Tensor) -> None:
-        """Step the environment with a finished turn; then the next turn, the next episode, or one row fewer."""
-        state = self.rows[row]
-        trajectory = self._step(state)
-        if trajectory is None:
-            return
+    def _note(self, state: _Row, trajectory: Trajectory) -> None:
         self.done[state.episode] = trajectory
         if self.on_episode is not None:
             self.on_episode(state.episode, trajectory)
+
+    def _end_episode(self, row: int, trajectory: Trajectory, hidden_RH: torch.Tensor) -> None:
+        """The next episode in a row whose own is over, or one row fewer."""
+        state = self.rows[row]
+        self._note(state, trajectory)
         if self.started < len(self.seeds):
             self.cache.clear(row)
-            self.rows[row] = self._start(state.env)
+            self.rows[row] = self._start(state.slot)
             return
         last = len(self.rows) - 1
         if row != last:
@@ -283,58 +287,69 @@ class _Job:
             self.rows[row] = self.rows[last]
         self.rows.pop()
 
-    def _step(self, state: _Row) -> Trajectory | None:
-        """Send the turn to the environment; the trajectory if the episode is over."""
-        if self.samples == 1:
-            return self._go_on(state, self._answer(state, state.env))
-        state.samples.append(self._answer(state, fork(state.env)))
+    def _step(self, rows: Sequence[_Row]) -> list[Trajectory | None]:
+        """Send finished turns to the pool; the trajectory of each row whose episode is over."""
+        texts = [self.chat.decode(row.action) for row in rows]
+        began = time.perf_counter()
+        if self.samples > 1:
+            assert isinstance(self.pool, BranchingPool)  # `collect` has seen to it
+            tried = [self.pool.attempt(row.slot, text) for row, text in zip(rows, texts, strict=True)]
+        else:
+            tried = [(step, None) for step in self.pool.step([row.slot for row in rows], texts)]
+        self.counts.environment_seconds += time.perf_counter() - began
+        answers = [_Answered(self._turn(row, step), step, copy) for row, (step, copy) in zip(rows, tried, strict=True)]
+        decide = self._go_on if self.samples == 1 else self._choose
+        return [decide(row, answered) for row, answered in zip(rows, answers, strict=True)]
+
+    def _choose(self, state: _Row, answered: _Answered) -> Trajectory | None:
+        """Keep a sample of the turn under way; with the last one, go on from the best paid."""
+        state.samples.append(answered)
         if len(state.samples) < self.samples:
             state.unfed, state.anew = list(state.transcript.ids), True
             return None
         best = max(state.samples, key=lambda sample: (sample.turn.valid, sample.turn.reward))
         others = tuple(sample.turn for sample in state.samples if sample is not best)
         state.samples = []
-        restore(state.env, best.env)
+        assert isinstance(self.pool, BranchingPool)
+        self.pool.settle(state.slot, best.attempted)
         return self._go_on(state, replace(best, turn=replace(best.turn, others=others)))
 
-    def _answer(self, state: _Row, env: Any) -> _Answered:
-        """What the sampled answer earns in ``env``."""
+    def _turn(self, state: _Row, step: Step) -> Turn:
+        """The record of a sampled answer."""
         action = state.action
-        began = time.perf_counter()
-        _, reward, terminated, truncated, info = env.step(self.chat.decode(action))
-        self.counts.environment_seconds += time.perf_counter() - began
         stop = "eos" if action[-1] in self.chat.end_ids else "length"
-        turn = Turn(
+        self.counts.action_tokens += len(action)
+        self.counts.length_stops += stop == "length"
+        return Turn(
             context_ids=np.asarray(state.transcript.ids, dtype=np.int64),
             action_ids=np.asarray(action, dtype=np.int64),
             logp=np.asarray(state.logp, dtype=np.float32),
-            reward=float(reward),
-            parts=_parts(info),
-            partial=tuple(info.get("profile/partial", ())),
-            valid=bool(info.get("reward/valid", True)),
+            reward=step.reward,
+            parts=_parts(step.info),
+            partial=tuple(step.info.get("profile/partial") or ()),
+            valid=bool(step.info.get("reward/valid", True)),
             stop=stop,
         )
-        self.counts.action_tokens += len(action)
-        self.counts.length_stops += stop == "length"
-        return _Answered(turn, env, bool(terminated), bool(truncated), info)
 
     def _go_on(self, state: _Row, answered: _Answered) -> Trajectory | None:
         """Take an answer into the dialogue; the trajectory if the episode is over."""
-        turn, info, truncated = answered.turn, answered.info, answered.truncated
+        turn, step = answered.turn, answered.step
         state.turns.append(turn)
-        state.messages = tuple((message["role"], message["content"]) for message in info["messages"])
+        state.messages = step.messages
         self._continue(state, turn, state.messages[-1][1] if state.messages[-1][0] == "user" else "")
-        reason = str(getattr(info.get("stop_reason", ""), "value", info.get("stop_reason", "")))
-        if not (answered.terminated or truncated):
+        stopped = step.info.get("stop_reason") or ""
+        reason = str(getattr(stopped, "value", stopped))
+        truncated = step.truncated
+        if not (step.terminated or truncated):
             if len(state.turns) >= self.max_turns:
                 truncated, reason = True, reason or "turn_limit"
             elif not self._has_room(len(state.transcript.ids)):
                 truncated, reason = True, "context"
                 self.counts.context_stops += 1
-        if not (answered.terminated or truncated):
+        if not (step.terminated or truncated):
             return None
         final = np.asarray(state.transcript.ids, dtype=np.int64)
-        ending = (answered.terminated, truncated, reason, state.name, state.messages)
+        ending = (step.terminated, truncated, reason, state.name, state.messages)
         return Trajectory(tuple(state.turns), final, *ending)
 
     def _continue(self, state: _Row, turn: Turn, said: str) -> None:

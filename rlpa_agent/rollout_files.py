@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rlpa_agent.batch import Batch
-from rlpa_agent.learner import Estimates
+from rlpa_agent.estimates import Estimates
 from rlpa_agent.trajectory import Trajectory
 from rlpa_env import ConfigError
 

@@ -19,33 +19,16 @@ import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
+from rlpa_agent.protocols import Sampled
 from rlpa_env import ConfigError, RLPAError
 
 
 class GeneratorError(RLPAError, RuntimeError):
     """A server that generates did not answer, or answered off the contract."""
-
-
-class Sampled(NamedTuple):
-    """One sampled turn."""
-
-    ids: list[int]  # the sampled end token included
-    logp: list[float]  # of each, after temperature and bans
-    version: str  # of the weights that sampled it
-
-
-class Generator(Protocol):
-    """What samples turns outside of this process."""
-
-    def begin(self, context_ids: Sequence[int], key: Sequence[int], max_new_tokens: int, temperature: float) -> Future[Sampled]:
-        """Sample one turn after a context; ``key`` names its random stream. Returns at once."""
-
-    def update(self, policy: Any) -> str:
-        """Take over the policy's weights; the new version, which every later answer has to carry."""
 
 
 class VllmGenerator:
@@ -78,7 +61,7 @@ class VllmGenerator:
         self._run, self._updates, self.version = uuid.uuid4().hex[:8], 0, ""  # a server may outlive a run that stopped
 
     def begin(self, context_ids: Sequence[int], key: Sequence[int], max_new_tokens: int, temperature: float) -> Future[Sampled]:
-        """See `Generator`. The future's exception is a GeneratorError."""
+        """See `protocols.Generator`. The future's exception is a GeneratorError."""
         if not self.version:
             raise ConfigError("generator: expected update(policy) before the first rollout; the server has no weights of ours yet.")
         seed = int(np.random.SeedSequence(list(key)).generate_state(1, np.uint32)[0]) // 2

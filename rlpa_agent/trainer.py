@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlpa_agent import learner as learning
 from rlpa_agent.batch import make_batch
 from rlpa_agent.checkpoint import (
     CheckpointError,
@@ -26,13 +27,13 @@ from rlpa_agent.checkpoint import (
 )
 from rlpa_agent.config import TrainConfig
 from rlpa_agent.credit import profile_payments
-from rlpa_agent.learner import Learner, Normaliser
 from rlpa_agent.loading import holds_model
 from rlpa_agent.policy import Policy
+from rlpa_agent.pool import GymPool
 from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
+from rlpa_agent.protocols import EnvPool, Generator, Learner, TextEnv
 from rlpa_agent.rollout import RolloutCounts, added, collect
 from rlpa_agent.rollout_files import drop_later, save_rollout
-from rlpa_agent.served import Generator
 from rlpa_agent.trajectory import Trajectory
 from rlpa_agent.world import ALONE, World
 
@@ -44,32 +45,37 @@ class _Stopped(Exception):
 
 
 class Trainer:
-    """Runs PPO. Environments are made by ``make_env`` and reseeded every iteration from (seed, iteration).
+    """Runs PPO. Environments are reseeded every iteration from (seed, iteration).
 
     Args:
         config: the run.
         policy: the model to train; its frozen reference is the KL anchor.
-        make_env: makes one environment: ``reset(seed=) -> (obs, info)`` with ``info["messages"]``, ``step(text)``.
+        envs: a pool, or what makes one environment (`protocols.TextEnv`), called so often as dialogues are held at once.
         evaluate: figures on held-out users, with ``"return"``, called every ``config.eval.every`` iterations.
         quiet: no progress bar.
         generator: samples the rollouts outside of this process, with the weights that it is handed every iteration.
         world: the processes that train together; each holds its share of the dialogues, the first writes the files.
+        learner: learns from the rollouts; None: `learner.Learner`, with the config's ``algo``.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         policy: Policy,
-        make_env: Callable[[], Any],
+        envs: EnvPool | Callable[[], TextEnv],
         evaluate: Evaluate | None = None,
         quiet: bool = False,
         world: World = ALONE,
         generator: Generator | None = None,
+        learner: Learner | None = None,
     ) -> None:
+        if generator is not None and config.rollout.server is None:  # whose tokens are weighed by how far it is from us
+            config = replace(config, rollout=replace(config.rollout, server=type(generator).__name__))
         self.config, self.policy, self.evaluate, self.quiet = config, policy, evaluate, quiet or not world.first
         self.world, self.generator = world, generator
-        self.learner = Learner(policy, config, world)
-        self.envs = [make_env() for _ in range(min(config.rollout.concurrent, len(world.share(range(config.rollout.dialogues)))))]
+        self.learner: Learner = learning.Learner(policy, config, world) if learner is None else learner
+        at_once = min(config.rollout.concurrent, len(world.share(range(config.rollout.dialogues))))
+        self.envs = envs if isinstance(envs, EnvPool) else GymPool([envs() for _ in range(at_once)])
         self.iteration = 0
         self.best = -np.inf
         self.training_seconds = 0.0
@@ -221,12 +227,10 @@ class Trainer:
         if not self.world.first:
             return
         state = {
+            **self.learner.state(),
             "iteration": self.iteration,
             "dialogues": self.dialogues,
             "best": None if np.isinf(self.best) else float(self.best),
-            "normaliser": [self.learner.normaliser.mean, self.learner.normaliser.std, self.learner.normaliser.seen],
-            "failures_running": self.learner.failures_running,
-            "update_dtype": self.learner.update_dtype,
             "config_hash": self.config.hash(),
             "random": random_state(),
         }
@@ -247,10 +251,7 @@ class Trainer:
         load_tensors(self.last, self.policy, self.learner.optimizers)
         self.iteration, self.dialogues = state["iteration"], state["dialogues"]
         self.best = -np.inf if state["best"] is None else state["best"]
-        mean, std, seen = state["normaliser"]
-        self.learner.normaliser = Normaliser(mean, std, seen)
-        self.learner.failures_running = state["failures_running"]
-        self.learner.update_dtype = state["update_dtype"]
+        self.learner.load_state(state)
         restore_random(state["random"])
 
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import runpy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+NEEDS = {"07_foreign_environment": "textarena"}
+"""Packages of extras that an example is about."""
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path, monkeypatch, capsys, tmp_path):
+    extra = NEEDS.get(path.stem)
+    if extra is not None and find_spec(extra) is None:
+        pytest.skip(f"needs the extra {extra}; tests/agent/test_protocols.py has foreign environments without it")
     monkeypatch.setattr(sys, "argv", [str(path), "--smoke"])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")

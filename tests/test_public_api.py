@@ -41,7 +41,7 @@ def test_constructors_need_no_arguments():
 def test_the_agent_exports_what_it_promises():
     from rlpa_agent.advantages import gae
 
-    assert {"Policy", "Trainer", "TrainConfig"} <= set(rlpa_agent.__all__)
+    assert {"Policy", "Trainer", "TrainConfig", "EnvPool", "Generator", "Learner"} <= set(rlpa_agent.__all__)
     for name in rlpa_agent.__all__:
         assert getattr(rlpa_agent, name) is not None
     keywords = [p.name for p in inspect.signature(gae).parameters.values() if p.kind is p.KEYWORD_ONLY]

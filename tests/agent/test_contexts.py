@@ -14,7 +14,7 @@ import torch
 from test_evaluate import drive, scripts
 from toy import ToyEnv, char_policy, toy_config
 
-from rlpa_agent import rollout
+from rlpa_agent import pool
 from rlpa_agent.advantages import chain_gae, group_advantages
 from rlpa_agent.batch import make_batch, micro_batches
 from rlpa_agent.config import RolloutConfig
@@ -241,8 +241,8 @@ def now(kind, said):
 
 @pytest.mark.parametrize(("algo", "samples"), [("ppo", 1), ("rloo", 4), ("grpo", 2)])
 def test_official_mode_learns_what_pays_at_once(tmp_path, monkeypatch, algo, samples):
-    monkeypatch.setattr(rollout, "fork", copy.deepcopy)
-    monkeypatch.setattr(rollout, "restore", lambda env, state: env.__dict__.update(copy.deepcopy(state.__dict__)))
+    monkeypatch.setattr(pool, "fork", copy.deepcopy)
+    monkeypatch.setattr(pool, "restore", lambda env, state: env.__dict__.update(copy.deepcopy(state.__dict__)))
     rules = {"ppo": {"epochs": 2, "minibatches": 2}, "rollout": {"dialogues": 32, "samples": samples}}
     trainer = Trainer(
         toy_config(tmp_path, 2, mode="official", algo=algo, **rules), char_policy("ab"), lambda: ToyEnv(now, 2, openings="gh"), quiet=True

@@ -1,0 +1,255 @@
+"""How fast the trainer is: against TRL's GRPOTrainer, against plainer ways of doing the same, and as dialogues grow.
+
+    python benchmarks/trainer_speed/run.py [--parts single multi defaults growth rows prefill memory]
+        [--model FOLDER] [--threads 2] [--seed 0] [--out benchmarks/results/trainer_speed] [--smoke]
+
+single    samples/s of one-turn answers: ours under grpo and ppo, and TRL with our precision, β, optimizer and clipping
+multi     the same for dialogues; TRL with a ``rollout_func`` that calls ``generate`` every turn
+defaults  as single, each with its own defaults
+growth    tokens processed and seconds of rollout and update with 5, 10, 20 and 40 turns: exponents of the turns
+rows      update rate of whole-episode rows against a row for every turn
+prefill   rollout against ``generate`` on every turn's whole history; on the shipped start, or on --model
+memory    largest resident set of an iteration, each in a process of its own; with --model also of LoRA PPO on that
+
+All answers have exactly the tokens they are given. What is compared runs in turn, again and again, and medians count; the
+first round of everything is left out. single, multi, defaults and memory need the extra ``baselines``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import finish
+from workload import SMOKE, Ours, Size, build_model, paid, policy_from, said
+
+from rlpa_agent.batch import make_batch
+from rlpa_agent.cli import build_trainer, policy_path
+from rlpa_agent.config import PRESETS, SHIPPED
+from rlpa_agent.policy import flush_denormals
+from rlpa_agent.progress import peak_memory_mb
+from rlpa_agent.rollout import RolloutCounts, collect
+
+Figures = dict[str, Any]
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Slope of log cost over log size, by least squares.
+
+    >>> round(exponent([5, 10, 20], [2.0, 8.0, 32.0]), 6)
+    2.0
+    """
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def spread(values: Sequence[float]) -> Figures:
+    """Median of some seconds, and all of them."""
+    return {"median": median(values), "all": [round(value, 4) for value in values]}
+
+
+def against_trl(model: Path, size: Size, seed: int, work: Path, *, turns: int = 1, same: bool = True) -> Figures:
+    """Samples a second, ours under grpo and ppo and TRL's, in turn."""
+    from peer import Peer
+
+    tokens = size.tokens if turns == 1 else size.dialogue_tokens
+    ours = {algo: Ours(model, size, algo=algo, turns=turns, tokens=tokens, seed=seed, same=same) for algo in ("grpo", "ppo")}
+    peer = Peer(model, size, policy_from(model, size).chat, work / "trl", turns=turns, same=same, seed=seed)
+    taken: dict[str, list[float]] = {algo: [] for algo in ours}
+
+    def others() -> None:
+        for algo, run in ours.items():
+            taken[algo].append(run()["seconds"])
+
+    taken["trl"] = peer.run(others)
+    for algo in ours:
+        del taken[algo][0]
+    figures: Figures = {
+        name: spread(seconds) | {"samples_per_second": size.dialogues / median(seconds)} for name, seconds in taken.items()
+    }
+    for algo in ours:
+        figures[f"{algo}_to_trl"] = figures[algo]["samples_per_second"] / figures["trl"]["samples_per_second"]
+    ppo = ours["grpo"].config.ppo
+    steps = {"ours": ppo.epochs * ppo.minibatches, "trl": peer.steps}  # of a round
+    return figures | {"optimizer_steps": steps, "turns": turns, "tokens": tokens, "dialogues": size.dialogues}
+
+
+def growth(model: Path, size: Size, seed: int) -> Figures:
+    """How tokens processed and seconds grow with turns, at fixed tokens a turn."""
+    runs = {
+        turns: Ours(model, size, algo="ppo", turns=turns, tokens=size.dialogue_tokens, seed=seed, dialogues=size.prompts)
+        for turns in size.growth
+    }
+    seen: dict[int, dict[str, list[float]]] = {turns: {} for turns in runs}
+    for _ in range(size.repeats + 1):
+        for turns, run in runs.items():
+            trajectories, counts = run.trainer.gather()
+            batch = make_batch(trajectories, max_turns=turns)
+            _, stats = run.trainer.learner.update(batch, run.trainer.iteration)
+            run.trainer.iteration += 1
+            values = {
+                "rollout_tokens": counts.prefilled_tokens + counts.decode_rows,
+                "update_tokens": stats.padded_tokens,
+                "rollout_seconds": counts.seconds,
+                "update_seconds": stats.seconds,
+            }
+            for name, value in values.items():
+                seen[turns].setdefault(name, []).append(value)
+    medians = {name: [median(seen[turns][name][1:]) for turns in runs] for name in next(iter(seen.values()))}
+    return {"turns": list(runs)} | {name: {"median": values, "exponent": exponent(list(runs), values)} for name, values in medians.items()}
+
+
+def rows(model: Path, size: Size, seed: int) -> Figures:
+    """Update rate of the same dialogues, as a row each and as a row a turn."""
+    run = Ours(model, size, algo="ppo", turns=size.turns, tokens=size.dialogue_tokens, seed=seed, dialogues=size.prompts)
+    trajectories, _ = run.trainer.gather()
+    batches = {name: make_batch(trajectories, max_turns=size.turns, row_per_turn=name == "per_turn") for name in ("whole", "per_turn")}
+    taken: dict[str, list[float]] = {name: [] for name in batches}
+    for _ in range(size.repeats + 1):
+        for name, batch in batches.items():
+            taken[name].append(run.trainer.learner.update(batch, 0)[1].seconds)
+    figures: Figures = {
+        name: spread(taken[name][1:])
+        | {"action_tokens_per_second": batch.tokens / median(taken[name][1:]), "fed": sum(map(len, batch.rows))}
+        for name, batch in batches.items()
+    }
+    figures["whole_to_per_turn"] = figures["per_turn"]["median"] / figures["whole"]["median"]
+    return figures | {"turns": size.turns}
+
+
+def prefill(model: str, size: Size, seed: int) -> Figures:
+    """Seconds of the same number of dialogues, by our rollout and by ``generate`` on the whole history every turn."""
+    from peer import reprefilled
+    from workload import Talk
+
+    policy = policy_from(model, size)
+    seeds, settings = list(range(size.dialogues)), {"max_new_tokens": size.dialogue_tokens, "max_turns": size.turns}
+    openings = [policy.chat.opening([("user", said(i, 0))]).tolist() for i in seeds]
+    banned = policy.banned_V.nonzero()[:, 0].tolist()
+    policy.lm.generation_config.suppress_tokens = banned  # generate would end a turn, or say what we do not
+    taken: dict[str, list[float]] = {"ours": [], "generate": []}
+    for again in range(size.repeats + 1):
+        counts = RolloutCounts()
+        envs = [Talk(size.turns) for _ in seeds]
+        collect(policy, envs, seeds=seeds, sample_seed=again, counts=counts, temperature=1.0, **settings)
+        taken["ours"].append(counts.seconds)
+        began = time.perf_counter()
+        done, mask = reprefilled(policy.lm, policy.chat, openings, size.turns, size.dialogue_tokens)
+        for own, sampled in zip(done, mask, strict=True):  # it too has to know what was earned
+            paid(policy.chat.decode([token for token, kept in zip(own, sampled, strict=True) if kept]))
+        taken["generate"].append(time.perf_counter() - began)
+    figures: Figures = {name: spread(seconds[1:]) for name, seconds in taken.items()}
+    return figures | {"ours_to_generate": figures["generate"]["median"] / figures["ours"]["median"], "model": model}
+
+
+def probe(kind: str, model: str, size: Size, seed: int, work: Path) -> float:
+    """Largest resident set in MB after one iteration of this process."""
+    if kind == "lora":
+        preset = PRESETS["qwen2.5-0.5b"]
+        settings = dataclasses.replace(preset.rollout, dialogues=32, concurrent=32)
+        config = dataclasses.replace(
+            preset, model=dataclasses.replace(preset.model, path=model), rollout=settings, eval=dataclasses.replace(preset.eval, every=0), seed=seed, out=work / "lora",
+        )  # fmt: skip
+        build_trainer(config, quiet=True).one_iteration()
+    elif kind == "trl":
+        from peer import Peer
+
+        few = dataclasses.replace(size, repeats=0)
+        Peer(Path(model), few, policy_from(model, few).chat, work / "trl", turns=size.turns, seed=seed).run(lambda: None)
+    else:
+        Ours(Path(model), size, algo=kind, turns=size.turns, tokens=size.dialogue_tokens, seed=seed)()
+    return peak_memory_mb()
+
+
+def memory(model: Path, real: str | None, args: argparse.Namespace) -> Figures:
+    """Peak MB of every side, measured in processes of their own."""
+    figures = {}
+    for kind in ("grpo", "ppo", "trl", *(("lora",) if real else ())):
+        command = [sys.executable, __file__, "--probe", kind, "--model", real if kind == "lora" else str(model)]
+        command += ["--threads", str(args.threads), "--seed", str(args.seed), *(["--smoke"] if args.smoke else [])]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        figures[f"{kind}_mb"] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def flat(figures: Figures, before: str = "") -> list[tuple[str, str]]:
+    """Lines of the table: the numbers of a part, lists of repeats left out."""
+    lines: list[tuple[str, str]] = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            lines += flat(value, f"{before}{name} ")
+        elif name != "all":
+            said_as = ", ".join(f"{each:,.4g}" for each in value) if isinstance(value, list) else value
+            lines.append((before + name, f"{value:,.4g}" if isinstance(value, (int, float)) else str(said_as)))
+    return lines
+
+
+PARTS = ("single", "multi", "defaults", "growth", "rows", "prefill", "memory")
+
+
+def measured(part: str, model: Path, size: Size, args: argparse.Namespace, work: Path) -> Figures:
+    """The figures of one part."""
+    if part in ("single", "multi", "defaults"):
+        return against_trl(model, size, args.seed, work / part, turns=size.turns if part == "multi" else 1, same=part != "defaults")
+    if part == "growth":
+        return growth(model, size, args.seed)
+    if part == "rows":
+        return rows(model, size, args.seed)
+    if part == "prefill":
+        return prefill(args.model or policy_path(SHIPPED), size, args.seed)
+    return memory(model, args.model, args)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--model", help="a folder or id of a real model, for prefill and memory")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for the result as JSON")
+    parser.add_argument("--smoke", action="store_true", help="seconds: a few tokens of a very small model, one repeat")
+    parser.add_argument("--probe", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    flush_denormals()
+    size = SMOKE if args.smoke else Size()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if args.probe:
+            print(json.dumps(probe(args.probe, args.model, size, args.seed, work)))
+            return
+        model = build_model(work / "model", size, args.seed)
+        parameters = sum(parameter.numel() for parameter in policy_from(model, size).lm.parameters())
+        figures: Figures = {"parameters": parameters, "threads": args.threads}
+        table = Table(title=f"trainer speed · {parameters / 1e6:.1f} M parameters · median of {size.repeats}")
+        table.add_column("")
+        table.add_column("", justify="right")
+        for part in args.parts:
+            figures[part] = measured(part, model, size, args, work)
+            table.add_section()
+            for name, value in flat(figures[part]):
+                table.add_row(f"{part} · {name}", value)
+    Console(width=120).print(table)
+    finish("trainer_speed", figures, [args.seed], args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""The three places where a run is open: environments, generators and learners that know nothing of this package."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from tiny_models import Script
+from toy import ToyEnv, char_policy, toy_config
+
+from rlpa_agent.checkpoint import read_state
+from rlpa_agent.estimates import Estimates, UpdateStats
+from rlpa_agent.policy import Policy
+from rlpa_agent.pool import GymPool
+from rlpa_agent.progress import health
+from rlpa_agent.protocols import BranchingPool, EnvPool, Opening, Sampled, Step
+from rlpa_agent.rollout import collect
+from rlpa_agent.trainer import Trainer, checkpointed_policy
+from rlpa_env.errors import ConfigError
+
+torch.set_num_threads(1)
+
+
+class Letters(gym.Env):
+    """A plain Gymnasium environment: it names a letter, and pays for saying the other one of two."""
+
+    observation_space = action_space = gym.spaces.Text(10)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.said = 0
+        return self._name(), {}
+
+    def step(self, action):
+        reward = float(action[:1] == {"a": "b", "b": "a"}[self.letter])
+        self.said += 1
+        # An info that only some turns have: figures must not count on it.
+        unknown = {"stop_reason": None, "profile/partial": None}
+        return self._name(), reward, False, self.said == 2, unknown | ({"luck": 0.5} if self.said == 1 else {})
+
+    def _name(self):
+        self.letter = "ab"[self.np_random.integers(2)]
+        return self.letter
+
+
+def test_a_plain_gymnasium_environment_is_learned_through_the_trainer(tmp_path):
+    config = toy_config(tmp_path, 2, optim={"policy_lr": 3e-3})
+    trainer = Trainer(config, char_policy("ab"), lambda: gym.wrappers.PassiveEnvChecker(Letters()), quiet=True)
+    first = trainer.one_iteration()
+    for _ in range(11):
+        last = trainer.one_iteration()
+    assert first["return"] < 1.5
+    assert last["return"] > 1.8
+    assert not [key for key in last if key.startswith(("profile/", "reward/", "judge/")) or key in ("malformed", "most_common_reply")]
+    assert "malformed" not in health(last)
+    (trajectory,) = collect(trainer.policy, [Letters()], seeds=[3], max_new_tokens=1, max_turns=2)
+    roles, texts = zip(*trajectory.messages)
+    assert roles == ("user", "assistant", "user", "assistant", "user")
+    env = Letters()
+    assert [texts[0], texts[2], texts[4]] == [env.reset(seed=3)[0], env.step("x")[0], env.step("x")[0]]
+    chat = trainer.policy.chat
+    spoken = chat.opening([("user", texts[0])]).tolist() + list(trajectory.turns[0].action_ids)
+    assert trajectory.turns[1].context_ids.tolist() == [*spoken, *chat.follow(trajectory.turns[0].action_ids, texts[2])]
+    assert [dict(turn.parts) for turn in trajectory.turns] == [{"luck": 0.5}, {}]
+    assert (trajectory.episode, trajectory.stop_reason) == ("Letters#3", "")
+    assert [turn.partial for turn in trajectory.turns] == [(), ()]
+
+
+def test_an_environment_without_words_is_refused():
+    class Numbers(Letters):
+        def _name(self):
+            self.letter = "a"
+            return np.zeros(3)
+
+    with pytest.raises(ConfigError, match=r'Numbers: expected a text as observation, or info\["messages"\]; got ndarray'):
+        collect(char_policy("ab"), [Numbers()], seeds=[0], max_new_tokens=1)
+
+
+class OwnPool:
+    """Slots without environments behind them, stepped together: a reply is paid its length, four turns."""
+
+    def __init__(self, slots):
+        self.messages, self.together = [()] * slots, []
+
+    def __len__(self):
+        return len(self.messages)
+
+    def reset(self, slot, seed, options=None):
+        self.messages[slot] = (("user", f"Hello {seed % 3}"),)
+        return Opening(self.messages[slot], f"own#{seed}")
+
+    def step(self, slots, texts):
+        assert len(set(slots)) == len(slots) == len(texts)
+        self.together.append(len(slots))
+        steps = []
+        for slot, text in zip(slots, texts):
+            self.messages[slot] += (("assistant", text), ("user", "Well."))
+            steps.append(Step(self.messages[slot], float(len(text)), False, len(self.messages[slot]) == 9))
+        return steps
+
+
+class OwnEnv:
+    """The same, as one environment."""
+
+    def reset(self, *, seed=None, options=None):
+        self.turns = 0
+        return f"Hello {seed % 3}", {}
+
+    def step(self, text):
+        self.turns += 1
+        return "Well.", len(text), False, self.turns == 4, {}
+
+
+def test_a_pool_of_ones_own_is_stepped_in_one_call_and_plays_the_same_dialogues():
+    policy, pool = tiny_models.policy(sharpness=2.0), OwnPool(3)
+    settings = {"seeds": range(7), "max_new_tokens": 6, "max_turns": 6}
+    own = collect(policy, pool, **settings)
+    single = collect(policy, [OwnEnv() for _ in range(3)], **settings)
+    assert max(pool.together) > 1  # turns that end in the same decoding step go together
+    assert sum(pool.together) == 28
+    for a, b in zip(own, single, strict=True):
+        assert a.final_context_ids.tolist() == b.final_context_ids.tolist()
+        assert [turn.reward for turn in a.turns] == [turn.reward for turn in b.turns]
+        assert (a.messages, a.truncated, a.terminated) == (b.messages, b.truncated, b.terminated)
+    assert own[4].episode == "own#4"
+
+
+def test_several_samples_need_a_pool_that_branches():
+    assert isinstance(GymPool([]), BranchingPool)
+    assert isinstance(OwnPool(1), EnvPool)
+    assert not isinstance(OwnPool(1), BranchingPool)
+    assert not isinstance([Script(("u",))], EnvPool)
+    with pytest.raises(ConfigError, match="samples: expected 1 of a OwnPool"):
+        collect(tiny_models.policy(), OwnPool(1), seeds=[0], samples=2)
+    with pytest.raises(ConfigError, match="fork: expected an RLPAEnv"):
+        collect(tiny_models.policy(), [Script(("u",))], seeds=[0], samples=2, max_new_tokens=2)
+
+
+class Counter:
+    """A learner that nudges one weight by what was earned, and counts."""
+
+    def __init__(self, policy):
+        self.weight, self.seen = next(iter(policy.parameters_value())), 0
+        self.optimizers = {"own": torch.optim.SGD([self.weight], lr=0.1, momentum=0.5)}
+
+    def update(self, batch, iteration):
+        self.seen += batch.tokens
+        self.weight.grad = torch.full_like(self.weight, float(batch.reward_A.mean()))
+        self.optimizers["own"].step()
+        logp = batch.logp_old_A
+        return Estimates(logp, logp, None, batch.reward_A, batch.reward_A, batch.reward_A, None), UpdateStats(steps=1)
+
+    def state(self):
+        return {"seen": self.seen, "iteration": -1}  # a name that the trainer uses itself
+
+    def load_state(self, state):
+        self.seen = state["seen"]
+
+
+def test_a_learner_of_ones_own_is_saved_and_resumed(tmp_path):
+    def trainer_of(folder, policy, iterations):
+        config = toy_config(tmp_path / folder, 2, iterations=iterations, rollout={"dialogues": 4})
+        return Trainer(config, policy, lambda: Script(("u",), turns=2), quiet=True, learner=Counter(policy))
+
+    whole = trainer_of("whole", tiny_models.policy(), 3)
+    whole.run()
+    trainer_of("parts", tiny_models.policy(), 2).run()
+    assert read_state(tmp_path / "parts" / "run" / "last")["iteration"] == 2
+    second = trainer_of("parts", Policy.load(checkpointed_policy(tmp_path / "parts" / "run")), 3)
+    second.resume()
+    assert (second.iteration, second.learner.seen) == (2, 16)
+    second.run()
+    assert second.learner.seen == whole.learner.seen == 24
+    assert torch.equal(second.learner.weight, whole.learner.weight)
+    line = json.loads((whole.config.out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["optimizer_steps"] == 1
+    assert "explained_variance" not in line
+
+
+class Elsewhere:
+    """Samples always the same id and says that it was certain, which the trainer is not."""
+
+    def __init__(self, token):
+        self.token, self.versions = token, 0
+
+    def begin(self, context_ids, key, max_new_tokens, temperature):
+        future: Future = Future()
+        future.set_result(Sampled([self.token] * max_new_tokens, [0.0] * max_new_tokens, str(self.versions)))
+        return future
+
+    def update(self, policy):
+        self.versions += 1
+        return str(self.versions)
+
+
+def test_tokens_of_any_generator_that_is_given_are_weighed(tmp_path):
+    policy = char_policy("ab")
+    generator = Elsewhere(policy.tokenizer.convert_tokens_to_ids("a"))
+    config = toy_config(tmp_path, 2, rollout={"dialogues": 4, "concurrent": 4})
+    trainer = Trainer(config, policy, lambda: ToyEnv(lambda kind, said: (1.0, "u"), 2), quiet=True, generator=generator)
+    found = []
+    update = trainer.learner.update
+
+    def kept(batch, iteration):
+        found.append(update(batch, iteration))
+        return found[-1]
+
+    trainer.learner.update = kept
+    figures = trainer.one_iteration()
+    assert generator.versions == 1
+    assert figures["served"]
+    weights, logp = found[0][0].weights_A, found[0][0].logp_old_A
+    assert torch.allclose(weights, logp.exp().clamp(max=config.ppo.importance_cap))
+    assert float(weights.max()) < 1.0

@@ -25,14 +25,14 @@ from rlpa_agent.baselines import (
     sft_trainer,
     weights_key,
 )
-from rlpa_agent.chat import Transcript
+from rlpa_agent.chat import Chat, Transcript
 from rlpa_agent.config import shipped_start
 from rlpa_agent.contexts import ContextKind
 from rlpa_agent.lora import LoraSettings
 from rlpa_agent.policy import Policy
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_agent.warm_start import batch_loss
-from rlpa_env import ConfigError
+from rlpa_env import ConfigError, instructions
 from rlpa_env.errors import NotInstalledError
 
 torch.set_num_threads(1)
@@ -380,7 +380,9 @@ def test_the_paper_presets_are_the_papers_numbers():
     assert (dpo.fit.lr, dpo.fit.epochs, dpo.fit.batch, dpo.beta) == (5e-6, 1.0, 32, 0.01)
     for preset in (sft, dpo):
         assert preset.data.model == "Qwen/Qwen2.5-3B-Instruct"
-        assert (preset.data.split, preset.data.dialogues, preset.data.max_turns, preset.data.max_new_tokens) == ("vanilla/train", 3821, 10, 4096)
+        assert (preset.data.split, preset.data.dialogues, preset.data.max_turns, preset.data.samples) == ("vanilla/train", 3821, 10, 4)
+        longest = {"turns": preset.data.max_turns, "max_new_tokens": preset.data.max_new_tokens}
+        Chat(tiny_models.tokenizer(), instructions(10), preset.data.max_user_tokens).check_fits(32_768, **longest)
         assert (preset.fit.lora_rank, preset.fit.steps, preset.fit.bf16) == (0, None, True)
 
 

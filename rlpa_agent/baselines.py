@@ -238,7 +238,7 @@ def sft_trainer(policy: Policy, rows: Sequence[Transcript], fit: FitConfig, out:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    args = SFTConfig(**_arguments(policy, fit, out, seed))
+    args = SFTConfig(**_arguments(fit, out, seed))
     return SFTTrainer(policy.lm, args, train_dataset=Dataset.from_list([as_labels(row) for row in rows]), processing_class=_tokenizer(policy))
 
 
@@ -258,7 +258,7 @@ def dpo_trainer(policy: Policy, pairs: Sequence[Pair], fit: FitConfig, out: Path
             return dataset
 
     rows = [{"prompt_ids": pair.prompt_ids, "chosen_ids": pair.chosen_ids, "rejected_ids": pair.rejected_ids} for pair in pairs]
-    args = DPOConfig(**_arguments(policy, fit, out, seed), beta=beta, precompute_ref_log_probs=True)
+    args = DPOConfig(**_arguments(fit, out, seed), beta=beta, precompute_ref_log_probs=True)
     return OnIds(policy.lm, args=args, train_dataset=Dataset.from_list(rows), processing_class=_tokenizer(policy))
 
 
@@ -267,7 +267,11 @@ def require_trl() -> None:
     require("trl", "baselines", "sft and dpo")
 
 
-def _arguments(policy: Policy, fit: FitConfig, out: Path, seed: int) -> dict[str, Any]:
+def _arguments(fit: FitConfig, out: Path, seed: int) -> dict[str, Any]:
+    from transformers import TrainingArguments
+
+    known = TrainingArguments.__dataclass_fields__
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"  # its older name
     return {
         "output_dir": str(out),
         "learning_rate": fit.lr,
@@ -278,21 +282,23 @@ def _arguments(policy: Policy, fit: FitConfig, out: Path, seed: int) -> dict[str
         "gradient_accumulation_steps": fit.batch // fit.micro_batch,
         "max_grad_norm": fit.max_grad_norm,
         "bf16": fit.bf16,
-        "gradient_checkpointing": fit.gradient_checkpointing,
+        checkpointing: fit.gradient_checkpointing,
         "max_length": None,  # nothing is cut: contexts that were fed fit the model
-        "pad_token": policy.tokenizer.convert_ids_to_tokens(policy.chat.pad_id),
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": True,
+        "dataloader_pin_memory": False,
         "seed": seed,
     }
 
 
 def _tokenizer(policy: Policy) -> Any:
-    """A copy: TRL gives it a padding token."""
-    return copy.deepcopy(policy.tokenizer)
+    """A copy that pads with our padding token; TRL writes to it."""
+    tokenizer = copy.deepcopy(policy.tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(policy.chat.pad_id)
+    return tokenizer
 
 
 def run_trainer(policy: Policy, trainer: Any, out: Path, deadline: float = float("inf"), report: Report | None = None) -> list[dict[str, float]]:

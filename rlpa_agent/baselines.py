@@ -11,8 +11,11 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +49,6 @@ class Pair:
     rejected_reward: float
     dialogue: int
     turn: int  # from 0
-
-
-# ------------------------------------------------------------------------------------------------- answers, and their file
 
 
 def held_answers(
@@ -177,9 +177,6 @@ def _turn(context: np.ndarray, answer: Mapping[str, Any]) -> Turn:
     return Turn(context, ids, unknown, answer["reward"], valid=answer["valid"], stop=answer["stop"])
 
 
-# ------------------------------------------------------------------------------------------------------ what is learned
-
-
 def best_rows(trajectories: Mapping[int, Trajectory]) -> tuple[list[Transcript], int]:
     """Rows whose mask marks the best answers, and how many answers were left out because they had earned nothing.
 
@@ -229,12 +226,8 @@ def as_labels(row: Transcript) -> dict[str, Ids]:
     return {"input_ids": list(row.ids), "labels": [i if own else IGNORED for i, own in zip(row.ids, row.mask, strict=True)]}
 
 
-# --------------------------------------------------------------------------------------------------------- TRL's trainers
-
-
 def sft_trainer(policy: Policy, rows: Sequence[Transcript], fit: FitConfig, out: Path, *, seed: int = 0) -> Any:
-    """TRL's SFTTrainer on the policy's language model, in place."""
-    require_trl()
+    """TRL's SFTTrainer on the policy's language model, in place. Only while it is `lent`."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -245,9 +238,8 @@ def sft_trainer(policy: Policy, rows: Sequence[Transcript], fit: FitConfig, out:
 def dpo_trainer(policy: Policy, pairs: Sequence[Pair], fit: FitConfig, out: Path, *, beta: float, seed: int = 0) -> Any:
     """TRL's DPOTrainer on the policy's language model, in place; the reference is the policy as it is now.
 
-    Its log-probabilities of all answers are computed at once, here, so no second model is held.
+    Its log-probabilities of all answers are computed at once, here, so no second model is held. Only while it is `lent`.
     """
-    require_trl()
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -301,8 +293,34 @@ def _tokenizer(policy: Policy) -> Any:
     return tokenizer
 
 
-def run_trainer(policy: Policy, trainer: Any, out: Path, deadline: float = float("inf"), report: Report | None = None) -> list[dict[str, float]]:
-    """Train, to the end or the deadline; TRL's figures of every step, which metrics.jsonl holds too. Leaves the policy clean."""
+@contextmanager
+def lent(policy: Policy) -> Iterator[None]:
+    """Inside, TRL may build a trainer on the policy and run it; afterwards nothing is left of it but the weights."""
+    require_trl()
+    import datasets
+
+    lm, generation = policy.lm, copy.deepcopy(policy.lm.generation_config)
+    config, bars = copy.deepcopy(vars(lm.config)), datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TRL uses names that transformers has renamed
+            yield
+    finally:
+        # TRL and accelerate hang their own forward on the model; a copy of it would then compute with the original.
+        for name in ("forward", "_original_forward"):
+            vars(lm).pop(name, None)
+        vars(lm.config).clear()  # in place, for the layers hold it too: ids of padding and end, the cache
+        vars(lm.config).update(config)
+        lm.generation_config = generation
+        lm.zero_grad(set_to_none=True)
+        lm.eval()
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def run_trainer(trainer: Any, out: Path, deadline: float = float("inf"), report: Report | None = None) -> list[dict[str, float]]:
+    """Train, to the end or the deadline; TRL's figures of every step, which metrics.jsonl holds too."""
     from transformers import PrinterCallback, TrainerCallback
 
     logged: list[dict[str, float]] = []
@@ -326,20 +344,8 @@ def run_trainer(policy: Policy, trainer: Any, out: Path, deadline: float = float
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Watch())
-    padding = policy.lm.config.pad_token_id
-    try:
-        trainer.train()
-    finally:
-        # TRL and accelerate hang their own forward on the model; a copy of it would then compute with the original.
-        for name in ("forward", "_original_forward"):
-            vars(policy.lm).pop(name, None)
-        policy.lm.zero_grad(set_to_none=True)
-        policy.lm.eval()
-        policy.lm.config.pad_token_id = padding
+    trainer.train()
     return logged
-
-
-# ------------------------------------------------------------------------------------------------------------- a whole run
 
 
 def run_baseline(config: SFT | DPO, policy: Policy, make_env: Callable[[], TextEnv], report: Report | None = None) -> dict[str, Any]:
@@ -359,15 +365,16 @@ def run_baseline(config: SFT | DPO, policy: Policy, make_env: Callable[[], TextE
         rows, left_out = best_rows(held)
         figures |= {"answers": sum(len(t.turns) for t in held.values()) - left_out, "left_out": left_out, "rows": len(rows)}
         _need(rows, f"an answer that earned something; all {left_out} earned nothing")
-        trainer = sft_trainer(policy, rows, config.fit, out, seed=config.seed)
+        build = partial(sft_trainer, policy, rows, config.fit, out, seed=config.seed)
     else:
         pairs, dropped = best_and_worst(held, config.margin)
         figures |= {"pairs": len(pairs), "dropped": dropped}
         _need(pairs, f"a turn with answers whose rewards differ by more than margin={config.margin:g}; dropped {dropped}")
-        trainer = dpo_trainer(policy, pairs, config.fit, out, beta=config.beta, seed=config.seed)
+        build = partial(dpo_trainer, policy, pairs, config.fit, out, beta=config.beta, seed=config.seed)
     if report is not None:
         report(", ".join(f"{name} {value}" for name, value in figures.items() if isinstance(value, int)))
-    logged = run_trainer(policy, trainer, out, began + seconds, report)
+    with lent(policy):
+        logged = run_trainer(build(), out, began + seconds, report)
     figures |= {"steps": len(logged), "first": logged[0], "last": logged[-1]}
     figures |= {"collect_seconds": round(collected - began, 1), "train_seconds": round(time.perf_counter() - collected, 1)}
     _save(policy, config, figures)

@@ -20,6 +20,7 @@ from rlpa_agent.baselines import (
     best_rows,
     dpo_trainer,
     held_answers,
+    lent,
     read_answers,
     run_trainer,
     sft_trainer,
@@ -90,8 +91,8 @@ def test_rows_hold_what_the_chat_feeds_and_the_mask_the_paid_answers_and_nothing
 def test_trl_is_fed_these_ids_and_learns_these_tokens(start, held, tmp_path):
     rows, _ = best_rows(held)
     fit = FitConfig(batch=len(rows), micro_batch=len(rows))
-    trainer = sft_trainer(start, rows, fit, tmp_path)
-    (batch,) = trainer.get_train_dataloader()
+    with lent(start):
+        (batch,) = sft_trainer(start, rows, fit, tmp_path).get_train_dataloader()
     assert len(batch["input_ids"]) == len(rows)
     left = [(row.ids, [i if own else IGNORED for i, own in zip(row.ids, row.mask)]) for row in rows]
     for ids, labels, seen in zip(batch["input_ids"], batch["labels"], batch["attention_mask"]):
@@ -100,13 +101,13 @@ def test_trl_is_fed_these_ids_and_learns_these_tokens(start, held, tmp_path):
         assert bool((labels[n:] == IGNORED).all())
         left.remove((ids[:n].tolist(), labels[:n].tolist()))
     assert not left
-    vars(start.lm).pop("forward")  # TRL's, which `run_trainer` takes off again
 
 
 def test_trl_compares_the_answers_as_they_were_sampled(start, held, tmp_path):
     pairs, _ = best_and_worst(held, 0.0)
-    trainer = dpo_trainer(start, pairs, FitConfig(batch=len(pairs), micro_batch=len(pairs)), tmp_path, beta=0.1)
-    (batch,) = trainer.get_train_dataloader()
+    fit = FitConfig(batch=len(pairs), micro_batch=len(pairs))
+    with lent(start):
+        (batch,) = dpo_trainer(start, pairs, fit, tmp_path, beta=0.1).get_train_dataloader()
     half = len(pairs)
     left = [(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in pairs]
     for i in range(half):
@@ -120,7 +121,6 @@ def test_trl_compares_the_answers_as_they_were_sampled(start, held, tmp_path):
         assert prompts[0] == prompts[1]
         left.remove((prompts[0], *answers))
     assert not left
-    vars(start.lm).pop("forward")
 
 
 def test_pairs_are_the_best_and_the_worst_of_one_state(start, held):
@@ -256,7 +256,8 @@ def test_sft_lowers_the_loss_and_leaves_the_policy_as_ours(tmp_path):
     policy = tiny_models.policy()
     rows = little_rows(policy.chat)
     config, before = policy.lm.config.to_dict(), float(batch_loss(policy, rows, bf16=False).detach())
-    logged = run_trainer(policy, sft_trainer(policy, rows, QUICK, tmp_path), tmp_path)
+    with lent(policy):
+        logged = run_trainer(sft_trainer(policy, rows, QUICK, tmp_path), tmp_path)
     after = float(batch_loss(policy, rows, bf16=False).detach())
     # TRL's first loss is ours, but for the ids that are never sampled, which it counts in.
     assert logged[0]["loss"] == pytest.approx(before, abs=0.2)
@@ -298,7 +299,8 @@ def test_dpo_raises_the_best_over_the_worst_against_the_start(tmp_path):
     policy = tiny_models.policy()  # holds its start as the reference
     pairs = little_pairs(policy.chat)
     assert [margin(policy, pair) for pair in pairs] == pytest.approx([0.0, 0.0], abs=1e-4)
-    logged = run_trainer(policy, dpo_trainer(policy, pairs, QUICK, tmp_path, beta=0.1), tmp_path)
+    with lent(policy):
+        logged = run_trainer(dpo_trainer(policy, pairs, QUICK, tmp_path, beta=0.1), tmp_path)
     assert logged[0]["loss"] == pytest.approx(np.log(2), abs=1e-3)  # TRL's reference is the start too
     assert min(margin(policy, pair) for pair in pairs) > 1.0
     assert logged[-1]["rewards/margins"] > 0.1 * 0.5
@@ -313,8 +315,9 @@ def test_adapters_alone_are_trained(tmp_path, method):
     assert weights_key(policy) == weights_key(plain)  # so both may share answers
     frozen = {name: p.clone() for name, p in policy.lm.named_parameters() if not p.requires_grad}
     pairs, rows = little_pairs(policy.chat), little_rows(policy.chat)
-    made = sft_trainer(policy, rows, QUICK, tmp_path) if method == "sft" else dpo_trainer(policy, pairs, QUICK, tmp_path, beta=0.1)
-    run_trainer(policy, made, tmp_path)
+    with lent(policy):
+        made = sft_trainer(policy, rows, QUICK, tmp_path) if method == "sft" else dpo_trainer(policy, pairs, QUICK, tmp_path, beta=0.1)
+        run_trainer(made, tmp_path)
     assert all(torch.equal(p, frozen[name]) for name, p in policy.lm.named_parameters() if name in frozen)
     assert weights_key(policy) != weights_key(plain)
     if method == "dpo":
@@ -326,7 +329,8 @@ def test_adapters_alone_are_trained(tmp_path, method):
 
 def test_the_deadline_ends_training_after_the_step_under_way(tmp_path):
     policy = tiny_models.policy()
-    assert len(run_trainer(policy, sft_trainer(policy, little_rows(policy.chat), QUICK, tmp_path), tmp_path, deadline=0.0)) == 1
+    with lent(policy):
+        assert len(run_trainer(sft_trainer(policy, little_rows(policy.chat), QUICK, tmp_path), tmp_path, deadline=0.0)) == 1
 
 
 def test_the_deadline_ends_collecting_after_a_round(start, tmp_path):
@@ -370,8 +374,8 @@ def test_without_trl_the_error_says_what_to_install_before_anything_is_done(monk
     with pytest.raises(SystemExit, match=r"pip install 'rlpa\[baselines\]'"):
         cli.main([method, "tiny", "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
-    with pytest.raises(NotInstalledError):
-        baselines.sft_trainer(None, [], FitConfig(), tmp_path)
+    with pytest.raises(NotInstalledError), lent(None):
+        pass
 
 
 def test_the_paper_presets_are_the_papers_numbers():
@@ -401,7 +405,8 @@ def test_trl_gets_the_settings(tmp_path):
     policy = tiny_models.policy()
     preset = BASELINES["dpo"]["paper"]
     fit = dataclasses.replace(preset.fit, bf16=False, gradient_checkpointing=False)
-    args = dpo_trainer(policy, little_pairs(policy.chat), fit, tmp_path, beta=preset.beta, seed=7).args
+    with lent(policy):
+        args = dpo_trainer(policy, little_pairs(policy.chat), fit, tmp_path, beta=preset.beta, seed=7).args
     assert (args.learning_rate, args.num_train_epochs, args.beta, args.seed, args.max_length) == (5e-6, 1.0, 0.01, 7, None)
     assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 32
     assert args.loss_type == ["sigmoid"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib.util import find_spec
 
 import gymnasium as gym
 import numpy as np
@@ -12,20 +13,9 @@ import tiny_models
 import torch
 
 from rlpa_agent import baselines, cli
+from rlpa_agent.answers import Pair, best_and_worst, best_rows, held_answers, read_answers, weights_key
 from rlpa_agent.baseline_config import BASELINES, DPO, SFT, AnswersConfig, FitConfig, as_training
-from rlpa_agent.baselines import (
-    IGNORED,
-    Pair,
-    best_and_worst,
-    best_rows,
-    dpo_trainer,
-    held_answers,
-    lent,
-    read_answers,
-    run_trainer,
-    sft_trainer,
-    weights_key,
-)
+from rlpa_agent.baselines import IGNORED, dpo_trainer, lent, run_trainer, sft_trainer
 from rlpa_agent.chat import Chat, Transcript
 from rlpa_agent.config import shipped_start
 from rlpa_agent.contexts import ContextKind
@@ -37,6 +27,7 @@ from rlpa_env import ConfigError, instructions
 from rlpa_env.errors import NotInstalledError
 
 torch.set_num_threads(1)
+needs_trl = pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra baselines")
 TURNS = 3
 DATA = AnswersConfig(dialogues=3, concurrent=2, samples=3, max_turns=TURNS, max_new_tokens=60, profile_weight=5.0)
 
@@ -88,6 +79,7 @@ def test_rows_hold_what_the_chat_feeds_and_the_mask_the_paid_answers_and_nothing
     assert left_out == sum(turn.reward <= 0 for turn in turns) < len(turns)
 
 
+@needs_trl
 def test_trl_is_fed_these_ids_and_learns_these_tokens(start, held, tmp_path):
     rows, _ = best_rows(held)
     fit = FitConfig(batch=len(rows), micro_batch=len(rows))
@@ -103,6 +95,7 @@ def test_trl_is_fed_these_ids_and_learns_these_tokens(start, held, tmp_path):
     assert not left
 
 
+@needs_trl
 def test_trl_compares_the_answers_as_they_were_sampled(start, held, tmp_path):
     pairs, _ = best_and_worst(held, 0.0)
     fit = FitConfig(batch=len(pairs), micro_batch=len(pairs))
@@ -252,6 +245,7 @@ def little_rows(chat):
 QUICK = FitConfig(lr=3e-3, schedule="constant", steps=8, batch=2, micro_batch=1)
 
 
+@needs_trl
 def test_sft_lowers_the_loss_and_leaves_the_policy_as_ours(tmp_path):
     policy = tiny_models.policy()
     rows = little_rows(policy.chat)
@@ -295,6 +289,7 @@ def margin(policy, pair):
     return gained[0] - gained[1]
 
 
+@needs_trl
 def test_dpo_raises_the_best_over_the_worst_against_the_start(tmp_path):
     policy = tiny_models.policy()  # holds its start as the reference
     pairs = little_pairs(policy.chat)
@@ -307,6 +302,7 @@ def test_dpo_raises_the_best_over_the_worst_against_the_start(tmp_path):
     assert "forward" not in vars(policy.lm)
 
 
+@needs_trl
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_adapters_alone_are_trained(tmp_path, method):
     tiny_models.policy(sharpness=2.0).save(tmp_path / "base")
@@ -327,6 +323,7 @@ def test_adapters_alone_are_trained(tmp_path, method):
     assert answer_logp(again, pairs[0].prompt_ids, pairs[0].chosen_ids) == pytest.approx(answer_logp(policy, pairs[0].prompt_ids, pairs[0].chosen_ids), abs=1e-4)
 
 
+@needs_trl
 def test_the_deadline_ends_training_after_the_step_under_way(tmp_path):
     policy = tiny_models.policy()
     with lent(policy):
@@ -341,6 +338,7 @@ def test_the_deadline_ends_collecting_after_a_round(start, tmp_path):
 LITTLE = ["--dialogues", "2", "--concurrent", "2", "--samples", "3", "--max-turns", "2", "--max-new-tokens", "60", "--steps", "2", "--batch", "2", "--micro-batch", "1"]
 
 
+@needs_trl
 def test_both_commands_leave_policies_that_evaluate(tmp_path, capsys):
     cli.main(["sft", "tiny", *LITTLE, "--out", str(tmp_path / "sft")])
     cli.main(["dpo", "tiny", *LITTLE, "--answers", str(tmp_path / "sft"), "--out", str(tmp_path / "dpo")])
@@ -357,6 +355,7 @@ def test_both_commands_leave_policies_that_evaluate(tmp_path, capsys):
     assert "dpo" in capsys.readouterr().out
 
 
+@needs_trl
 def test_nothing_to_learn_is_an_error(start, tmp_path):
     policy = tiny_models.policy(context=2048)  # says nothing that earns anything
     data = dataclasses.replace(DATA, dialogues=1, max_turns=1, max_new_tokens=8)
@@ -401,6 +400,7 @@ def test_both_methods_of_a_preset_learn_from_the_same_answers_as_training():
     assert as_training(BASELINES["sft"]["tiny"]).context == PRESETS["tiny"].context
 
 
+@needs_trl
 def test_trl_gets_the_settings(tmp_path):
     policy = tiny_models.policy()
     preset = BASELINES["dpo"]["paper"]

@@ -11,11 +11,7 @@ STAMP := $(VENV)/.installed
 RLPA_VLLM ?= $(HOME)/.cache/rlpa-vllm
 RLPA_MODELS ?= $(HOME)/.cache/rlpa-models
 
-<<<<<<< HEAD
-.PHONY: help setup demo test lint type unit test-llm test-models bench bench-paper leaderboard docs clean
-=======
-.PHONY: help setup demo test lint type unit test-llm test-models bench bench-trainer docs clean
->>>>>>> h3
+.PHONY: help setup demo test lint type unit test-llm test-models bench bench-paper bench-trainer leaderboard docs clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -54,7 +50,6 @@ bench: $(STAMP)  ## the benchmarks that need no training; results under benchmar
 	$(BIN)/python benchmarks/references/run.py --out benchmarks/results/references
 	$(BIN)/python benchmarks/matcher_quality/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/matcher_quality
 
-<<<<<<< HEAD
 bench-paper: $(STAMP)  ## the paper's tables and figures for the policies at hand (MODELS="start=tiny rlpa=DIR …", RUNS=, EMBEDDING=)
 	$(BIN)/python benchmarks/paper/null_band.py --out benchmarks/results/paper
 	for name in table1 table2 table4_5 fig4a_shift fig4b_long fig5_efficiency; do \
@@ -65,12 +60,11 @@ bench-paper: $(STAMP)  ## the paper's tables and figures for the policies at han
 
 leaderboard: $(STAMP)  ## the reference agents as last measured, all entries checked, docs/leaderboard.md
 	$(BIN)/python benchmarks/leaderboard/references.py
-=======
+
 bench-trainer: $(STAMP)  ## speed of the trainer beside TRL's and plainer ways; wants quiet cores (PARTS=, MODEL=folder of a 0.5B)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[baselines]'
 	$(BIN)/python benchmarks/trainer_speed/run.py $(if $(PARTS),--parts $(PARTS)) $(if $(MODEL),--model $(MODEL)) \
 		--out benchmarks/results/trainer_speed
->>>>>>> h3
 
 docs: $(STAMP)  ## check that every block of README and docs runs
 	$(BIN)/python -m pytest tests/test_readme.py

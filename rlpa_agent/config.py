@@ -195,7 +195,7 @@ class OptimConfig:
     policy_lr: float = 1e-4
     critic_lr: float = 1e-3
     warmup_iterations: int = 2
-    """Linear warm-up of both rates, then constant."""
+    """Linear warm-up of both rates, step by step from each one's first, then constant; 0: none."""
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -208,6 +208,7 @@ class OptimConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"optim.{name}: expected more than 0; got {getattr(self, name)!r}.")
         _in_range("optim", "token_budget", self.token_budget, 1)
+        _in_range("optim", "warmup_iterations", self.warmup_iterations, 0)
 
 
 @dataclass(frozen=True)

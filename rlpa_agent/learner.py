@@ -191,13 +191,18 @@ class Learner:
         self.policy.value_head.rescale((self.normaliser.mean, self.normaliser.std), (new.mean, new.std))
         self.normaliser = new
 
-    def _set_rates(self, iteration: int) -> None:
-        """Linear warm-up over iterations, then constant."""
-        optim = self.config.optim
-        share = min(1.0, (iteration + 1) / max(1, optim.warmup_iterations))
-        for name, rate in (("policy", optim.policy_lr), ("critic", optim.critic_lr)):
+    def _set_rates(self, iterations: float) -> None:
+        """Linear warm-up, step by step, then constant. ``iterations``: learned from when the next step is done.
+
+        The policy's begins when the policy begins to learn: Adam's first steps move every weight by the full rate,
+        whatever the gradient says, and have carried rare tokens ten nats away.
+        """
+        optim, ppo = self.config.optim, self.config.ppo
+        late = ppo.critic_warmup if self.config.has_critic else 0
+        for name, rate, since in (("policy", optim.policy_lr, late), ("critic", optim.critic_lr, 0)):
+            share = max(0.0, iterations - since) / optim.warmup_iterations if optim.warmup_iterations else 1.0
             for group in self.optimizers[name].param_groups:
-                group["lr"] = rate * share
+                group["lr"] = rate * min(1.0, share)
 
     def update(self, batch: Batch, iteration: int) -> tuple[Estimates, UpdateStats]:
         """Epochs of minibatches on one rollout."""
@@ -206,10 +211,12 @@ class Learner:
         if estimates.values_A is not None:
             stats.figures["explained_variance"] = explained_variance(estimates.values_A, estimates.returns_A)
             self._rescale(estimates.returns_A)
-        self._set_rates(iteration)
         critic_only = self.config.has_critic and iteration < self.config.ppo.critic_warmup
-        for epoch in range(self.config.ppo.epochs):
-            for number, rows in enumerate(self.plan(batch, iteration, epoch)):
+        passes = self.config.ppo.epochs
+        for epoch in range(passes):
+            plan = self.plan(batch, iteration, epoch)
+            for number, rows in enumerate(plan):
+                self._set_rates(iteration + (epoch + (number + 1) / len(plan)) / passes)
                 ok = self._step(batch, rows, estimates, stats, critic_only, first=epoch == number == 0)
                 self.failures_running = 0 if ok else self.failures_running + 1
                 target = self.config.ppo.target_kl

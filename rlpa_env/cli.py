@@ -1,7 +1,8 @@
-"""`rlpa-env eval | play`: score agents on held-out users, or talk to a user yourself."""
+"""`rlpa-env eval | play | report`: score agents on held-out users, talk to a user yourself, or look at what runs have left."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from rlpa_env.encoders import MINILM
 from rlpa_env.errors import ConfigError, RLPAError
 from rlpa_env.evaluate import evaluate, results_table
 from rlpa_env.prompting import METHODS, PromptingAgent
+from rlpa_env.report import DIALOGUES, write_report
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,37 @@ class Play:
     agent: str | None = None
     """Watch this reference agent instead of playing."""
     style: Annotated[str | None, tyro.conf.arg(help="plain, terse, chatty, evasive or impatient")] = field(default=None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Make one HTML file of evaluations and training runs; it opens anywhere and needs no network.
+
+    RUN is a folder that `rlpa-env eval`, `rlpa-agent eval`, `rlpa-agent train` or the demo wrote (or one above several
+    of them), or a file that RecordEpisodes wrote. The page has a leaderboard with ties, alignment by turn, training
+    curves, and the dialogues turn by turn with guess against truth. Agents are compared within one task only.
+
+    Examples:
+
+    rlpa-env report runs/references
+
+    rlpa-env report runs/references runs/tiny --out compare.html --dialogues 500
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN…")]
+    """Folders or files of runs."""
+    out: Path = Path("report.html")
+    """The page to write."""
+    dialogues: int = DIALOGUES
+    """The most dialogues on the page, about 10 kB each, the same people for every agent; 0 for none."""
+
+
+def _report(args: Report) -> None:
+    written = write_report(args.runs, args.out, args.dialogues)
+    for note in written.notes:
+        print(f"note: {note}")
+    left = "" if written.dialogues == written.of else f"; {written.of - written.dialogues} left off, see --dialogues"
+    print(f"report: {written.path} ({written.bytes / 1e6:.1f} MB, {written.dialogues} of {written.of} dialogues{left})")
 
 
 def _eval(args: Eval) -> None:
@@ -142,10 +175,15 @@ def _slot_value(line: str) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `rlpa-env`."""
-    commands: Any = tyro.extras.subcommand_type_from_defaults({"eval": Eval(), "play": Play()})
-    args: Eval | Play = tyro.cli(commands, args=argv, prog="rlpa-env", description=__doc__)
+    defaults = {"eval": Eval(), "play": Play(), "report": Report(())}
+    told = {name: inspect.getdoc(default) or "" for name, default in defaults.items()}
+    commands: Any = tyro.extras.subcommand_type_from_defaults(defaults, told)
+    args: Eval | Play | Report = tyro.cli(commands, args=argv, prog="rlpa-env", description=__doc__)
     try:
-        _eval(args) if isinstance(args, Eval) else _play(args)
+        if isinstance(args, Report):
+            _report(args)
+        else:
+            _eval(args) if isinstance(args, Eval) else _play(args)
     except RLPAError as error:
         raise SystemExit(f"rlpa-env: {error}") from error
     except KeyboardInterrupt:
@@ -154,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-__all__ = ["AGENTS", "Eval", "Play", "main"]
+__all__ = ["AGENTS", "Eval", "Play", "Report", "main"]
 
 if __name__ == "__main__":
     main()

@@ -37,6 +37,9 @@ class Snapshot(NamedTuple):
     values: Mapping[str, Any]
 
 
+Scored = tuple[tuple[tuple[int, int], ...], tuple[Point, ...], tuple[Point, ...]]
+
+
 class RLPAEnv(gym.Env[str, str]):
     """A dialogue with a simulated user whose profile is hidden (arXiv 2505.15456).
 
@@ -165,6 +168,11 @@ class RLPAEnv(gym.Env[str, str]):
         return tuple(match_points(self._matcher, self._action.profile, self.profile.points))
 
     @property
+    def scored(self) -> Scored:
+        """What the newest guess was scored on: its hits as pairs (guess, truth), the truth of that turn, its part then revealed."""
+        return self._scored
+
+    @property
     def dialogue(self) -> tuple[Message, ...]:
         """What was said, without profile blocks."""
         return tuple(self._dialogue)
@@ -209,6 +217,7 @@ class RLPAEnv(gym.Env[str, str]):
         self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, _NO_VERDICT
         self._partial: tuple[float, ...] = ()
         self._rewards, self._breaches = (0.0, 0.0), (0, 0)
+        self._scored: Scored = (), (), ()
         self._begun, self._ready = True, None
         if self.render_mode == "human":
             self.render()
@@ -244,6 +253,7 @@ class RLPAEnv(gym.Env[str, str]):
         untold = sum(point in truth.sensitive and point not in known for point in hits) if truth.sensitive else 0
         self._breaches = untold, sum(point in withdrawn for point in hits)
         said = tuple([message.content for message in before if message.role == "user"])
+        self._scored = tuple(pairs), truth.points, known
         self._score = score_pairs(pairs, act.profile, truth.points, revealed=known, said=said)
         self._dialogue.append(Message("user", answer.message))
         self._raw.append(("user", answer.message))
@@ -321,7 +331,7 @@ class RLPAEnv(gym.Env[str, str]):
         kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
         self._valid, self._error, self._stop = False, f"{kind}{failure}", StopReason.FAILURE
         self._rewards, self._breaches, self._verdict = (0.0, 0.0), (0, 0), _NO_VERDICT
-        self._partial = ()
+        self._partial, self._scored = (), ((), self._before[0].points, self._before[1])
         return self._observation, 0.0, False, True, self._info()
 
     def _info(self) -> dict[str, Any]:
@@ -364,7 +374,7 @@ class RLPAEnv(gym.Env[str, str]):
     def snapshot(self) -> Snapshot:
         """Everything that changes, copied; see `fork` for wrapped environments."""
         names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_partial", "_verdict", "_rewards", "_breaches",
-                 "_observation", "_begun", "_session")  # fmt: skip
+                 "_observation", "_begun", "_session", "_scored")  # fmt: skip
         values = {name: getattr(self, name) for name in names}
         values |= {"_dialogue": self._dialogue[:], "_raw": self._raw[:]}
         return Snapshot(self._user.snapshot(), self.np_random.bit_generator.state, values)

@@ -25,7 +25,7 @@ from rlpa_env.parts import profiles_of
 from rlpa_env.results import paired_difference, returns, summarise
 from rlpa_env.types import CRITERIA, Message
 from rlpa_env.vector import make_calls
-from rlpa_env.wrappers import append_line, end_torn_line, read_episodes
+from rlpa_env.wrappers import append_line, end_torn_line, read_episodes, scored_on
 
 REFERENCES = ("prior", "oracle")  # always run: the floor and the scale of every normalised score
 _BATCH = 32  # dialogues that a batching agent holds at once
@@ -79,6 +79,7 @@ def _turn_record(info: Mapping[str, Any], reward: float, al: bool, completion: s
         "ceiling": info["profile/ceiling"],
         "revealed": info["profile/revealed"],
         "invented": info["profile/invented"],
+        "patience": info["user/patience"],
         "tokens": counter(completion),
         "parse_error": info["parse_error"],
     }
@@ -109,12 +110,16 @@ class _Run:
         self.observation, reward, terminated, truncated, self.info = self.env.step(completion)
         heard = core.last_action  # type: ignore[attr-defined]
         al = not heard.error and self.judge.judge(truth, before, heard.reply).passed
-        self.turns.append(_turn_record(self.info, float(reward), al, completion, self.counter))
+        said = core.last_verdict.reasons  # type: ignore[attr-defined]
+        failed = {c: said[c] for c in CRITERIA if c in said and not self.info[f"judge/{c}"]}
+        turn = _turn_record(self.info, float(reward), al, completion, self.counter)
+        self.turns.append(turn | {"reasons": failed} | scored_on(core))
         self.done = terminated or truncated
         self.left = terminated
 
     def record(self, name: str) -> dict[str, Any]:
         core = self.env.unwrapped
+        truth = [list(point) for point in core.profile.points]  # type: ignore[attr-defined]
         return {
             "agent": name,
             "setting": self.setting.key,
@@ -128,7 +133,7 @@ class _Run:
             "error": self.info["error"],
             "truth": core.profile.to_mapping()["slots"],  # type: ignore[attr-defined]
             "messages": self.messages,
-            "turns": self.turns,
+            "turns": [{k: v for k, v in turn.items() if k != "points" or v != truth} for turn in self.turns],
         }
 
 

@@ -23,6 +23,7 @@ _MEANS = {  # result name -> per-turn figure of the record
     "ceiling": "ceiling",
     "response": "response",
 }
+_NORMALISED = {"normalised": "reward", "normalised_profile": "profile", "normalised_response": "response"}
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -126,11 +127,12 @@ def normalised(
 
 
 def summarise(
-    name: str, records: Records, prior: Records, oracle: Records, seeds: Sequence[int], boot_seed: int = 0
+    name: str, records: Records, prior: Records | None, oracle: Records | None, seeds: Sequence[int], boot_seed: int = 0
 ) -> dict[str, Any]:
     """One result row; every score also with ``_lo`` and ``_hi`` (95 %, over users).
 
-    Failures are missing, not 0. ``off_schema_as_0`` holds the scores with off-schema turns as 0; where they are more than
+    Without ``prior`` or ``oracle`` (the same users and seeds) the row has no normalised scores, and no alignment for records
+    that were not judged with the true profile. Failures are missing, not 0. ``off_schema_as_0`` holds the scores with off-schema turns as 0; where they are more than
     `OFF_SCHEMA_LIMIT` of an agent's turns, ``ranked`` is False: how good it is nobody can say.
     """
     if all(record["stop_reason"] == "failure" for record in records):
@@ -152,28 +154,29 @@ def summarise(
         return interval(float(np.nanmean(values_U)), _weighted(weights_BU, values_U))
 
     put("return", mean_of(by_user(records, returns(records))))
-    put("normalised", normalised(records, prior, oracle, "reward", boot_seed))
-    put("normalised_profile", normalised(records, prior, oracle, "profile", boot_seed))
-    put("normalised_response", normalised(records, prior, oracle, "response", boot_seed))
+    if prior is not None and oracle is not None:
+        for key, part in _NORMALISED.items():
+            put(key, normalised(records, prior, oracle, part, boot_seed))
     for key, figure in _MEANS.items():
         put(key, mean_of(by_user(records, _nanmean(per_turn(records, figure).T))))
     put("profile_f1_final", mean_of(by_user(records, per_turn(records, "f1")[:, -1])))
-    al_UK = by_user(records, per_turn(records, "al"))
-    al_BK = np.stack([_weighted(weights_BU, column) for column in al_UK.T], axis=1)
-    al = 100.0 * np.nanmean(al_UK, axis=0)
-    low, high = 100.0 * np.nanpercentile(al_BK, [2.5, 97.5], axis=0)
-    row |= {"al": al.tolist(), "al_lo": low.tolist(), "al_hi": high.tolist()}
-    put("avg", interval(float(np.mean(al)), 100.0 * al_BK.mean(axis=1)))
-    n_ir, n_r2 = improvement(al.tolist())
-    slopes = np.array([improvement((100.0 * line).tolist()) for line in al_BK])
-    put("n_ir", interval(n_ir, slopes[:, 0]))
-    put("n_r2", interval(n_r2, slopes[:, 1]))
+    if all("al" in turn for record in records for turn in record["turns"]):
+        al_UK = by_user(records, per_turn(records, "al"))
+        al_BK = np.stack([_weighted(weights_BU, column) for column in al_UK.T], axis=1)
+        al = 100.0 * np.nanmean(al_UK, axis=0)
+        low, high = 100.0 * np.nanpercentile(al_BK, [2.5, 97.5], axis=0)
+        row |= {"al": al.tolist(), "al_lo": low.tolist(), "al_hi": high.tolist()}
+        put("avg", interval(float(np.mean(al)), 100.0 * al_BK.mean(axis=1)))
+        if len(al) > 1:  # one turn has no slope
+            slopes = np.array([improvement(line.tolist()) for line in 100.0 * np.vstack([al / 100.0, al_BK])])
+            put("n_ir", interval(slopes[0, 0], slopes[1:, 0]))
+            put("n_r2", interval(slopes[0, 1], slopes[1:, 1]))
     row |= _counts(records)
     row["ranked"] = bool(row["off_schema"] <= OFF_SCHEMA_LIMIT * sum(len(record["turns"]) for record in records))
     row["off_schema_as_0"] = {}
     if row["off_schema"]:
         zeroed = summarise(name, as_zero(records), prior, oracle, seeds, boot_seed)
-        row["off_schema_as_0"] = {key: zeroed[key] for key in (*_MEANS, "return", "normalised", "avg")}
+        row["off_schema_as_0"] = {key: zeroed[key] for key in (*_MEANS, "return", "normalised", "avg") if key in zeroed}
     return row
 
 

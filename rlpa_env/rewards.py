@@ -78,12 +78,7 @@ def score_pairs(
     """
     known = set(revealed)
     grounded = {g for g, t in pairs if truth[t] in known}
-    heard = [stems(text) for text in said] if len(grounded) < len(guess) else []
-    invented = 0
-    for index, point in enumerate(guess):
-        if index not in grounded:
-            wanted = stems(point.value)
-            invented += not wanted or not any(map(wanted.issubset, heard))
+    invented = len(unsupported(guess, grounded, said))
     return ProfileScore(
         precision=len(pairs) / len(guess) if guess else 0.0,
         recall=len(pairs) / len(truth) if truth else 0.0,
@@ -93,6 +88,24 @@ def score_pairs(
         ceiling=sum(map(known.__contains__, truth)) / len(truth) if truth else 0.0,
         hits=len(pairs),
     )
+
+
+def unsupported(guess: Sequence[Point], grounded: Collection[int], said: Sequence[str]) -> list[int]:
+    """Indices of the guessed points that nothing said supports: the inventions.
+
+    Args:
+        grounded: indices of the guessed points that hit a revealed point.
+        said: the user's messages before the guess.
+
+    >>> unsupported([Point("Age", "34"), Point("Location", "Porto"), Point("Pets", "cat")], {0}, ["Porto is far away."])
+    [2]
+    """
+    heard = [stems(text) for text in said] if len(grounded) < len(guess) else []
+    return [index for index, point in enumerate(guess) if index not in grounded and not _said(stems(point.value), heard)]
+
+
+def _said(wanted: frozenset[str], heard: Sequence[frozenset[str]]) -> bool:
+    return bool(wanted) and any(map(wanted.issubset, heard))
 
 
 def total_reward(profile: float, response: float, profile_weight: float = 1.0, response_weight: float = 1.0) -> float:

@@ -30,8 +30,9 @@ class RecordEpisodes(gym.Wrapper):
     """Append every finished episode to a JSONL file, one line an episode, flushed to disk as it ends.
 
     A line holds the environment id and arguments, the seed, the hidden profile, the messages with the agent's raw
-    completions, and for each turn its reward and every scalar of ``info``. An episode left by ``reset`` before its
-    end is written with ``"finished": false``.
+    completions, and for each turn its reward, every scalar of ``info`` and what the guess was scored on (`scored_on`;
+    ``points`` only where they are not those of the profile). An episode left by ``reset`` before its end is written
+    with ``"finished": false``.
     """
 
     records_episodes = True  # forks leave this wrapper out: a branch that is only tried is no episode
@@ -58,6 +59,7 @@ class RecordEpisodes(gym.Wrapper):
             "turns": [],
         }
         self._episode["messages"] = info["messages"]
+        self._points = [list(point) for point in self.unwrapped.profile.points]  # type: ignore[attr-defined]
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -65,7 +67,10 @@ class RecordEpisodes(gym.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._episode is not None:
             scalars = {k: v for k, v in info.items() if isinstance(v, (bool, int, float, str))}
-            self._episode["turns"].append({"reward": float(reward), **scalars})
+            scored = scored_on(self.unwrapped)
+            if scored["points"] == self._points:
+                del scored["points"]
+            self._episode["turns"].append({"reward": float(reward), **scalars, **scored})
             self._episode["messages"] = info["messages"]
             if terminated or truncated:
                 self._episode |= {"terminated": bool(terminated), "truncated": bool(truncated)}
@@ -81,6 +86,22 @@ class RecordEpisodes(gym.Wrapper):
     def _write(self, finished: bool) -> None:
         append_line(self.path, {**(self._episode or {}), "finished": finished})
         self._episode = None
+
+
+def scored_on(core: Any) -> dict[str, list[list[Any]] | list[int]]:
+    """What the newest guess of an `RLPAEnv` was scored on, for a record.
+
+    Returns:
+        ``hits``: pairs [index of guess, index of true point]; ``told``: indices of the true points that had been revealed
+        before the guess; ``points``: the true points [slot, value] of that turn.
+    """
+    hits, truth, revealed = core.scored
+    known = set(revealed)
+    return {
+        "hits": [[int(g), int(t)] for g, t in hits],
+        "told": [index for index, point in enumerate(truth) if point in known],
+        "points": [list(point) for point in truth],
+    }
 
 
 def _plain(value: Any) -> bool:

@@ -88,6 +88,6 @@ def test_the_wheel_alone_plays_without_torch(clean):
 
 def test_the_wheel_holds_data_types_and_nothing_of_the_tests(clean):
     _, names = clean
-    for wanted in ("rlpa_env/py.typed", "rlpa_env/data/voice.json", "rlpa_agent/data/tiny/model.safetensors", "rlpa_env/data/world/interests.json"):
+    for wanted in ("rlpa_env/py.typed", "rlpa_env/data/voice.json", "rlpa_agent/data/tiny/model.safetensors", "rlpa_env/data/world/interests.json", "rlpa_env/page/page.html", "rlpa_env/page/main.js"):
         assert wanted in names, wanted
     assert not any(name.startswith(("tests/", "benchmarks/", "examples/")) for name in names)

@@ -143,6 +143,18 @@ def test_T19_a_constant_reward_teaches_the_critic_the_turns_that_are_left(tmp_pa
         assert float(values[batch.turn_A == k - 1].mean()) == pytest.approx(11 - k, rel=0.10)
 
 
+def test_the_policys_warm_up_begins_when_it_begins_to_learn(tmp_path):
+    batch, seen = make_batch(gathered(tiny_models.policy()), max_turns=3), []
+    config = toy_config(tmp_path, 3, ppo={"critic_warmup": 1, "epochs": 1, "minibatches": 4}, optim={"policy_lr": 1.0, "critic_lr": 1.0, "warmup_iterations": 2})
+    learner = Learner(tiny_models.policy(), config)
+    learner._step = lambda *_, **__: seen.append([learner.optimizers[name].param_groups[0]["lr"] for name in ("policy", "critic")]) or True
+    for iteration in range(4):
+        learner.update(batch, iteration)
+    policy, critic = zip(*seen, strict=True)
+    assert policy == pytest.approx([0] * 4 + [k / 8 for k in range(1, 9)] + [1] * 4)
+    assert critic == pytest.approx([k / 8 for k in range(1, 9)] + [1] * 8)
+
+
 def test_the_critic_can_learn_what_was_earned_in_full_whatever_trace_the_advantages_take(tmp_path):
     """An ignorant critic (V = 0): with lam_critic 1 its targets are the rewards to come, with None those of lam_turn."""
     batch = make_batch(gathered(tiny_models.policy()), max_turns=3)

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, LlamaConfig
 
 from rlpa_agent import policy as policy_module
+from rlpa_agent.advantages import explained_variance
 from rlpa_agent.chat import Chat
 from rlpa_agent.policy import Policy
 from rlpa_agent.value import TABLE_RATE, ValueHead
@@ -308,9 +309,8 @@ def test_a_head_fitted_to_few_dialogues_knows_the_turns_of_others():
         optimizer.zero_grad()
         (head(hidden[seen], fraction[seen]) - target[seen]).square().mean().backward()
         optimizer.step()
-    left = (target - head(hidden, fraction).detach())[~seen]
-    ideal = (target - (0.5 - fraction) * 3)[~seen]
-    assert left.square().mean() < 1.25 * ideal.square().mean()
+    # The turns explain .65 of these returns. A perceptron that gets the turn as one more input explains −.1.
+    assert explained_variance(head(hidden, fraction).detach()[~seen], target[~seen]) > 0.4
 
 
 def test_the_table_is_read_between_its_places_and_at_both_ends():

@@ -93,7 +93,7 @@ def start_of(kind, tmp_path):
 def test_T11_resuming_gives_the_same_run(tmp_path, kind):
     def trainer_of(folder, policy, iterations):
         # An environment that pays for what a random model does, so that the policy moves.
-        config = config_of(folder, iterations=iterations, optim={"warmup_iterations": 1})
+        config = config_of(folder, iterations=iterations, optim={"warmup_iterations": 0})
         return Trainer(config, policy, lambda: Script(("Well.",), turns=TURNS, pay=lambda text, _: len(text) % 3), quiet=True)
 
     whole = trainer_of(tmp_path / "whole", start_of(kind, tmp_path), 3)
@@ -172,7 +172,7 @@ def test_sigterm_saves_and_exits_0(tmp_path):
 
 def test_kl_to_the_start_above_max_kl_stops_the_run(tmp_path):
     config = config_of(
-        tmp_path, iterations=50, ppo={"max_kl": 1e-4, "target_kl": None}, optim={"policy_lr": 1e-2, "warmup_iterations": 1}
+        tmp_path, iterations=50, ppo={"max_kl": 1e-4, "target_kl": None}, optim={"policy_lr": 1e-2, "warmup_iterations": 0}
     )
     trainer = Trainer(config, policy_of(), lambda: Script(("Well.",), turns=TURNS), quiet=True)
     figures = trainer.run()

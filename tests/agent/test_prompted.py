@@ -67,7 +67,7 @@ def test_self_critic_asks_three_times_for_all_dialogues_together():
         assert third[-1] == {"role": "user", "content": prompt("agent-rewrite-v1", "en")}
     again, _ = prompted("self-critic")
     assert again.act_batch(batch) == texts
-    assert made.count_tokens(texts[0]) <= 6
+    assert made.count_tokens("I bake.") == len(made._agent.policy.tokenizer.encode("I bake."))
 
 
 def test_reminder_is_not_cut_with_the_users_message():

@@ -129,7 +129,7 @@ def _as_line(number: int, trajectory: Trajectory, chat: Chat) -> dict[str, Any]:
         context = turn.context_ids.tolist()
         shared = next((i for i, (a, b) in enumerate(zip(context, before.ids)) if a != b), min(len(context), len(before.ids)))
         answers = [
-            {"ids": t.action_ids.tolist(), "reward": t.reward, "valid": t.valid, "stop": t.stop, "text": chat.decode(t.action_ids)}
+            {"ids": t.action_ids.tolist(), "reward": t.reward, "valid": t.valid, "stop": t.stop, "text": chat.decode(t.action_ids.tolist())}
             for t in (turn, *turn.others)
         ]
         turns.append({"shared": shared, "adds": context[shared:], "answers": answers})

@@ -143,7 +143,8 @@ def run_trainer(trainer: Any, out: Path, deadline: float = float("inf"), report:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_training_stop |= time.perf_counter() > deadline
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, **also: Any) -> None:
+            logs: dict[str, float] = also["logs"]
             if "loss" not in logs:  # the summary at the end
                 return
             logged.append({"step": state.global_step, **logs})

@@ -157,7 +157,7 @@ def as_training(config: SFT | DPO) -> TrainConfig:
 
 
 # The same people, turns and rewards as the preset "tiny" of `rlpa-agent train`.
-_TINY = AnswersConfig(profile_weight=5.0)
+_TINY = AnswersConfig(dialogues=96, profile_weight=5.0)
 # Of arXiv 2505.15456: as many dialogues as it has training profiles, and four answers a turn. Its 4,096 tokens an answer
 # would not fit the model's 32,768 ten times over.
 _PAPER = AnswersConfig(model="Qwen/Qwen2.5-3B-Instruct", dialogues=3821, max_new_tokens=1024, max_user_tokens=256)

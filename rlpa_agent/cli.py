@@ -1,12 +1,13 @@
-"""`rlpa-agent train | eval | chat | replay | inspect`: teach a policy, score it, talk to it, look into what it learned from."""
+"""`rlpa-agent train | sft | dpo | eval | chat | replay | inspect`: teach a policy, score it, talk to it, look into what it learned."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +17,10 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from rlpa_agent.config import PRESETS, SHIPPED, EvalConfig, TrainConfig, shipped_start
+from rlpa_agent.baseline_config import BASELINES, DPO, SFT, as_training
+from rlpa_agent.config import PRESETS, SHIPPED, EvalConfig, RolloutConfig, TrainConfig, shipped_start
 from rlpa_env import ConfigError, RLPAError, evaluate, instructions, parse_action
+from rlpa_env.encoders import MINILM
 from rlpa_env.evaluate import results_table
 
 
@@ -49,6 +52,11 @@ class Eval:
 
     policy: tuple[str, ...] = (SHIPPED,)
     """Runs, policy folders, or Hugging Face models; "shipped" is the start checkpoint that comes with the package."""
+    prompting: tuple[Literal["base", "reminder", "self-critic", "cot", "rag"], ...] = ()
+    """Score every policy also with these prompting baselines on top; see `rlpa_env.prompting`. cot needs --max-new-tokens for
+    its thoughts, rag the extra `embed`."""
+    embedding_model: str = MINILM
+    """Of rag: name or local folder of a sentence-transformers model."""
     agent: tuple[str, ...] = ()
     """Reference agents by name, scored on the same users."""
     env: str = "RLPA-v0"
@@ -160,6 +168,24 @@ def _size(split: str) -> int:
     return len(profiles_of(split))
 
 
+def environments(rollout: RolloutConfig) -> Callable[[], gym.Env]:
+    """What makes one environment to train in."""
+
+    def make() -> gym.Env:
+        return gym.make(
+            f"rlpa_env:{rollout.env_id}",
+            max_episode_steps=rollout.max_turns,
+            max_turns=rollout.max_turns,
+            split=rollout.split,
+            cues=rollout.cues,
+            credit=rollout.credit,
+            profile_weight=rollout.profile_weight,
+            response_weight=rollout.response_weight,
+        )
+
+    return make
+
+
 def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
     """A `Trainer` with its policy, environments and validation; nothing is written yet."""
     from rlpa_agent.policy import flush_denormals
@@ -174,24 +200,12 @@ def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = Fa
         raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")
     policy = load_policy(config, str(checkpointed_policy(config.out, "last")) if resume else policy_path(config.model.path))
 
-    def make_env() -> gym.Env:
-        return gym.make(
-            f"rlpa_env:{rollout.env_id}",
-            max_episode_steps=rollout.max_turns,
-            max_turns=rollout.max_turns,
-            split=rollout.split,
-            cues=rollout.cues,
-            credit=rollout.credit,
-            profile_weight=rollout.profile_weight,
-            response_weight=rollout.response_weight,
-        )
-
     judge = validation(config.eval, rollout.env_id, config.seed, rollout.max_new_tokens) if config.eval.every else None
     generator = None
     if rollout.server is not None:
         ends, banned = policy.chat.end_ids, policy.banned_V.nonzero()[:, 0].tolist()
         generator = VllmGenerator(rollout.server, config.out / f"served-{world.rank}", end_ids=ends, banned_ids=banned)
-    trainer = Trainer(config, policy, make_env, judge, quiet, world, generator)
+    trainer = Trainer(config, policy, environments(rollout), judge, quiet, world, generator)
     if resume:
         trainer.resume()
     return trainer
@@ -249,8 +263,21 @@ def _train(args: Train) -> None:
     print(f"policy: {args.config.out / 'last' / 'policy'}   metrics: {args.config.out / 'metrics.jsonl'}")
 
 
+def _baseline(config: SFT | DPO) -> None:
+    from rlpa_agent.baselines import require_trl, run_baseline
+    from rlpa_agent.policy import flush_denormals
+
+    require_trl()
+    flush_denormals()
+    training = as_training(config)
+    policy = load_policy(training, policy_path(config.data.model))
+    run_baseline(config, policy, environments(training.rollout), report=lambda line: print(line, flush=True))
+    print(f"policy: {config.out / 'last' / 'policy'}   metrics: {config.out / 'metrics.jsonl'}   what was done: {config.out / 'baseline.json'}")
+
+
 def _eval(args: Eval) -> None:
     from rlpa_agent.evaluate import policy_agent
+    from rlpa_agent.prompted import PromptedPolicy
 
     agents: dict[str, Any] = {
         name: policy_agent(
@@ -262,6 +289,8 @@ def _eval(args: Eval) -> None:
         )
         for name in args.policy
     }
+    for name, method in itertools.product(args.policy, args.prompting):
+        agents[f"{name}, {method}"] = PromptedPolicy(agents[name], method, args.embedding_model)
     agents |= dict.fromkeys(args.agent)
     rows = evaluate(
         agents, env_id=args.env, split=args.split, users=args.users, seeds=args.seed, out=args.out
@@ -321,16 +350,24 @@ def _inspect(args: Inspect) -> None:
     console.print("\n".join(notes), markup=False, highlight=False)
 
 
-def _parse_train(argv: Sequence[str]) -> Train:
+def _parse_preset(verb: str, argv: Sequence[str]) -> Any:
+    """Options of a verb whose first word is a preset: a `Train`, `SFT` or `DPO`."""
+    presets: Mapping[str, Any] = BASELINES[verb] if verb in BASELINES else {name: Train(preset) for name, preset in PRESETS.items()}
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: rlpa-agent train PRESET [options]   (rlpa-agent train PRESET --help lists them)\n\npresets:")
-        for name, preset in PRESETS.items():
-            print(f"  {name}: {preset.rollout.dialogues} dialogues an iteration, from {preset.model.path}")
+        print(f"usage: rlpa-agent {verb} PRESET [options]   (rlpa-agent {verb} PRESET --help lists them)\n\npresets:")
+        for name, preset in presets.items():
+            print(f"  {name}: {_summary(preset)}")
         raise SystemExit(0 if argv else 2)
-    if argv[0] not in PRESETS:
-        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; got {argv[0]!r}.")
-    prog = f"rlpa-agent train {argv[0]}"
-    return tyro.cli(Train, args=list(argv[1:]), prog=prog, default=Train(PRESETS[argv[0]]), description=Train.__doc__)
+    if argv[0] not in presets:
+        raise ConfigError(f"preset: expected one of {', '.join(presets)}; got {argv[0]!r}.")
+    default = presets[argv[0]]
+    return tyro.cli(type(default), args=list(argv[1:]), prog=f"rlpa-agent {verb} {argv[0]}", default=default, description=type(default).__doc__)
+
+
+def _summary(preset: Train | SFT | DPO) -> str:
+    if isinstance(preset, Train):
+        return f"{preset.config.rollout.dialogues} dialogues an iteration, from {preset.config.model.path}"
+    return f"{preset.data.dialogues} dialogues with {preset.data.samples} answers a turn, from {preset.data.model}, rate {preset.fit.lr:g}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -338,7 +375,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["train"]:
-            _train(_parse_train(arguments[1:]))
+            _train(_parse_preset("train", arguments[1:]))
+        elif arguments[:1] and arguments[0] in BASELINES:
+            _baseline(_parse_preset(arguments[0], arguments[1:]))
         else:
             does: dict[Any, Any] = {Eval: _eval, Chat: _chat, Replay: _replay, Inspect: _inspect}
             sub = tyro.conf.subcommand
@@ -349,7 +388,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 | Annotated[Inspect, sub("inspect")],
                 None,
             ]
-            description = f"{__doc__}\n\nTraining: rlpa-agent train PRESET --help (presets: {', '.join(PRESETS)})"
+            description = f"{__doc__}\n\nTraining: rlpa-agent train | sft | dpo PRESET --help (presets: {', '.join(PRESETS)}; sft and dpo: tiny, paper)"
             args = tyro.cli(commands, args=arguments, prog="rlpa-agent", description=description)
             does[type(args)](args)
     except RLPAError as error:

@@ -1,4 +1,4 @@
-"""The paper's prompting baselines for any OpenAI-compatible endpoint: Base, Reminder, Self-Critic, CoT, RAG."""
+"""The paper's prompting baselines for a model behind any OpenAI-compatible endpoint or beside us: Base, Reminder, Self-Critic, CoT, RAG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlpa_env.actions import parse_action
-from rlpa_env.clients import ChatClient, client_of
+from rlpa_env.clients import client_of
 from rlpa_env.encoders import MINILM, encoder_of
 from rlpa_env.errors import unknown_choice
 from rlpa_env.flows import Flow, alone, run
@@ -23,7 +23,7 @@ Encoder = Callable[[list[str]], np.ndarray]  # texts -> unit vectors [n, d]
 
 
 class PromptingAgent:
-    """A served model that is prompted and not trained.
+    """A model that is prompted and not trained.
 
     - ``base``: the instructions and the dialogue.
     - ``reminder``: a sentence that asks to respect what was told, after the newest message.
@@ -32,7 +32,8 @@ class PromptingAgent:
     - ``rag``: of the earlier dialogue only the five exchanges nearest to the newest message by sentence embedding.
 
     Args:
-        llm: client, or settings of one; see `ChatConfig`.
+        llm: client, or settings of one (see `ChatConfig`); or anything with ``begin(messages) -> Future`` of an answer and
+            ``config.language``.
         method: one of `METHODS`.
         encoder: for ``rag``: a function from texts to unit vectors, or the name or local folder of a sentence-transformers
             model (extra ``embed``).
@@ -41,7 +42,7 @@ class PromptingAgent:
     def __init__(self, llm: Any, method: str = "base", encoder: Encoder | str = MINILM) -> None:
         if method not in METHODS:
             raise unknown_choice("prompting method", method, METHODS)
-        self.client: ChatClient = client_of(llm)
+        self.client: Any = llm if hasattr(llm, "begin") else client_of(llm)
         self.method = method
         if method == "rag":
             self._encode: Encoder = encoder_of(encoder, "method 'rag'") if isinstance(encoder, str) else encoder

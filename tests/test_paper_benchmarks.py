@@ -101,6 +101,13 @@ def test_models_have_distinct_names(study, model):
         study.contestants(model)
 
 
+def test_nobodys_folders_are_published(study):
+    hidden = {"a=/x/y": "a=y", "/x/y": "y", "cot=cot@/x/y": "cot=cot@y", "cot@/x/y": "cot@y"}
+    assert {text: study._without_folders(text) for text in hidden} == hidden
+    for text in ("a=b", "runs/x", "--base-url=http://x/y"):
+        assert study._without_folders(text) == text
+
+
 def test_sources(study):
     assert study.contestants(["tiny", "runs/ppo-3", "rlpa=runs/a=b"]) == {"start": "tiny", "ppo-3": "runs/ppo-3", "rlpa": "runs/a=b"}
     args = study.read(study.parser(""), ["--users", "3"])
@@ -109,6 +116,8 @@ def test_sources(study):
         study.source_of("./nowhere-{seed}", 7, args)
     with pytest.raises(SystemExit, match="--base-url"):
         study.source_of("cot", 0, args)
+    plain, prompted = study.source_of("tiny", 0, args), study.source_of("self-critic@tiny", 0, args)
+    assert prompted.key == f"self-critic-{plain.key}"  # its dialogues are not taken for the policy's own
     with pytest.raises(SystemExit):
         study.read(study.parser(""), ["--base-url", "http://localhost:1"])
     with pytest.raises(SystemExit):

@@ -7,6 +7,7 @@
                                 rlpa=runs/ppo-{seed} is another training run for each of --seeds
     attentive, script, …        a reference agent
     base, reminder, self-critic, cot, rag     a served model, prompted (--base-url, --model-name)
+    cot@DIR, self-critic@tiny, …    the same prompting on a local policy
 
 Dialogues are kept in RUNS under what produced them (setting, weights, temperature), not under the name, so a finished part
 is neither held again nor taken for that of other weights, and benchmarks that share a setting share its dialogues.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,14 +149,15 @@ def source_of(source: str, seed: int, args: argparse.Namespace, turns: int | Non
     from rlpa_agent.cli import policy_path
     from rlpa_agent.config import SHIPPED
 
+    method, _, source = source.partition("@") if source.partition("@")[0] in METHODS else ("", "", source)
     path = policy_path(SHIPPED if source == "tiny" else _there(source.replace("{seed}", str(seed))))
-    key = f"{_slug(Path(path).name)}-{fingerprint(path)}"
+    key = f"{method}{'-' if method else ''}{_slug(Path(path).name)}-{fingerprint(path)}"
     if args.temperature is not None:
         key += f"-t{args.temperature:g}"
     context = (args.context or fitting_context(path, turns)) if turns else ""
     if context:
         key += f"-{context}"
-    return Source(key, Late(lambda: _policy(path, seed, args.temperature, context)), "tokens", context)
+    return Source(key, Late(lambda: _prompted(_policy(path, seed, args.temperature, context), method, args)), "tokens", context)
 
 
 def fitting_context(path: str, turns: int) -> str:
@@ -182,6 +185,15 @@ def _policy(path: str, seed: int, temperature: float | None, context: str) -> An
     if context:
         agent.chat.kept = ContextKind(context)
     return agent
+
+
+def _prompted(agent: Any, method: str, args: argparse.Namespace) -> Any:
+    """The policy, prompted where a method is named."""
+    if not method:
+        return agent
+    from rlpa_agent.prompted import PromptedPolicy
+
+    return PromptedPolicy(agent, method, *((args.embedding,) if args.embedding else ()))
 
 
 def _slug(text: str) -> str:
@@ -252,5 +264,6 @@ def _missing_as_null(data: Any) -> Any:
 
 
 def _without_folders(text: str) -> str:
-    name, equals, path = text.partition("=")
-    return f"{name}={Path(path).name}" if equals and Path(path).is_absolute() else Path(text).name if Path(text).is_absolute() else text
+    """An absolute path, alone or behind NAME= or METHOD@, as its last part."""
+    found = re.fullmatch(r"(|.*?[=@])(/.*)", text)
+    return f"{found[1]}{Path(found[2]).name}" if found else text

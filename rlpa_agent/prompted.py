@@ -1,0 +1,70 @@
+"""The paper's prompting baselines on a policy of our own: `rlpa_env.prompting` says what is asked, the policy answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlpa_agent.chat import Chat
+from rlpa_agent.evaluate import PolicyAgent
+from rlpa_env.clients import ChatConfig
+from rlpa_env.encoders import MINILM
+from rlpa_env.prompting import Encoder, PromptingAgent
+
+Messages = Sequence[Mapping[str, str]]
+
+
+class _Asked:
+    """Takes the place of a client: what it is asked is answered by whoever drives the flow."""
+
+    def __init__(self, language: str) -> None:
+        self.config = ChatConfig(language=language)
+
+    def begin(self, messages: Messages) -> Any:
+        """The question itself, as it is now: the flow adds to its list later."""
+        return [dict(message) for message in messages]
+
+
+class PromptedPolicy:
+    """Implements ``act`` and ``act_batch`` of the Agent protocol with a policy that is prompted.
+
+    Args:
+        agent: the policy with its sampling. Its ``max_new_tokens`` bounds every answer, thoughts (cot) included. Not changed.
+        method: one of `rlpa_env.prompting.METHODS`.
+        encoder: of rag, see `PromptingAgent`.
+        language: of the prompts.
+    """
+
+    def __init__(self, agent: PolicyAgent, method: str = "base", encoder: Encoder | str = MINILM, language: str = "en") -> None:
+        self._prompting = PromptingAgent(_Asked(language), method, encoder)
+        chat = agent.chat
+        if method != "base":
+            # The examples of cot stand in the system message, which a constant one would replace; and what is asked with a
+            # user's message must not be cut with it.
+            chat = Chat(chat.tokenizer, None if method == "cot" else chat.system_prompt, None, chat.kept)
+        self._agent = PolicyAgent(
+            agent.policy, temperature=agent.temperature, seed=agent.seed, max_new_tokens=agent.max_new_tokens, chat=chat
+        )
+
+    def act(self, messages: Messages) -> str:
+        """One completion for a dialogue that ends with a user message."""
+        return self.act_batch([messages])[0]
+
+    def act_batch(self, batch: Sequence[Messages]) -> list[str]:
+        """Completions for several dialogues; each of a method's calls is decoded for all of them together."""
+        flows = [self._prompting.act_flow(messages) for messages in batch]
+        asked: dict[int, Any] = {i: next(flow) for i, flow in enumerate(flows)}
+        texts = [""] * len(flows)
+        while asked:
+            answers = self._agent.act_batch(list(asked.values()))
+            for i, answer in zip(list(asked), answers, strict=True):
+                try:
+                    asked[i] = flows[i].send(answer)
+                except StopIteration as stop:
+                    texts[i] = stop.value
+                    del asked[i]
+        return texts
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a completion."""
+        return self._agent.count_tokens(text)

@@ -64,7 +64,7 @@ def test_a_forecast_counts_what_an_iteration_has_and_leaves_no_trace(tmp_path, a
     assert not any(optimizer.state for optimizer in trainer.learner.optimizers.values())
     assert trainer.learner.optimizers["policy"].param_groups[0]["lr"] == config.optim.policy_lr
     assert not config.out.exists()
-    assert forecast.trainable == (4096 if adapters else sum(p.numel() for p in policy.lm.parameters())) + 33 * 32 + 32 + 33
+    assert forecast.trainable == (4096 if adapters else sum(p.numel() for p in policy.lm.parameters())) + 32 * 32 + 32 + 33 + 21
     assert forecast.parameters == sum(p.numel() for p in state)
     trajectories, counts = trainer.gather()
     rows = sum(len(t.turns[-1].context_ids) + len(t.turns[-1].action_ids) for t in trajectories)

@@ -210,7 +210,7 @@ def test_T20_a_first_turn_that_pays_later_is_learned(tmp_path, seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_T20_credit_that_ends_with_the_turn_learns_nothing(tmp_path, seed):
     # without a signal the policy walks at random: many dialogues an iteration keep the steps of the walk small
-    assert abs(solved(tmp_path, seed, 0.0, iterations=25, dialogues=256) - 0.5) <= 0.1
+    assert abs(solved(tmp_path, seed, 0.0, iterations=25, dialogues=384) - 0.5) <= 0.1
 
 
 def test_a_non_finite_step_is_skipped_and_three_running_stop(tmp_path):
@@ -268,7 +268,7 @@ def test_the_update_runs_in_what_multiplies_faster_here(monkeypatch, tmp_path, s
 
     def linear(left, right, bias=None):
         if left.dtype == slow and len(left) == 4096:
-            time.sleep(0.02)
+            time.sleep(0.2)  # far above what the other type takes on a busy machine
         return plain(left, right, bias)
 
     monkeypatch.setattr(torch.nn.functional, "linear", linear)

@@ -90,7 +90,7 @@ def toy_config(tmp_path, turns: int, **changes) -> TrainConfig:
     """A small fp32 configuration; ``changes`` by group: ppo={...}, optim={...}, rollout={...}."""
     rollout = {"dialogues": 64, "concurrent": 64, "max_turns": turns, "max_new_tokens": 1} | changes.pop("rollout", {})
     ppo = {"beta": 0.0, "critic_warmup": 0, "target_kl": None, "max_kl": None} | changes.pop("ppo", {})
-    optim = {"policy_lr": 1e-3, "critic_lr": 3e-3, "warmup_iterations": 0} | changes.pop("optim", {})
+    optim = {"policy_lr": 1e-3, "critic_lr": 1e-3, "warmup_iterations": 0} | changes.pop("optim", {})
     return TrainConfig(
         model=ModelConfig(**({"update_dtype": "float32"} | changes.pop("model", {}))),
         rollout=RolloutConfig(**rollout),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -116,3 +117,11 @@ def test_examples_are_short():
     for path in (ROOT / "examples").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 80, path
         assert "--smoke" in path.read_text(), path
+
+
+def test_committed_results_say_how_they_were_made_without_the_paths_of_a_machine():
+    results = [*(ROOT / "benchmarks" / "results").rglob("*.json"), *(ROOT / "benchmarks" / "leaderboard").rglob("*.json")]
+    records = {path: json.loads(path.read_text(encoding="utf-8")) for path in results}
+    commands = {path: record.get("command", "") for path, record in records.items() if isinstance(record, dict)}
+    assert any(commands.values())
+    assert not {path: line for path, line in commands.items() if re.search(r"(^|[ =])(/|~|[A-Z]:)", line)}

@@ -24,7 +24,9 @@ def blocks(kind: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "code"), blocks("python"), ids=[name for name, _ in blocks("python")])
 def test_python_block(name, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, name, "exec"), {"__name__": "readme"})
+    left = {"__name__": "readme"}
+    exec(compile(code, name, "exec"), left)
+    assert left.keys() - {"__name__", "__builtins__"}, "a block that leaves nothing behind shows nothing"
 
 
 COMMANDS = [

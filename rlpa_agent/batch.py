@@ -52,8 +52,8 @@ def valid_turns(trajectory: Trajectory) -> tuple[Turn, ...]:
 
 
 Payments = Callable[[Turn], Sequence[tuple[int, float]]]
-"""((n, r), …) of a turn, n never falling: r of its reward was decided by its first n tokens and falls due at the n-th. The
-rest falls due at the last. (0, 0.0): nothing was decided in this segment, which is empty."""
+"""((n, r), …) of a turn, n never falling and at last its length: r was decided by its first n tokens and falls due at the
+n-th, or at the last where n is 0: this segment is empty. Together they are what the turn is paid."""
 
 
 def make_batch(
@@ -157,11 +157,10 @@ class _Layout:
                 raise ValueError(f"make_batch: turn {k} of episode {episode} has no action token; expected at least one.")
             row = self._row(turn.context_ids, new=(new and k == first) or self.row_per_turn)
             self.rows[row] = np.concatenate([self.rows[row], turn.action_ids])
-            paid = self.payments(turn) if self.payments is not None else ()
+            paid = self.payments(turn) if self.payments is not None else ((size, turn.reward),)
             reward = np.zeros(size, np.float32)
-            reward[-1] = turn.reward - sum(part for _, part in paid)
             for tokens, part in paid:
-                reward[tokens - 1] += part  # of the last token where nothing was decided early
+                reward[tokens - 1] += part
             segment = k * _SEGMENTS + np.searchsorted([tokens for tokens, _ in paid], np.arange(size), side="right")
             start = len(turn.context_ids)
             self._add(row, np.arange(start, start + size), k, segment, reward, turn.logp)

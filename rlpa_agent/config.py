@@ -141,6 +141,9 @@ class PPOConfig:
     which decides it; line, at the end of each line of the block, which is paid what it added to the reward of those before
     it. Then lam_turn also holds between these segments, and the luck of the others blurs each less.
     Official mode always pays at the turn. Without a critic, a token's return then begins at its block: a reply is not credited with the profile before it."""
+    line_cost: float = 0.0
+    """Reward that each line of a profile costs in training, with profile_paid=block or line. While little is known, F1
+    hardly minds a wrong line and not at all a repeated one; a line has to be worth its place. Scores never count it."""
     horizon: str = "terminal"
     """terminal: the value after the turn limit is 0; truncate: the critic's."""
     clip_low: float = 0.2
@@ -182,8 +185,10 @@ class PPOConfig:
         _one_of("ppo", "kl_in", self.kl_in, ("auto", "reward", "loss"))
         _one_of("ppo", "baseline", self.baseline, ("episode", "turn"))
         _one_of("ppo", "kl_kind", self.kl_kind, ("k2", "k3"))
-        for name in ("importance_cap", "clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps"):
+        for name in ("importance_cap", "clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps", "line_cost"):
             _in_range("ppo", name, getattr(self, name), 0)
+        if self.line_cost and self.profile_paid == "turn":
+            raise ConfigError(f"ppo.line_cost: expected 0 with ppo.profile_paid='turn', which knows no lines; got {self.line_cost}.")
         for name in ("epochs", "minibatches"):
             _in_range("ppo", name, getattr(self, name), 1)
 
@@ -195,7 +200,10 @@ class OptimConfig:
     policy_lr: float = 1e-4
     critic_lr: float = 1e-3
     warmup_iterations: int = 2
-    """Linear warm-up of both rates, step by step from each one's first, then constant; 0: none."""
+    """Linear warm-up of both rates, step by step from each one's first; 0: none."""
+    schedule: str = "constant"
+    """Of the policy's rate after that: constant, or linear, falling to 0 at the end of the run (of its iterations or
+    minutes). A run that is resumed for longer begins again higher up."""
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -209,6 +217,7 @@ class OptimConfig:
                 raise ConfigError(f"optim.{name}: expected more than 0; got {getattr(self, name)!r}.")
         _in_range("optim", "token_budget", self.token_budget, 1)
         _in_range("optim", "warmup_iterations", self.warmup_iterations, 0)
+        _one_of("optim", "schedule", self.schedule, ("constant", "linear"))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where within a turn its reward was earned."""
+"""Where within a turn its reward was earned, and what a line of the profile costs."""
 
 from __future__ import annotations
 
@@ -10,39 +10,45 @@ from rlpa_agent.trajectory import Turn
 from rlpa_env import parse_action
 
 
-def profile_payments(chat: Chat, weight: float, per_line: bool = False) -> Payments:
+def profile_payments(chat: Chat, weight: float, per_line: bool = False, line_cost: float = 0.0) -> Payments:
     """For `batch.make_batch`: what a turn's profile earned, due where it was decided.
 
     That is the last token of the profile block; or, ``per_line``, each line's last token, which is paid what its points
-    added to the reward of the lines before it (less than nothing for a wrong one). ``weight`` is the environment's
-    ``profile_weight``. A turn whose costs left less than its profile earned is paid that at its block.
+    added to the reward of the lines before it (less than nothing for a wrong one, nothing for a repeated one). ``weight``
+    is the environment's ``profile_weight``. A turn whose costs left less than its profile earned is paid that at its block.
+    Every line costs ``line_cost``, due with what it earned, also where the block was never closed.
     """
 
     def payments(turn: Turn) -> tuple[tuple[int, float], ...]:
         ids = turn.action_ids.tolist()
         end = chat.prefix_with(ids, "</profile>")
-        if not end:
-            return ((0, 0.0),)
-        earned = weight * turn.parts.get("reward/profile", 0.0)
-        if not per_line or not turn.partial or earned > turn.reward:
-            return ((end, min(turn.reward, earned)),)
-        return tuple(_line_payments(chat, ids[:end], [weight * each for each in turn.partial]))
+        block = ids[: end or chat.prefix_with(ids, "<response>") or len(ids)]
+        lines = _lines(chat, block) if per_line or line_cost else []
+        earned = min(turn.reward, weight * turn.parts.get("reward/profile", 0.0))
+        rest = (len(ids), turn.reward - earned)
+        if not per_line:
+            return (end, earned - line_cost * len(lines)), rest
+        known = bool(turn.partial) and earned >= weight * turn.parts.get("reward/profile", 0.0)
+        sums = [0.0, *(weight * each for each in turn.partial)] if known else [0.0]
+        paid, before = [], 0.0
+        for tokens, listed in lines:
+            so_far = sums[min(listed, len(sums) - 1)]
+            paid.append((tokens, so_far - before - line_cost))
+            before = so_far
+        return (*paid, (len(block) if end or lines else 0, earned - before), rest)
 
     return payments
 
 
-def _line_payments(chat: Chat, block: list[int], sums: list[float]) -> list[tuple[int, float]]:
-    """(tokens up to its end, reward) of every line that lists something new, and of the end of the block."""
-    lines = chat.decode(block).split("\n")[:-1]
-    paid: list[tuple[int, float]] = []
-    earned, before = 0.0, 0
-    for number in range(1, len(lines) + 1):
-        listed = len(parse_action("\n".join(lines[:number]) + "</profile>").profile)
-        tokens = chat.prefix_where(block, partial(_has_lines, number))
-        if before < listed <= len(sums) and (paid[-1][0] if paid else 0) < tokens < len(block):
-            paid.append((tokens, sums[listed - 1] - earned))
-            earned, before = sums[listed - 1], listed
-    return [*paid, (len(block), sums[-1] - earned)]
+def _lines(chat: Chat, block: list[int]) -> list[tuple[int, int]]:
+    """(tokens up to its end, different points listed so far) of every finished line of a block that lists something."""
+    texts = chat.decode(block).split("\n")[:-1]
+    found = []
+    for number, text in enumerate(texts, 1):
+        if text.lstrip().startswith("-"):
+            listed = len(parse_action("\n".join(texts[:number]) + "</profile>").profile)
+            found.append((chat.prefix_where(block, partial(_has_lines, number)), listed))
+    return found
 
 
 def _has_lines(number: int, text: str) -> bool:

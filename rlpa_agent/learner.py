@@ -191,8 +191,8 @@ class Learner:
         self.policy.value_head.rescale((self.normaliser.mean, self.normaliser.std), (new.mean, new.std))
         self.normaliser = new
 
-    def _set_rates(self, iterations: float) -> None:
-        """Linear warm-up, step by step, then constant. ``iterations``: learned from when the next step is done.
+    def _set_rates(self, iterations: float, done: float) -> None:
+        """Linear warm-up, step by step, then as ``optim.schedule`` says. ``iterations``: learned from when the next step is done.
 
         The policy's begins when the policy begins to learn: Adam's first steps move every weight by the full rate,
         whatever the gradient says, and have carried rare tokens ten nats away.
@@ -202,10 +202,10 @@ class Learner:
         for name, rate, since in (("policy", optim.policy_lr, late), ("critic", optim.critic_lr, 0)):
             share = max(0.0, iterations - since) / optim.warmup_iterations if optim.warmup_iterations else 1.0
             for group in self.optimizers[name].param_groups:
-                group["lr"] = rate * min(1.0, share)
+                group["lr"] = rate * min(1.0, share) * (1.0 - done if name == "policy" and optim.schedule == "linear" else 1.0)
 
-    def update(self, batch: Batch, iteration: int) -> tuple[Estimates, UpdateStats]:
-        """Epochs of minibatches on one rollout."""
+    def update(self, batch: Batch, iteration: int, done: float = 0.0) -> tuple[Estimates, UpdateStats]:
+        """Epochs of minibatches on one rollout. ``done``: the share of the run that is over."""
         began = time.perf_counter()
         estimates, stats = self.estimate(batch, iteration), UpdateStats()
         if estimates.values_A is not None:
@@ -216,7 +216,7 @@ class Learner:
         for epoch in range(passes):
             plan = self.plan(batch, iteration, epoch)
             for number, rows in enumerate(plan):
-                self._set_rates(iteration + (epoch + (number + 1) / len(plan)) / passes)
+                self._set_rates(iteration + (epoch + (number + 1) / len(plan)) / passes, done)
                 ok = self._step(batch, rows, estimates, stats, critic_only, first=epoch == number == 0)
                 self.failures_running = 0 if ok else self.failures_running + 1
                 target = self.config.ppo.target_kl

@@ -111,11 +111,11 @@ class Learner(Protocol):
     def optimizers(self) -> Mapping[str, Optimizer]:
         """By name; checkpoints hold their tensors."""
 
-    def update(self, batch: Batch, iteration: int) -> tuple[Estimates, UpdateStats]:
+    def update(self, batch: Batch, iteration: int, done: float, /) -> tuple[Estimates, UpdateStats]:
         """Change the policy's weights; what the rollout was worth before that, and what was done.
 
-        A function of the weights, its own state and (batch, iteration), so that a resumed run goes on bit for bit. Raises
-        FloatingPointError where it cannot go on.
+        ``done`` is the share of the run that is over, from 0 to 1, for schedules. A function of the weights, its own state
+        and the arguments, so that a resumed run goes on bit for bit. Raises FloatingPointError where it cannot go on.
         """
 
     def state(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Trainer:
                 self._validate(log)
             while self.config.iterations is None or self.iteration < self.config.iterations:
                 began = time.perf_counter()
-                figures = self.one_iteration(log)
+                figures = self.one_iteration(log, self._done(spent))
                 spent += time.perf_counter() - began
                 stop = figures["stop"] or self.world.any(self._terminated)
                 out_of_time = budget is not None and self.world.agreed(spent + figures["seconds"]) > budget
@@ -124,6 +124,12 @@ class Trainer:
         if self._terminated:
             raise SystemExit(0)
         return figures
+
+    def _done(self, spent: float) -> float:
+        """Share of the run that is over: of its iterations or, if more, of the minutes of this process."""
+        iterations, minutes = self.config.iterations, self.config.minutes
+        share = 0.0 if iterations is None else self.iteration / iterations
+        return share if minutes is None else max(share, self.world.agreed(min(1.0, spent / (60.0 * minutes))))
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         self._terminated = True
@@ -169,8 +175,8 @@ class Trainer:
         )
         return self.world.gathered(trajectories), added(self.world.gathered([counts]))
 
-    def one_iteration(self, log: RunLog | None = None) -> dict[str, Any]:
-        """Collect, update, log."""
+    def one_iteration(self, log: RunLog | None = None, done: float = 0.0) -> dict[str, Any]:
+        """Collect, update, log. ``done``: see `protocols.Learner.update`."""
         began = time.perf_counter()
         trajectories, counts = self.gather(log)
         rollout_seconds = time.perf_counter() - began
@@ -179,7 +185,8 @@ class Trainer:
             trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
         payments, paid = None, self.config.ppo.profile_paid
         if paid != "turn":
-            payments = profile_payments(self.policy.chat, self.config.rollout.profile_weight, per_line=paid == "line")
+            weight, cost = self.config.rollout.profile_weight, self.config.ppo.line_cost
+            payments = profile_payments(self.policy.chat, weight, per_line=paid == "line", line_cost=cost)
         batch = make_batch(
             trajectories,
             max_turns=self.config.rollout.max_turns,
@@ -189,7 +196,7 @@ class Trainer:
             per_turn=self.config.mode == "official",
         )
         try:
-            estimates, stats = self.learner.update(batch, self.iteration)
+            estimates, stats = self.learner.update(batch, self.iteration, done)
         except FloatingPointError:
             torch.save({"rows": batch.rows, "reward_A": batch.reward_A}, self.config.out / "bad_batch.pt")
             self.save()

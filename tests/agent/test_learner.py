@@ -155,6 +155,18 @@ def test_the_policys_warm_up_begins_when_it_begins_to_learn(tmp_path):
     assert critic == pytest.approx([k / 8 for k in range(1, 9)] + [1] * 8)
 
 
+def test_a_linear_schedule_lets_the_policys_rate_fall_with_the_run_and_leaves_the_critics(tmp_path):
+    batch, seen = make_batch(gathered(tiny_models.policy()), max_turns=3), []
+    ppo, optim = {"critic_warmup": 0, "epochs": 1, "minibatches": 2}, {"policy_lr": 1.0, "critic_lr": 1.0, "warmup_iterations": 1, "schedule": "linear"}
+    learner = Learner(tiny_models.policy(), toy_config(tmp_path, 3, ppo=ppo, optim=optim))
+    learner._step = lambda *_, **__: seen.append([learner.optimizers[name].param_groups[0]["lr"] for name in ("policy", "critic")]) or True
+    for iteration, done in enumerate((0.0, 0.25, 0.9)):
+        learner.update(batch, iteration, done)
+    policy, critic = zip(*seen, strict=True)
+    assert policy == pytest.approx([0.5, 1.0, 0.75, 0.75, 0.1, 0.1])
+    assert critic == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 1.0])
+
+
 def test_the_critic_can_learn_what_was_earned_in_full_whatever_trace_the_advantages_take(tmp_path):
     """An ignorant critic (V = 0): with lam_critic 1 its targets are the rewards to come, with None those of lam_turn."""
     batch = make_batch(gathered(tiny_models.policy()), max_turns=3)

@@ -145,10 +145,11 @@ class Counter:
     """A learner that nudges one weight by what was earned, and counts."""
 
     def __init__(self, policy):
-        self.weight, self.seen = next(iter(policy.parameters_value())), 0
+        self.weight, self.seen, self.done = next(iter(policy.parameters_value())), 0, []
         self.optimizers = {"own": torch.optim.SGD([self.weight], lr=0.1, momentum=0.5)}
 
-    def update(self, batch, iteration):
+    def update(self, batch, iteration, done):
+        self.done.append(done)
         self.seen += batch.tokens
         self.weight.grad = torch.full_like(self.weight, float(batch.reward_A.mean()))
         self.optimizers["own"].step()
@@ -176,6 +177,8 @@ def test_a_learner_of_ones_own_is_saved_and_resumed(tmp_path):
     assert (second.iteration, second.learner.seen) == (2, 16)
     second.run()
     assert second.learner.seen == whole.learner.seen == 24
+    assert whole.learner.done == [0.0, 1 / 3, 2 / 3]
+    assert second.learner.done == [2 / 3]
     assert torch.equal(second.learner.weight, whole.learner.weight)
     line = json.loads((whole.config.out / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["optimizer_steps"] == 1
@@ -206,8 +209,8 @@ def test_tokens_of_any_generator_that_is_given_are_weighed(tmp_path):
     found = []
     update = trainer.learner.update
 
-    def kept(batch, iteration):
-        found.append(update(batch, iteration))
+    def kept(batch, iteration, done):
+        found.append(update(batch, iteration, done))
         return found[-1]
 
     trainer.learner.update = kept

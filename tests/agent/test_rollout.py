@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,13 +12,9 @@ from tiny_models import Script
 from transformers import LlamaConfig
 
 from rlpa_agent import generation
-from rlpa_agent.batch import make_batch
-from rlpa_agent.credit import profile_payments
 from rlpa_agent.generation import GenericDecoder, Qwen2Decoder, Sampler, decoder
 from rlpa_agent.policy import Policy
 from rlpa_agent.rollout import RolloutCounts, collect
-from rlpa_agent.trajectory import Trajectory, Turn
-from rlpa_env import parse_action
 from rlpa_env.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -284,49 +279,6 @@ def test_sliding_windows_and_empty_jobs_are_refused():
     policy.lm.config.layer_types = ["sliding_attention", "full_attention"]
     with pytest.raises(ConfigError, match="sliding"):
         decoder(policy.lm, 1, 8)
-
-
-def test_the_profile_block_decides_its_reward_and_never_more_than_was_paid():
-    chat = tiny_models.policy().chat
-    ids = np.array([*chat.tokenizer.encode(tiny_models.ANSWER, add_special_tokens=False), chat.end_id])
-    turn = Turn(np.arange(2), ids, np.zeros(len(ids), np.float32), 1.5, parts={"reward/profile": 0.25})
-    payments = profile_payments(chat, weight=2.0)
-    ((tokens, early),) = payments(turn)
-    assert chat.decode(ids[:tokens]).rstrip().endswith("</profile>")
-    assert early == 0.5
-    assert payments(replace(turn, reward=0.1)) == ((tokens, 0.1),)
-    assert payments(replace(turn, parts={})) == ((tokens, 0.0),)
-    assert payments(replace(turn, action_ids=ids[:3])) == ((0, 0.0),)
-
-
-@pytest.mark.parametrize(
-    ("lines", "partial", "added"),
-    [
-        (["- Job: baker", "- Age: 30", "- Hobby: chess"], (0.25, 0.2, 0.5), [0.5, -0.1, 0.6]),
-        (["- Job: baker", "- Job: baker", "- Hobby: chess or go"], (0.25, 0.5, 0.4), [0.5, 0.3]),  # repeated; two on a line
-        (["- Job: unknown", "- Job: baker"], (0.25,), [0.5]),
-    ],
-)
-def test_each_line_is_paid_what_it_added(lines, partial, added):
-    chat = tiny_models.policy().chat
-    text = "<profile>\n" + "\n".join(lines) + "\n</profile>\n\n<response>\nHi!\n</response>"
-    assert len(parse_action(text).profile) == len(partial)
-    ids = np.array([*chat.tokenizer.encode(text, add_special_tokens=False), chat.end_id])
-    parts = {"reward/profile": partial[-1]}
-    turn = Turn(np.arange(2), ids, np.zeros(len(ids), np.float32), 2 * partial[-1] + 1, parts=parts, partial=partial)
-    *paid, (end, rest) = profile_payments(chat, weight=2.0, per_line=True)(turn)
-    assert [part for _, part in paid] == pytest.approx(added)
-    assert (end, rest) == (chat.prefix_with(ids.tolist(), "</profile>"), pytest.approx(0.0))
-    for tokens, _ in paid:
-        assert chat.decode(ids[:tokens]).endswith("\n")
-    batch = make_batch(
-        [Trajectory((turn,), np.arange(5), True, False)], max_turns=1, payments=profile_payments(chat, 2.0, per_line=True)
-    )
-    assert float(batch.reward_A.sum()) == pytest.approx(turn.reward)
-    assert float(batch.reward_A[-1]) == pytest.approx(1.0)
-    assert len(set(batch.segment_A.tolist())) == len(paid) + 2  # the lines, the end of the block, the reply
-    costly = replace(turn, reward=0.1)
-    assert profile_payments(chat, weight=2.0, per_line=True)(costly) == ((end, 0.1),)
 
 
 def test_no_token_is_drawn_more_often_than_it_is_likely():

@@ -158,8 +158,8 @@ def test_sigterm_saves_and_exits_0(tmp_path):
     trainer = trainer_of(tmp_path, iterations=50)
     iteration = trainer.one_iteration
 
-    def then_terminate(log=None):
-        figures = iteration(log)
+    def then_terminate(log, done):
+        figures = iteration(log, done)
         os.kill(os.getpid(), signal.SIGTERM)
         return figures
 
@@ -186,6 +186,15 @@ def test_minutes_end_a_run(tmp_path):
     assert trainer.iteration == 1
     with pytest.raises(ConfigError, match="never end"):
         config_of(tmp_path, iterations=None)
+
+
+def test_the_learner_is_told_how_much_of_the_run_is_over_by_iterations_or_minutes(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=8, minutes=2.0)
+    trainer.iteration = 2
+    assert trainer._done(12.0) == 0.25
+    assert trainer._done(60.0) == 0.5
+    assert trainer._done(200.0) == 1.0
+    assert trainer_of(tmp_path / "more", iterations=None, minutes=2.0)._done(30.0) == 0.25
 
 
 def test_T25_rollout_and_evaluation_see_the_same_policy():

@@ -65,10 +65,14 @@ def faster_dtype(width: int, rows: int = 4096, pairs: int = 5) -> str:
 
 
 class Learner:
-    """Holds the policy's two optimizers and the value normaliser. The `protocols.Learner` that comes with the package."""
+    """Holds the policy's two optimizers and the value normaliser. The `protocols.Learner` that comes with the package.
 
-    def __init__(self, policy: Policy, config: TrainConfig, world: World = ALONE) -> None:
+    ``sampled_elsewhere``: a generator that computes a little differently drew the tokens, so each is weighed (`importance_cap`).
+    """
+
+    def __init__(self, policy: Policy, config: TrainConfig, world: World = ALONE, sampled_elsewhere: bool = False) -> None:
         self.policy, self.config, self.world = policy, config, world
+        self.sampled_elsewhere = sampled_elsewhere or config.rollout.server is not None
         optim = config.optim
         common: dict[str, Any] = {"betas": (optim.beta1, optim.beta2), "eps": optim.eps, "weight_decay": 0.0}
         self.policy_parameters = list(policy.parameters_policy())
@@ -281,7 +285,7 @@ class Learner:
 
     def _importance(self, logp_A: Tensor, sampled_logp_A: Tensor) -> Tensor | None:
         """Truncated ratios of what the trainer and what the generator gave each token when it was sampled; None: all 1."""
-        if self.config.rollout.server is None:
+        if not self.sampled_elsewhere:
             return None
         return (logp_A - sampled_logp_A).exp().clamp(max=self.config.ppo.importance_cap)
 

@@ -69,11 +69,11 @@ class Trainer:
         generator: Generator | None = None,
         learner: Learner | None = None,
     ) -> None:
-        if generator is not None and config.rollout.server is None:  # whose tokens are weighed by how far it is from us
-            config = replace(config, rollout=replace(config.rollout, server=type(generator).__name__))
         self.config, self.policy, self.evaluate, self.quiet = config, policy, evaluate, quiet or not world.first
         self.world, self.generator = world, generator
-        self.learner: Learner = learning.Learner(policy, config, world) if learner is None else learner
+        if learner is None:
+            learner = learning.Learner(policy, config, world, sampled_elsewhere=generator is not None)
+        self.learner = learner
         at_once = min(config.rollout.concurrent, len(world.share(range(config.rollout.dialogues))))
         self.envs = envs if isinstance(envs, EnvPool) else GymPool([envs() for _ in range(at_once)])
         self.iteration = 0

@@ -220,3 +220,4 @@ def test_tokens_of_any_generator_that_is_given_are_weighed(tmp_path):
     weights, logp = found[0][0].weights_A, found[0][0].logp_old_A
     assert torch.allclose(weights, logp.exp().clamp(max=config.ppo.importance_cap))
     assert float(weights.max()) < 1.0
+    assert trainer.config is config

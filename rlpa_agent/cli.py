@@ -350,7 +350,7 @@ def _inspect(args: Inspect) -> None:
     console.print("\n".join(notes), markup=False, highlight=False)
 
 
-def _parse_preset(verb: str, argv: Sequence[str]) -> Any:
+def parse_preset(verb: str, argv: Sequence[str]) -> Any:
     """Options of a verb whose first word is a preset: a `Train`, `SFT` or `DPO`."""
     presets: Mapping[str, Any] = BASELINES[verb] if verb in BASELINES else {name: Train(preset) for name, preset in PRESETS.items()}
     if not argv or argv[0] in ("-h", "--help"):
@@ -375,9 +375,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["train"]:
-            _train(_parse_preset("train", arguments[1:]))
+            _train(parse_preset("train", arguments[1:]))
         elif arguments[:1] and arguments[0] in BASELINES:
-            _baseline(_parse_preset(arguments[0], arguments[1:]))
+            _baseline(parse_preset(arguments[0], arguments[1:]))
         else:
             does: dict[Any, Any] = {Eval: _eval, Chat: _chat, Replay: _replay, Inspect: _inspect}
             sub = tyro.conf.subcommand

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from rlpa_agent.advantages import gae, token_rewards
+from rlpa_agent.cli import parse_preset
 from rlpa_agent.config import PRESETS
 from rlpa_agent.learner import CRITIC_TOKENS
 from rlpa_agent.progress import health
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-PPO = PRESETS["tiny"].ppo
+COMMAND = re.search(r"^rlpa-agent (train .*?[^\\])$", PAGE, re.MULTILINE | re.DOTALL).group(1).replace("\\\n", " ").split()
+CONFIG = parse_preset(COMMAND[0], COMMAND[1:]).config
+PPO = CONFIG.ppo
 ROUNDING = 0.0025  # figures of the page have three digits
 
 
@@ -105,8 +108,8 @@ def test_the_ratios_are_those_of_the_probabilities_and_go_where_the_advantages_p
     assert [turn_2[name] for name in ("` in`", "` What`")] == [row["used"].replace("−", "-") for row in rows[-2:]]
 
 
-def test_the_settings_named_are_the_presets():
-    weight = PRESETS["tiny"].rollout.profile_weight
+def test_the_settings_named_are_those_of_the_command():
+    weight = CONFIG.rollout.profile_weight
     for said in (
         f"λ = {PPO.lam_token:g} inside a segment and {PPO.lam_turn:g} from one segment to the next",
         f"the same sum made anew with λ = {PPO.lam_critic:g} everywhere (`lam_critic`)",
@@ -117,13 +120,13 @@ def test_the_settings_named_are_the_presets():
         f"in at most {PPO.minibatches} minibatches",
         f"then {PPO.critic_steps} times more on {CRITIC_TOKENS:,} tokens at most",
         f"the run where that exceeds {PPO.max_kl:g}.",
-        f"of the {PRESETS['tiny'].optim.policy_lr:g} of the preset",
+        f"a fourteenth of its {CONFIG.optim.policy_lr:g}",
         f"why the preset holds {PRESETS['tiny'].rollout.dialogues}.",
     ):
         assert said in " ".join(PAGE.split()), said
     assert weight * 0.143 == pytest.approx(0.714, abs=ROUNDING)
-    assert (PPO.epochs, PPO.critic_warmup, PRESETS["tiny"].optim.warmup_iterations) == (1, 1, 2)
-    assert (PPO.profile_paid, PPO.horizon) == ("block", "terminal")
+    assert (PPO.epochs, PPO.critic_warmup, CONFIG.optim.warmup_iterations) == (1, 1, 2)
+    assert (PPO.profile_paid, PPO.horizon, PPO.kl_in, CONFIG.optim.schedule) == ("block", "terminal", "reward", "constant")
 
 
 def test_every_sign_of_the_health_line_is_explained():

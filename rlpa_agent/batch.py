@@ -79,7 +79,7 @@ def make_batch(
             of one place in two turns k have one number in ``segment_A``.
         group: so many trajectories running began alike, see `advantages.group_advantages`.
         per_turn: every turn is a chain that ends with it, further samples of the turn too, and those of a turn are a
-            group (official mode); ``horizon``, ``payments`` and ``group`` then say nothing.
+            group (official mode); ``horizon`` and ``group`` then say nothing.
         row_per_turn: open a row for every turn (the same numbers at a higher price; for tests).
 
     Raises:
@@ -87,7 +87,7 @@ def make_batch(
     """
     if horizon not in ("terminal", "truncate"):
         raise ValueError(f"horizon: expected 'terminal' or 'truncate'; got {horizon!r}.")
-    made = _Layout(max_turns, row_per_turn, None if per_turn else payments)
+    made = _Layout(max_turns, row_per_turn, payments)
     for index, trajectory in enumerate(trajectories):
         turns = valid_turns(trajectory)
         if not turns:

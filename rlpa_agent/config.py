@@ -139,11 +139,12 @@ class PPOConfig:
     profile_paid: str = "turn"
     """Where a turn's profile reward falls due: turn, at its last token; block, at the last token of the profile block,
     which decides it; line, at the end of each line of the block, which is paid what it added to the reward of those before
-    it. Then lam_turn also holds between these segments, and the luck of the others blurs each less.
-    Official mode always pays at the turn. Without a critic, a token's return then begins at its block: a reply is not credited with the profile before it."""
+    it. gamma_turn and lam_turn also hold between these segments, and the luck of the others blurs each less. auto: line, or block
+    where the dialogues of a group are compared. Official mode always pays at the turn. Without a critic, a token's return
+    then begins at its segment: a reply is not credited with the profile before it."""
     line_cost: float = 0.0
-    """Reward that each line of a profile costs in training, with profile_paid=block or line. While little is known, F1
-    hardly minds a wrong line and not at all a repeated one; a line has to be worth its place. Scores never count it."""
+    """Reward that each line of a profile costs in training. While little is known, F1 hardly minds a wrong line and not
+    at all a repeated one; a line has to be worth its place. Scores never count it."""
     horizon: str = "terminal"
     """terminal: the value after the turn limit is 0; truncate: the critic's."""
     clip_low: float = 0.2
@@ -180,15 +181,13 @@ class PPOConfig:
             _in_range("ppo", name, getattr(self, name), 0.0, 1.0)
         if self.lam_critic is not None:
             _in_range("ppo", "lam_critic", self.lam_critic, 0.0, 1.0)
-        _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block", "line"))
+        _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block", "line", "auto"))
         _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
         _one_of("ppo", "kl_in", self.kl_in, ("auto", "reward", "loss"))
         _one_of("ppo", "baseline", self.baseline, ("episode", "turn"))
         _one_of("ppo", "kl_kind", self.kl_kind, ("k2", "k3"))
         for name in ("importance_cap", "clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps", "line_cost"):
             _in_range("ppo", name, getattr(self, name), 0)
-        if self.line_cost and self.profile_paid == "turn":
-            raise ConfigError(f"ppo.line_cost: expected 0 with ppo.profile_paid='turn', which knows no lines; got {self.line_cost}.")
         for name in ("epochs", "minibatches"):
             _in_range("ppo", name, getattr(self, name), 1)
 
@@ -274,7 +273,7 @@ class TrainConfig:
             )
         if self.ppo.profile_paid == "line" and self.algo in GROUP_ALGOS:
             raise ConfigError(
-                f"ppo.profile_paid: expected turn or block with algo={self.algo!r}, which compares the same segment of several "
+                f"ppo.profile_paid: expected turn, block or auto with algo={self.algo!r}, which compares the same segment of several "
                 "answers; got 'line', and the lines of two profiles have nothing in common."
             )
         home = {"grpo": "loss", "rloo": "loss", "reinforce": "reward"}.get(self.algo, self.kl_in)
@@ -301,6 +300,14 @@ class TrainConfig:
         """What each turn is fed of its dialogue."""
         usual = "latest" if self.mode == "official" else "window" if self.rollout.env_id.startswith("RLPA-Long") else "append"
         return ContextKind(self.rollout.context or usual, self.rollout.window)
+
+    @property
+    def profile_paid(self) -> str:
+        """Where a turn's profile reward falls due: "turn", "block" or "line"."""
+        if self.mode == "official":
+            return "turn"
+        usual = "block" if self.algo in GROUP_ALGOS else "line"
+        return usual if self.ppo.profile_paid == "auto" else self.ppo.profile_paid
 
     @property
     def has_critic(self) -> bool:
@@ -354,7 +361,7 @@ PRESETS: dict[str, TrainConfig] = {
         # The critic learns full returns, on kept states. The start is weak on purpose, so a good policy is far from it:
         # max_kl only stops what has run away.
         ppo=PPOConfig(
-            gamma_turn=0.0, lam_token=1.0, lam_critic=1.0, profile_paid="line", line_cost=0.1,
+            gamma_turn=0.0, lam_token=1.0, lam_critic=1.0, profile_paid="auto", line_cost=0.1,
             beta=0.03, kl_in="loss", kl_kind="k2", epochs=1, minibatches=8, critic_steps=40, max_kl=40.0,
         ),
         # Small micro-batches are as fast as large ones and need a quarter of the memory.
@@ -367,9 +374,12 @@ PRESETS: dict[str, TrainConfig] = {
         ),
         rollout=RolloutConfig(max_new_tokens=128, profile_weight=5.0),
         # As for tiny.
-        ppo=PPOConfig(lam_token=1.0, lam_turn=0.5, lam_critic=1.0, profile_paid="block", critic_steps=40),
+        ppo=PPOConfig(
+            gamma_turn=0.0, lam_token=1.0, lam_critic=1.0, profile_paid="auto", line_cost=0.1,
+            beta=0.03, kl_in="loss", kl_kind="k2", critic_steps=40,
+        ),
         # A dialogue is a row of up to 2,500 tokens, and one row of it fills the cores.
-        optim=OptimConfig(policy_lr=1e-4, critic_lr=1e-3, token_budget=2048),
+        optim=OptimConfig(policy_lr=1e-4, critic_lr=1e-3, schedule="linear", token_budget=2048),
     ),
     # Hyper-parameters of arXiv 2505.15456. Its critic is a model of its own; ours is a head on the policy's states.
     "qwen2.5-3b-paper": TrainConfig(

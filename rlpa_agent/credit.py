@@ -10,23 +10,27 @@ from rlpa_agent.trajectory import Turn
 from rlpa_env import parse_action
 
 
-def profile_payments(chat: Chat, weight: float, per_line: bool = False, line_cost: float = 0.0) -> Payments:
+def profile_payments(chat: Chat, weight: float, paid_at: str, line_cost: float = 0.0) -> Payments:
     """For `batch.make_batch`: what a turn's profile earned, due where it was decided.
 
-    That is the last token of the profile block; or, ``per_line``, each line's last token, which is paid what its points
-    added to the reward of the lines before it (less than nothing for a wrong one, nothing for a repeated one). ``weight``
-    is the environment's ``profile_weight``. A turn whose costs left less than its profile earned is paid that at its block.
-    Every line costs ``line_cost``, due with what it earned, also where the block was never closed.
+    ``paid_at``: "turn", the last token of all; "block", that of the profile block; "line", that of each line, which is paid
+    what its points added to the reward of the lines before it (less than nothing for a wrong one, nothing for a repeated
+    one). ``weight`` is the environment's ``profile_weight``. A turn whose costs left less than its profile earned is paid
+    that at its block. Every line costs ``line_cost``, due with what it earned, also where the block was never closed.
     """
 
     def payments(turn: Turn) -> tuple[tuple[int, float], ...]:
         ids = turn.action_ids.tolist()
+        if paid_at == "turn" and not line_cost:
+            return ((len(ids), turn.reward),)
         end = chat.prefix_with(ids, "</profile>")
         block = ids[: end or chat.prefix_with(ids, "<response>") or len(ids)]
-        lines = _lines(chat, block) if per_line or line_cost else []
+        lines = _lines(chat, block) if paid_at == "line" or line_cost else []
+        if paid_at == "turn":
+            return ((len(ids), turn.reward - line_cost * len(lines)),)
         earned = min(turn.reward, weight * turn.parts.get("reward/profile", 0.0))
         rest = (len(ids), turn.reward - earned)
-        if not per_line:
+        if paid_at == "block":
             return (end, earned - line_cost * len(lines)), rest
         known = bool(turn.partial) and earned >= weight * turn.parts.get("reward/profile", 0.0)
         sums = [0.0, *(weight * each for each in turn.partial)] if known else [0.0]

@@ -183,10 +183,8 @@ class Trainer:
         figures = rollout_figures(trajectories, self.config.rollout.max_turns)
         if self.config.rollout.shuffle_rewards:
             trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
-        payments, paid = None, self.config.ppo.profile_paid
-        if paid != "turn":
-            weight, cost = self.config.rollout.profile_weight, self.config.ppo.line_cost
-            payments = profile_payments(self.policy.chat, weight, per_line=paid == "line", line_cost=cost)
+        paid_at, cost = self.config.profile_paid, self.config.ppo.line_cost
+        payments = profile_payments(self.policy.chat, self.config.rollout.profile_weight, paid_at, cost)
         batch = make_batch(
             trajectories,
             max_turns=self.config.rollout.max_turns,

@@ -39,8 +39,7 @@ OPEN = (0.05, 0.95)  # probability of a token at a fork
 
 def paid_batch(policy: Policy, dialogues: list[Trajectory], paid: str, weight: float, turns: int) -> Batch:
     """The dialogues with the profile paid at the turn's end, the block's, or line by line."""
-    payments = None if paid == "turn" else profile_payments(policy.chat, weight, per_line=paid == "line")
-    return make_batch(dialogues, max_turns=turns, payments=payments)
+    return make_batch(dialogues, max_turns=turns, payments=profile_payments(policy.chat, weight, paid))
 
 
 def returns(batch: Batch, gamma_turn: float) -> np.ndarray:

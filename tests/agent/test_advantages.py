@@ -240,11 +240,11 @@ def test_a_reward_paid_at_its_block_splits_the_turn_in_two_segments():
     """Two turns of three tokens, 0.4 of 1.4 and 0.5 of 0.5 decided by the first two; V = 0, γ = 1, λ_token 1, λ_turn ½."""
     first = Turn(np.arange(3), np.array([10, 11, 12]), np.zeros(3, np.float32), 1.4)
     second = Turn(np.arange(9), np.array([13, 14, 15]), np.zeros(3, np.float32), 0.5)
-    early = {10: (2, 0.4), 13: (2, 0.5)}
+    paid = {10: [(2, 0.4), (3, 1.0)], 13: [(2, 0.5), (3, 0.0)]}
     batch = make_batch(
         [Trajectory((first, second), np.arange(13), terminated=True, truncated=False)],
         max_turns=2,
-        payments=lambda turn: [early[int(turn.action_ids[0])]],
+        payments=lambda turn: paid[int(turn.action_ids[0])],
     )
     assert batch.reward_A.tolist() == pytest.approx([0, 0.4, 1.0, 0, 0.5, 0.0])
     assert batch.turn_A.tolist() == [0, 0, 0, 1, 1, 1]
@@ -257,6 +257,6 @@ def test_a_reward_paid_at_its_block_splits_the_turn_in_two_segments():
 
 def test_a_turn_without_a_block_is_paid_at_its_end():
     only = Turn(np.arange(3), np.array([10, 11]), np.zeros(2, np.float32), 1.0)
-    batch = make_batch([Trajectory((only,), np.arange(5), True, False)], max_turns=1, payments=lambda turn: [(0, 0.0)])
+    batch = make_batch([Trajectory((only,), np.arange(5), True, False)], max_turns=1, payments=lambda turn: [(0, 0.0), (2, 1.0)])
     assert batch.reward_A.tolist() == [0.0, 1.0]
     assert len(set(batch.segment_A.tolist())) == 1

@@ -7,7 +7,7 @@ import pytest
 import tiny_models
 
 from rlpa_agent.batch import make_batch
-from rlpa_agent.config import PPOConfig
+from rlpa_agent.config import PPOConfig, TrainConfig
 from rlpa_agent.credit import profile_payments
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env import ConfigError, parse_action
@@ -32,7 +32,7 @@ def batch_of(turn, payments):
 def test_the_profile_block_decides_its_reward_and_never_more_than_was_paid():
     turn = turn_of(tiny_models.ANSWER, 1.5, profile=0.25)
     size = len(turn.action_ids)
-    payments = profile_payments(CHAT, weight=2.0)
+    payments = profile_payments(CHAT, 2.0, "block")
     (tokens, early), rest = payments(turn)
     assert CHAT.decode(turn.action_ids[:tokens]).rstrip().endswith("</profile>")
     assert (early, rest) == (0.5, (size, 1.0))
@@ -54,7 +54,7 @@ def test_each_line_is_paid_what_it_added_less_what_a_line_costs(lines, partial, 
     turn = turn_of(answer(*lines), 2 * partial[-1] + 1, partial)
     size = len(turn.action_ids)
     assert len(parse_action(answer(*lines)).profile) == len(partial)
-    payments = profile_payments(CHAT, weight=2.0, per_line=True, line_cost=cost)
+    payments = profile_payments(CHAT, 2.0, "line", cost)
     *paid, (end, left), rest = payments(turn)
     assert [part for _, part in paid] == pytest.approx([each - cost for each in added])
     assert (end, left) == (CHAT.prefix_with(turn.action_ids.tolist(), "</profile>"), pytest.approx(0.0))
@@ -67,7 +67,7 @@ def test_each_line_is_paid_what_it_added_less_what_a_line_costs(lines, partial, 
     assert len(set(batch.segment_A.tolist())) == len(paid) + 2  # the lines, the end of the block, the reply
     costly = payments(replace(turn, reward=0.1))  # what each line added was not paid out
     assert [part for _, part in costly] == pytest.approx([-cost] * len(added) + [0.1, 0.0])
-    block = profile_payments(CHAT, weight=2.0, line_cost=cost)
+    block = profile_payments(CHAT, 2.0, "block", cost)
     assert block(turn) == ((end, pytest.approx(2 * partial[-1] - cost * len(added))), rest)
 
 
@@ -75,25 +75,37 @@ def test_a_line_that_goes_on_for_ever_costs_every_time_it_is_written():
     """What a greedy policy fell into: the block is cut off at the token limit, earns nothing, and had cost nothing."""
     text = answer("- Job: baker", *["- Age: 30"] * 9).split("</profile>")[0]
     turn = turn_of(text, 0.0)
-    for per_line in (False, True):
-        payments = profile_payments(CHAT, weight=2.0, per_line=per_line, line_cost=0.1)
+    for paid_at in ("turn", "block", "line"):
+        payments = profile_payments(CHAT, 2.0, paid_at, 0.1)
         assert sum(part for _, part in payments(turn)) == pytest.approx(-1.0)
         assert float(batch_of(turn, payments).reward_A.sum()) == pytest.approx(-1.0)
     lines = [tokens for tokens, part in payments(turn) if part]
     assert len(lines) == 10
     assert lines == sorted(set(lines))
-    free = profile_payments(CHAT, weight=2.0)(turn)
+    free = profile_payments(CHAT, 2.0, "block")(turn)
     assert free == ((0, 0.0), (len(turn.action_ids), 0.0))
 
 
 def test_lines_of_a_reply_are_free():
     text = answer("- Job: baker").replace("Hi!", "- Age: 30\n- Hobby: chess")
     for whole in (text, text.replace("</profile>", "")):
-        paid = profile_payments(CHAT, weight=1.0, line_cost=0.5)(turn_of(whole, 0.0))
+        paid = profile_payments(CHAT, 1.0, "block", 0.5)(turn_of(whole, 0.0))
         assert sum(part for _, part in paid) == -0.5
 
 
-def test_a_line_can_cost_only_where_lines_are_known():
-    with pytest.raises(ConfigError, match="line_cost: expected 0 with"):
-        PPOConfig(line_cost=0.1)
-    assert PPOConfig(line_cost=0.1, profile_paid="block").line_cost == 0.1
+def test_where_it_is_paid_follows_from_what_is_compared(tmp_path):
+    config = TrainConfig(ppo=PPOConfig(profile_paid="auto"))
+    assert config.profile_paid == "line"
+    assert replace(config, algo="grpo").profile_paid == "block"
+    assert replace(config, mode="official").profile_paid == "turn"
+    assert replace(config, ppo=PPOConfig(profile_paid="block")).profile_paid == "block"
+    with pytest.raises(ConfigError, match="expected turn, block or auto with algo='rloo'"):
+        TrainConfig(algo="rloo", ppo=PPOConfig(profile_paid="line"))
+
+
+def test_in_official_mode_a_sample_pays_for_its_lines():
+    turn = turn_of(answer("- Job: baker", "- Job: baker"), 0.75, (0.25,))
+    other = replace(turn, reward=0.5)
+    whole = Trajectory((replace(turn, others=(other,)),), np.arange(5), True, False)
+    batch = make_batch([whole], max_turns=1, payments=profile_payments(CHAT, 1.0, "turn", 0.1), per_turn=True)
+    assert batch.reward_A[batch.reward_A != 0].tolist() == pytest.approx([0.55, 0.3])

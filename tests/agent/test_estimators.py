@@ -98,7 +98,7 @@ def test_a_reply_is_not_credited_with_a_profile_that_was_paid_before_it(tmp_path
     split = Turn(np.arange(3), np.array([10, 11]), np.zeros(2, np.float32), 1.5)
     whole = Turn(np.arange(3), np.array([12]), np.zeros(1, np.float32), 0.5)
     made = [Trajectory((turn,), np.arange(6), True, False) for turn in (split, whole)]
-    batch = make_batch(made, max_turns=1, group=2, payments=lambda turn: [(1, 1.0) if turn is split else (0, 0.0)])
+    batch = make_batch(made, max_turns=1, group=2, payments=lambda turn: [(1, 1.0), (2, 0.5)] if turn is split else [(0, 0.0), (1, 0.5)])
     # returns from the profile on 1.5 against 0.5, from the reply on 0.5 against 0.5
     assert by_group("rloo", batch) == [1.0, 0.0, 0.0]
     learner = Learner(tiny_models.policy(), toy_config(tmp_path, 1, algo="rloo", rollout={"dialogues": 2, "group": 2}))

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import sys
 import time
@@ -29,11 +28,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import ship
-from common import commit
+from training import check_done, kept_iterations, read_done, run_ppo, settings_of, write_done
 
 from rlpa_agent.baseline_config import BASELINES, DPO, SFT
-from rlpa_agent.checkpoint import read_state, recovered
-from rlpa_agent.cli import build_trainer, environments, load_policy, policy_path
+from rlpa_agent.cli import environments, load_policy, policy_path
 from rlpa_agent.config import PRESETS, TrainConfig
 from rlpa_env import RLPAError
 
@@ -63,8 +61,7 @@ class Part:
 
     def done(self) -> dict[str, Any] | None:
         """What was trained; None if it is not finished."""
-        path = self.folder / "done"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_done(self.folder)
 
 
 def ppo_config(part: Part, minutes: float, smoke: bool = False) -> TrainConfig:
@@ -101,56 +98,6 @@ def baseline_config(part: Part, smoke: bool = False) -> SFT | DPO:
     return dataclasses.replace(config, data=data, fit=fit, **({"margin": 0.0} if isinstance(config, DPO) else {}))
 
 
-def settings_of(config: TrainConfig | SFT | DPO) -> str:
-    """Short fingerprint of what is trained, and for how long."""
-    if isinstance(config, TrainConfig):
-        text = json.dumps([config.hash(), config.minutes, config.iterations, config.action_tokens])
-    else:
-        text = json.dumps(dataclasses.asdict(dataclasses.replace(config, out=Path(), answers=None)), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def kept_iterations(folder: Path) -> list[dict[str, Any]]:
-    """Figures of the iterations that the newest checkpoint of a run has behind it; [] where there is none."""
-    last, metrics = recovered(folder / "last"), folder / "metrics.jsonl"
-    if not last.exists():
-        return []
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have torn the last one
-    return [line for line in found if line["iteration"] <= read_state(last)["iteration"]]
-
-
-def is_over(config: TrainConfig, lines: Sequence[dict[str, Any]]) -> bool:
-    """Whether a run that has kept these iterations was about to end: it was stopped before it could say so."""
-    if not lines:
-        return False
-    spent = sum(line["seconds"] for line in lines)
-    return (
-        bool(lines[-1]["stop"])
-        or (config.iterations is not None and lines[-1]["iteration"] >= config.iterations)
-        or (config.minutes is not None and spent + lines[-1]["seconds"] > 60.0 * config.minutes)
-        or (config.action_tokens is not None and sum(line["action_tokens"] for line in lines) >= config.action_tokens)
-    )
-
-
-def run_ppo(config: TrainConfig) -> dict[str, Any]:
-    """Train to the end, going on with what is there; what `done` says of it."""
-    lines = kept_iterations(config.out)
-    if not is_over(config, lines):
-        trainer = build_trainer(config, resume=recovered(config.out / "last").exists(), quiet=not sys.stderr.isatty())
-        trainer.run(spent=sum(line["seconds"] for line in lines))
-        lines = kept_iterations(config.out)
-    return {
-        "config_hash": config.hash(),
-        "minutes": round(sum(line["seconds"] for line in lines) / 60, 2),
-        "iterations": lines[-1]["iteration"],
-        "dialogues": lines[-1]["dialogues"],
-        "action_tokens": sum(line["action_tokens"] for line in lines),
-        "return": round(lines[-1]["return"], 3),
-        "health": lines[-1]["health"],
-    }
-
-
 def run_baseline(config: SFT | DPO) -> dict[str, Any]:
     """Collect what answers are missing, train; what `done` says of it."""
     from rlpa_agent import baselines
@@ -179,14 +126,11 @@ def config_of(part: Part, args: argparse.Namespace) -> TrainConfig | SFT | DPO:
 
 def check(part: Part, parts: Sequence[Part], args: argparse.Namespace) -> None:
     """A finished part must be what is asked for now, and what official is measured by must be there or come before it."""
-    rlpa, done = dataclasses.replace(part, method="rlpa"), part.done()
+    rlpa = dataclasses.replace(part, method="rlpa")
     if part.method == "official" and rlpa not in parts:
         budget(rlpa)
-    if done is not None and done["settings"] != settings_of(config_of(part, args)):
-        raise SystemExit(
-            f"{part.folder}: expected a run with the settings asked for; it was finished with others (after {done['minutes']:g} "
-            "minutes). Ask for the same --minutes, or choose another --runs."
-        )
+    if part.done():
+        check_done(part.folder, settings_of(config_of(part, args)))
 
 
 def minutes_to_do(part: Part, args: argparse.Namespace) -> float:
@@ -218,9 +162,8 @@ def train(part: Part, args: argparse.Namespace) -> None:
     config = config_of(part, args)
     began = time.perf_counter()
     told = run_ppo(config) if isinstance(config, TrainConfig) else run_baseline(config)
-    told = {"method": part.method, "seed": part.seed, "settings": settings_of(config), "commit": commit(), **told}
-    (part.folder / "done.part").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    (part.folder / "done.part").replace(part.folder / "done")
+    told = {"method": part.method, "seed": part.seed, **told}
+    write_done(part.folder, settings_of(config), told)
     shown = ", ".join(f"{name} {told[name]}" for name in ("iterations", "dialogues", "action_tokens", "steps", "return", "loss", "health") if name in told)
     print(f"{part.name}: finished in {(time.perf_counter() - began) / 60:.1f} minutes: {shown}", flush=True)
 

@@ -76,6 +76,8 @@ def ppo_config(part: Part, minutes: float, smoke: bool = False) -> TrainConfig:
         changes |= {"samples": SAMPLES, "dialogues": dialogues // SAMPLES}
         tokens = budget(dataclasses.replace(part, method="rlpa"))
         config = dataclasses.replace(config, mode="official", minutes=None, iterations=None, action_tokens=tokens)
+    elif part.method == "response-only":  # a price for the lines of a profile would be a reward for profiles too
+        config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, line_cost=0.0))
     rollout = dataclasses.replace(config.rollout, **changes)
     return dataclasses.replace(config, rollout=rollout, eval=dataclasses.replace(config.eval, every=0))
 

@@ -139,8 +139,9 @@ def main() -> None:
     try:
         args.contestants = args.contestants | train(args) | {name: name for name in SCALE}
         by_column = {}
+        shorter = {"max_turns": 3, "max_episode_steps": 3} if args.smoke else {}
         for column, kwargs in users_of(args).items():
-            by_column[column] = study.hold(args, study.VANILLA, **kwargs)
+            by_column[column] = study.hold(args, study.VANILLA, **kwargs, **shorter)
             print(f"with {column}: all dialogues held", flush=True)
     except RLPAError as error:
         raise SystemExit(f"simulator_matrix: {error}") from error

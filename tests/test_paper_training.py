@@ -150,6 +150,11 @@ def test_what_is_left_of_a_stopped_run(modules, train, trained, tmp_path, monkey
     monkeypatch.setattr(training, "build_trainer", never)  # its one iteration is over: only `done` was missing
     assert training.run_ppo(train.ppo_config(part, 25.0, smoke=True))["action_tokens"] == kept[0]["action_tokens"]
 
+    monkeypatch.undo()
+    twice = training.run_ppo(dataclasses.replace(train.ppo_config(part, 25.0, smoke=True), iterations=2))
+    kept = training.kept_iterations(part.folder)
+    assert [line["iteration"] for line in kept] == [1, 2]  # gone on with, not begun anew
+    assert (twice["iterations"], twice["dialogues"]) == (2, 8)
     asked = {}
 
     class Stand:
@@ -158,7 +163,7 @@ def test_what_is_left_of_a_stopped_run(modules, train, trained, tmp_path, monkey
 
     monkeypatch.setattr(training, "build_trainer", lambda config, resume, quiet: asked.update(resume=resume, minutes=config.minutes) or Stand())
     training.run_ppo(config)
-    assert asked == {"resume": True, "minutes": 25.0, "spent": kept[0]["seconds"]}
+    assert asked == {"resume": True, "minutes": 25.0, "spent": pytest.approx(sum(line["seconds"] for line in kept))}
 
 
 def test_the_hours_are_those_measured_where_a_part_is_finished(train, modules, tmp_path):

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,13 @@ def compared(by_column: Mapping[str, Mapping[str, list[study.Records]]], styles:
         [np.stack([np.stack([returns(records) for records in rows[name]]) for name in names], axis=-1) for rows in by_column.values()], axis=2
     )
     cells = {
-        column: {name: say.estimate(values_SUCR[:, :, c], lambda mean_R, r=r: normalised(mean_R, r, names)) for r, name in enumerate(names) if name not in SCALE}
+        column: {name: say.estimate(values_SUCR[:, :, c], partial(normalised, row=r, names=names)) for r, name in enumerate(names) if name not in SCALE}
         for c, column in enumerate(by_column)
     }
     gaps = {}
     if len(styles) > 1:
         wanted = {style: [c] for c, style in enumerate(styles)} | {"all": list(range(len(styles)))}
-        gaps = {name: say.estimate(values_SUCR, lambda mean_CR, at=at: home_and_away(mean_CR, names, styles, at)) for name, at in wanted.items()}
+        gaps = {name: say.estimate(values_SUCR, partial(home_and_away, names=names, styles=styles, columns=at)) for name, at in wanted.items()}
     return {"cells": cells, "home_minus_away": gaps}
 
 

@@ -6,6 +6,8 @@ OUT ?= runs/demo
 MINUTES ?= 5
 MODELS ?= start=tiny attentive=attentive
 RUNS ?= runs/paper
+SEEDS ?= 0 1 2
+TRAINED ?= $(if $(TRAIN),$(RUNS)/policies,benchmarks/checkpoints)
 STAMP := $(VENV)/.installed
 
 RLPA_VLLM ?= $(HOME)/.cache/rlpa-vllm
@@ -50,12 +52,13 @@ bench: $(STAMP)  ## the benchmarks that need no training; results under benchmar
 	$(BIN)/python benchmarks/references/run.py --out benchmarks/results/references
 	$(BIN)/python benchmarks/matcher_quality/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/matcher_quality
 
-bench-paper: $(STAMP)  ## the paper's tables and figures for the policies at hand (MODELS="start=tiny rlpa=DIR …", RUNS=, EMBEDDING=)
+bench-paper: $(STAMP)  ## the paper's tables and figures (TRAIN=1: train the policies first, hours; TRAINED=, SEEDS=, MODELS="rlpa=DIR …", RUNS=, EMBEDDING=)
+	$(if $(TRAIN),$(BIN)/python benchmarks/paper/train.py --seeds $(SEEDS) --runs $(TRAINED))
 	$(BIN)/python benchmarks/paper/null_band.py --out benchmarks/results/paper
 	for name in table1 table2 table4_5 fig4a_shift fig4b_long fig5_efficiency; do \
-		$(BIN)/python benchmarks/paper/$$name/run.py --model $(MODELS) --runs $(RUNS) --out benchmarks/results/paper || exit 1; done
+		$(BIN)/python benchmarks/paper/$$name/run.py --model $(MODELS) --trained $(TRAINED) --seeds $(SEEDS) --runs $(RUNS) --out benchmarks/results/paper || exit 1; done
 	for name in table6_users table9_judge; do \
-		$(BIN)/python benchmarks/paper/$$name/run.py --runs $(RUNS) --out benchmarks/results/paper || exit 1; done
+		$(BIN)/python benchmarks/paper/$$name/run.py --seeds $(SEEDS) --runs $(RUNS) --out benchmarks/results/paper || exit 1; done
 	$(BIN)/python benchmarks/paper/table8_matcher/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/paper
 
 leaderboard: $(STAMP)  ## the reference agents as last measured, all entries checked, docs/leaderboard.md

@@ -171,17 +171,11 @@ def _size(split: str) -> int:
 def environments(rollout: RolloutConfig) -> Callable[[], gym.Env]:
     """What makes one environment to train in."""
 
+    names = ("max_turns", "split", "cues", "style", "credit", "profile_weight", "response_weight")
+    options = {name: getattr(rollout, name) for name in names}
+
     def make() -> gym.Env:
-        return gym.make(
-            f"rlpa_env:{rollout.env_id}",
-            max_episode_steps=rollout.max_turns,
-            max_turns=rollout.max_turns,
-            split=rollout.split,
-            cues=rollout.cues,
-            credit=rollout.credit,
-            profile_weight=rollout.profile_weight,
-            response_weight=rollout.response_weight,
-        )
+        return gym.make(f"rlpa_env:{rollout.env_id}", max_episode_steps=rollout.max_turns, **options)
 
     return make
 

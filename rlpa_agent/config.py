@@ -108,6 +108,8 @@ class RolloutConfig:
     """URL of a vLLM server that samples the rollouts, started on the base of a policy with LoRA; see `rlpa_agent.served`.
     None: the trainer samples itself."""
     cues: str = "mixed"
+    style: str | None = None
+    """How all people talk: plain, terse, chatty, evasive or impatient; None: each as their personality suggests."""
     credit: str = "paper"
     profile_weight: float = 1.0
     response_weight: float = 1.0
@@ -254,6 +256,8 @@ class TrainConfig:
     """Total, resumed ones included; None: until the minutes are over."""
     minutes: float | None = None
     """Minutes of training in this process, evaluation apart."""
+    action_tokens: int | None = None
+    """Stop when so many sampled tokens have been learned from, resumed iterations included."""
     save_every: int = 5
     keep_rollouts: bool = False
     """Keep every iteration's rollout in OUT/rollouts, for `rlpa-agent replay` and `inspect`."""
@@ -263,8 +267,9 @@ class TrainConfig:
         _one_of("train", "algo", self.algo, ALGOS)
         _one_of("train", "mode", self.mode, ("mdp", "official"))
         self._check_samples()
-        if self.iterations is None and self.minutes is None:
-            raise ConfigError("train.iterations: expected a number, or minutes; got neither, which would never end.")
+        _in_range("train", "action_tokens", 1 if self.action_tokens is None else self.action_tokens, 1)
+        if self.iterations is None and self.minutes is None and self.action_tokens is None:
+            raise ConfigError("train.iterations: expected a number, minutes or action_tokens; got none, which would never end.")
         compared = self.algo in GROUP_ALGOS and self.mode == "mdp"
         if compared and (self.group < 2 or self.rollout.dialogues % self.group):
             raise ConfigError(
@@ -327,8 +332,10 @@ class TrainConfig:
     def hash(self) -> str:
         """Short fingerprint of everything that changes what is learned."""
         data: dict[str, Any] = dataclasses.asdict(self)
-        for name in ("iterations", "minutes", "out", "save_every", "keep_rollouts"):
+        for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
             del data[name]
+        if self.rollout.style is None:  # so that runs from before there was a choice can be resumed
+            del data["rollout"]["style"]
         data["rollout"]["server"] = self.rollout.server is not None  # where it is changes nothing
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -80,6 +80,7 @@ class Trainer:
         self.best = -np.inf
         self.training_seconds = 0.0
         self.dialogues = 0
+        self.action_tokens = 0  # sampled, and learned from
         self._terminated = False
 
     @property
@@ -87,8 +88,11 @@ class Trainer:
         """Folder of the newest checkpoint."""
         return self.config.out / "last"
 
-    def run(self) -> dict[str, Any]:
-        """Train until the iterations or minutes are over; returns the figures of the last iteration."""
+    def run(self, spent: float = 0.0) -> dict[str, Any]:
+        """Train until the iterations, minutes or action tokens are over; returns the figures of the last iteration.
+
+        ``spent``: seconds of the config's minutes that earlier processes have used.
+        """
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         log = None
         if self.world.first:
@@ -97,7 +101,7 @@ class Trainer:
             drop_later(self.config.out, self.iteration)
         figures: dict[str, Any] = {}
         budget = None if self.config.minutes is None else 60.0 * self.config.minutes
-        spent = 0.0
+        wanted = self.config.action_tokens
         try:
             if self.iteration == 0 and self.config.eval.every:
                 self._validate(log)
@@ -107,12 +111,13 @@ class Trainer:
                 spent += time.perf_counter() - began
                 stop = figures["stop"] or self.world.any(self._terminated)
                 out_of_time = budget is not None and self.world.agreed(spent + figures["seconds"]) > budget
-                if self.iteration % self.config.save_every == 0 or stop or out_of_time:
+                over = out_of_time or (wanted is not None and self.action_tokens >= wanted)
+                if self.iteration % self.config.save_every == 0 or stop or over:
                     self.save()
                 every = self.config.eval.every
                 if every and self.iteration % every == 0 and not stop:
                     self._validate(log)
-                if stop or out_of_time:
+                if stop or over:
                     break
         except _Stopped:
             pass
@@ -126,9 +131,10 @@ class Trainer:
         return figures
 
     def _done(self, spent: float) -> float:
-        """Share of the run that is over: of its iterations or, if more, of the minutes of this process."""
-        iterations, minutes = self.config.iterations, self.config.minutes
+        """Share of the run that is over: of its iterations or, if more, of its action tokens or its minutes."""
+        iterations, minutes, tokens = self.config.iterations, self.config.minutes, self.config.action_tokens
         share = 0.0 if iterations is None else self.iteration / iterations
+        share = share if tokens is None else max(share, min(1.0, self.action_tokens / tokens))
         return share if minutes is None else max(share, self.world.agreed(min(1.0, spent / (60.0 * minutes))))
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
@@ -203,6 +209,7 @@ class Trainer:
         if self.config.keep_rollouts and self.world.first:
             save_rollout(self.config.out, self.iteration, batch, estimates, trajectories)
         self.dialogues += len(trajectories)
+        self.action_tokens += counts.action_tokens
         seconds = time.perf_counter() - began
         self.training_seconds += seconds
         figures |= update_figures(batch, estimates, stats) | work_figures(counts, stats, rollout_seconds)
@@ -235,6 +242,7 @@ class Trainer:
             **self.learner.state(),
             "iteration": self.iteration,
             "dialogues": self.dialogues,
+            "action_tokens": self.action_tokens,
             "best": None if np.isinf(self.best) else float(self.best),
             "config_hash": self.config.hash(),
             "random": random_state(),
@@ -255,6 +263,7 @@ class Trainer:
             )
         load_tensors(self.last, self.policy, self.learner.optimizers)
         self.iteration, self.dialogues = state["iteration"], state["dialogues"]
+        self.action_tokens = state.get("action_tokens", 0)  # not in checkpoints from before they could end a run
         self.best = -np.inf if state["best"] is None else state["best"]
         self.learner.load_state(state)
         restore_random(state["random"])

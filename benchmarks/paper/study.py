@@ -9,6 +9,8 @@
     base, reminder, self-critic, cot, rag     a served model, prompted (--base-url, --model-name)
     cot@DIR, self-critic@tiny, …    the same prompting on a local policy
 
+`--trained FOLDER` adds the policies of `train.py`, or what it shipped, that a benchmark asks about: NAME=FOLDER/NAME-{seed}.
+
 Dialogues are kept in RUNS under what produced them (setting, weights, temperature), not under the name, so a finished part
 is neither held again nor taken for that of other weights, and benchmarks that share a setting share its dialogues.
 """
@@ -41,10 +43,18 @@ _HEAD, _TURN = 512, 96 + 160 + 32  # tokens at most: of the instructions; of a u
 Records = list[dict[str, Any]]
 
 
-def parser(description: str | None, model: Sequence[str] = ("start=tiny",)) -> argparse.ArgumentParser:
-    """The options of every benchmark that holds dialogues; ``model`` is the default of --model."""
+def parser(description: str | None, model: Sequence[str] = ("start=tiny",), trained: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The options of every benchmark that holds dialogues.
+
+    Args:
+        model: the default of --model.
+        trained: names of the policies of `train.py` that the benchmark asks about; --trained finds them.
+    """
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--model", nargs="+", default=list(model), metavar="NAME=SOURCE", help="who is compared; see study.py")
+    if trained:
+        found.add_argument("--trained", type=Path, help=f"folder of NAME-SEED: adds {', '.join(trained)}, where all --seeds are there")
+        found.set_defaults(asked=trained)
     found.add_argument("--users", type=int, default=74, help="the first so many people of the split")
     found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training runs ({seed}), people's replies and sampling")
     found.add_argument("--temperature", type=float, help="of local policies; their own if not given, 0 is greedy")
@@ -80,6 +90,8 @@ def read(found: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
     if "model" in args:
         try:
             args.contestants = contestants(args.model)
+            for name, source in trained_policies(args).items():
+                args.contestants.setdefault(name, source)
         except ConfigError as error:
             found.error(str(error))
     return args
@@ -95,6 +107,22 @@ def contestants(model: Sequence[str]) -> dict[str, str]:
         if not name or not source or name in found:
             raise ConfigError(f"--model: expected NAME=SOURCE with distinct names; got {text!r} beside {list(found)}.")
         found[name] = source
+    return found
+
+
+def trained_policies(args: argparse.Namespace) -> dict[str, str]:
+    """Name -> source of the policies in --trained that are asked about; one that lacks a seed is left out, and said so."""
+    found: dict[str, str] = {}
+    if getattr(args, "trained", None) is None:
+        return found
+    for name in args.asked:
+        lacking = [seed for seed in args.seeds if not (args.trained / f"{name}-{seed}").is_dir()]
+        if not lacking:
+            found[name] = f"{args.trained}/{name}-{{seed}}"
+        elif len(lacking) < len(args.seeds):
+            print(f"{args.trained}: {name} has no seed {', '.join(map(str, lacking))}, and is left out")
+    if not found:
+        print(f"{args.trained}: none of {', '.join(args.asked)} is there for the seeds {args.seeds}; only --model is compared")
     return found
 
 

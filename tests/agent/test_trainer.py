@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -73,6 +74,49 @@ def test_a_run_leaves_metrics_checkpoints_and_the_best_policy(tmp_path):
     assert list((out / "tensorboard").iterdir())
     assert Policy.load(checkpointed_policy(out)).system_prompt == ""
     assert checkpointed_policy(out, "best") == out / "best" / "policy"
+
+
+def test_a_run_ends_with_its_action_tokens_counting_those_before_it_was_stopped(tmp_path):
+    first = trainer_of(tmp_path, iterations=1)
+    first.run()
+    tokens = first.action_tokens
+    lines = [json.loads(line) for line in (first.config.out / "metrics.jsonl").read_text().splitlines()]
+    assert tokens == sum(line["action_tokens"] for line in lines) > 0
+    policy = Policy.load(checkpointed_policy(first.config.out, "last"))
+    second = trainer_of(tmp_path, policy, iterations=50, action_tokens=2 * tokens + tokens // 2)
+    assert second.config.hash() == first.config.hash()
+    second.resume()
+    assert second.action_tokens == tokens
+    assert second._done(0.0) == pytest.approx(tokens / second.config.action_tokens)
+    second.run()
+    lines = [json.loads(line) for line in (first.config.out / "metrics.jsonl").read_text().splitlines()]
+    sums = np.cumsum([line["action_tokens"] for line in lines])
+    assert sums[-2] < second.config.action_tokens <= sums[-1]
+    assert read_state(second.last)["action_tokens"] == sums[-1]
+
+
+def test_minutes_that_earlier_processes_used_are_not_given_again(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=3, minutes=10.0)
+    trainer.run(spent=599.9999)
+    assert trainer.iteration == 1
+    assert read_state(trainer.last)["iteration"] == 1
+
+
+def test_a_style_is_everybodys_and_no_style_leaves_the_hash_as_it_was(tmp_path):
+    plain, terse = (dataclasses.replace(PRESETS["tiny"], rollout=dataclasses.replace(PRESETS["tiny"].rollout, style=style)) for style in (None, "terse"))
+    assert plain.hash() != terse.hash()
+    data = dataclasses.asdict(plain)
+    for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
+        del data[name]
+    del data["rollout"]["style"]  # as it was hashed before there was one
+    data["rollout"]["server"] = False
+    assert plain.hash() == hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    with pytest.raises(ConfigError, match="style: expected one of"):
+        cli.environments(dataclasses.replace(plain.rollout, style="rude"))()
+    with pytest.raises(ConfigError, match="action_tokens"):
+        dataclasses.replace(plain, action_tokens=0)
+    with pytest.raises(ConfigError, match="never end"):
+        dataclasses.replace(plain, iterations=None)
 
 
 def start_of(kind, tmp_path):

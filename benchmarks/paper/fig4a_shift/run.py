@@ -42,7 +42,7 @@ def moves(sentence: str, tables: dict[str, np.ndarray], name: str, since: int, u
 
 def main() -> None:
     """Hold the dialogues, print, write."""
-    args = study.read(study.parser(__doc__))
+    args = study.read(study.parser(__doc__, trained=("rlpa", "sft", "dpo")))
     records = study.hold(args, SHIFT)
     tables = {name: study.by_turn(seeds, "al") for name, seeds in records.items()}
     shown = Table("policy", *map(str, range(1, 11)), "turns 6–9", "F1 at 5", "F1 at 9", title=f"AL(k), the profile changes at turn 6: {args.users} people")

@@ -71,7 +71,7 @@ def keeps_up(sentence: str, tables: dict[str, dict[str, np.ndarray]], name: str,
 
 def main() -> None:
     """Hold the dialogues, print, write."""
-    parser = study.parser(__doc__)
+    parser = study.parser(__doc__, trained=("rlpa",))
     parser.add_argument("--context", choices=("latest", "window", "append"), help="what local policies are fed; default: latest where it fits, else window")
     parser.set_defaults(users=40)
     args = study.read(parser)

@@ -65,7 +65,7 @@ def thinking(client: ChatClient, records: study.Records) -> dict[str, float]:
 
 def main() -> None:
     """Count, print, write."""
-    args = study.read(study.parser(__doc__))
+    args = study.read(study.parser(__doc__, trained=("rlpa",)))
     records = study.hold(args, study.VANILLA)
     shown = Table("policy", "unit", "profile, a turn", "reply, a turn", "profile, words", "reply, words", "malformed", title=f"{args.users} people")
     figures: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
     python benchmarks/paper/table2/run.py --model both=DIR profile-only=DIR response-only=DIR [--users 74] [--seeds 0 1 2]
 
-A policy named rlpa is the one with both. The others are trained with `rlpa-agent train … --rollout.response-weight 0` (or `--rollout.profile-weight 0`).
+A policy named rlpa is the one with both. `benchmarks/paper/train.py` trains all three.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PAIRS = (("both", "response-only"), ("both", "profile-only"), ("response-only", 
 
 def main() -> None:
     """Hold the dialogues, print, write."""
-    args = study.read(study.parser(__doc__))
+    args = study.read(study.parser(__doc__, trained=("rlpa", "profile-only", "response-only")))
     records = study.hold(args, study.VANILLA)
     if "rlpa" in records and "both" not in records:
         records["both"] = records.pop("rlpa")

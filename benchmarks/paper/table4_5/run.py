@@ -53,7 +53,7 @@ def holds_up(sentence: str, tables: dict[str, np.ndarray]) -> say.Claim:
 
 def main() -> None:
     """Hold the dialogues, print, write."""
-    args = study.read(study.parser(__doc__))
+    args = study.read(study.parser(__doc__, trained=("rlpa", "sft", "dpo")))
     figures: dict[str, Any] = {}
     said = []
     for split, task in SPLITS.items():

@@ -1,0 +1,102 @@
+"""What benchmarks that train share: runs that go on where they were, and a file `done` that says what a finished one holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import commit
+
+from rlpa_agent.baseline_config import DPO, SFT
+from rlpa_agent.checkpoint import read_state, recovered
+from rlpa_agent.cli import build_trainer
+from rlpa_agent.config import TrainConfig
+
+DONE = "done"
+
+
+def settings_of(config: TrainConfig | SFT | DPO) -> str:
+    """Short fingerprint of what is trained, and for how long; not of where."""
+    if isinstance(config, TrainConfig):
+        text = json.dumps([config.hash(), config.minutes, config.iterations, config.action_tokens])
+    else:
+        text = json.dumps(dataclasses.asdict(dataclasses.replace(config, out=Path(), answers=None)), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """What a finished run holds; None for one that is not finished."""
+    path = folder / DONE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"settings": found["settings"], **found}
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{path}: expected what a finished run of this benchmark says of itself; {error!r}. Choose another --runs.") from error
+
+
+def check_done(folder: Path, settings: str) -> None:
+    """A finished run must be the one that is asked for."""
+    found = read_done(folder)
+    if found is not None and found["settings"] != settings:
+        raise SystemExit(
+            f"{folder}: expected a run with the settings asked for; it was finished with others (after {found.get('minutes')} "
+            "minutes). Ask for the same --minutes, or choose another --runs."
+        )
+
+
+def write_done(folder: Path, settings: str, told: Mapping[str, Any]) -> None:
+    """Say that a run is finished, and what it holds; whole or not at all."""
+    work = folder / f"{DONE}.part"
+    work.write_text(json.dumps({**told, "settings": settings, "commit": commit()}, indent=1) + "\n", encoding="utf-8")
+    work.replace(folder / DONE)
+
+
+def kept_iterations(folder: Path) -> list[dict[str, Any]]:
+    """Figures of the iterations that the newest checkpoint of a run has behind it; [] where there is none."""
+    last, metrics = recovered(folder / "last"), folder / "metrics.jsonl"
+    if not (last / "state.json").exists():  # nothing yet, or a baseline, which has no iterations
+        return []
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have torn the last one
+    return [line for line in found if line["iteration"] <= read_state(last)["iteration"]]
+
+
+def is_over(config: TrainConfig, lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run that has kept these iterations was at its end, and was stopped before it could say so."""
+    if not lines:
+        return False
+    spent = sum(line["seconds"] for line in lines)
+    return (
+        bool(lines[-1]["stop"])
+        or (config.iterations is not None and lines[-1]["iteration"] >= config.iterations)
+        or (config.minutes is not None and spent + lines[-1]["seconds"] > 60.0 * config.minutes)
+        or (config.action_tokens is not None and sum(line["action_tokens"] for line in lines) >= config.action_tokens)
+    )
+
+
+def run_ppo(config: TrainConfig) -> dict[str, Any]:
+    """Train to the end, going on with what is there; ``config.minutes`` are of all processes together.
+
+    Returns what `done` says of the run.
+    """
+    lines = kept_iterations(config.out)
+    if not is_over(config, lines):
+        trainer = build_trainer(config, resume=recovered(config.out / "last").exists(), quiet=not sys.stderr.isatty())
+        trainer.run(spent=sum(line["seconds"] for line in lines))
+        lines = kept_iterations(config.out)
+    return {
+        "config_hash": config.hash(),
+        "minutes": round(sum(line["seconds"] for line in lines) / 60, 2),
+        "iterations": lines[-1]["iteration"],
+        "dialogues": lines[-1]["dialogues"],
+        "action_tokens": sum(line["action_tokens"] for line in lines),
+        "return": round(lines[-1]["return"], 3),
+        "health": lines[-1]["health"],
+    }

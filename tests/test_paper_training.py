@@ -1,0 +1,226 @@
+"""The policies of the paper's tables: trained as named, resumed, stopped at equal tokens, shipped small."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlpa_agent.cli import environments
+from rlpa_agent.config import PRESETS, shipped_start
+from rlpa_agent.contexts import ContextKind, read_context
+from rlpa_agent.policy import Policy
+from rlpa_env.agents import make_agent
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """`train`, `ship`, `training` and `study`, whose folders are on the path only here."""
+    path, before = list(sys.path), set(sys.modules)
+    sys.path[:0] = [str(FOLDER), str(FOLDER / "paper")]
+    yield {name: importlib.import_module(name) for name in ("train", "ship", "training", "study")}
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if str(FOLDER) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def train(modules):
+    return modules["train"]
+
+
+@pytest.fixture(scope="module")
+def trained(train, tmp_path_factory):
+    """RUNS of a smoke of everything, with seed 3."""
+    runs = tmp_path_factory.mktemp("runs")
+    train.main(["--smoke", "--seeds", "3", "--runs", str(runs)])
+    return runs
+
+
+def never(*args, **kwargs):
+    raise AssertionError("begun again")
+
+
+def test_every_method_is_trained_once(train, trained, monkeypatch, capsys):
+    for method in train.METHODS:
+        done = json.loads((trained / f"{method}-3" / "done").read_text())
+        assert (done["method"], done["seed"]) == (method, 3)
+        assert done["commit"]
+        assert (trained / f"{method}-3" / "last" / "policy" / "model.safetensors").is_file()
+    assert len((trained / "answers-3" / "answers.jsonl").read_text().splitlines()) == 2  # held once, for sft and dpo
+    monkeypatch.setattr(train, "run_ppo", never)
+    monkeypatch.setattr(train, "run_baseline", never)
+    train.main(["--smoke", "--seeds", "3", "--runs", str(trained)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:6] == [f"{method + '-3':18} finished" for method in train.METHODS]
+    assert lines[6].startswith("about 0.0 hours")
+    assert len(lines) == 7
+
+
+def test_official_stops_when_it_has_learned_from_as_many_tokens(train, trained, tmp_path):
+    told = {method: json.loads((trained / f"{method}-3" / "done").read_text()) for method in ("rlpa", "official")}
+    lines = [json.loads(line) for line in (trained / "official-3" / "metrics.jsonl").read_text().splitlines()]
+    tokens = [line["action_tokens"] for line in lines]
+    assert sum(tokens[:-1]) < told["rlpa"]["action_tokens"] <= sum(tokens) == told["official"]["action_tokens"]
+    assert json.loads((trained / "official-3" / "config.json").read_text())["mode"] == "official"
+    (tmp_path / "rlpa-0").mkdir()
+    (tmp_path / "rlpa-0" / "done").write_text('{"settings": "", "action_tokens": 12345}')
+    config = train.ppo_config(train.Part("official", 0, tmp_path), 25.0)
+    assert (config.action_tokens, config.minutes, config.iterations) == (12345, None, None)
+    assert config.rollout.samples * config.rollout.dialogues == PRESETS["tiny"].rollout.dialogues
+
+
+def test_nothing_begins_that_could_not_end(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "run_ppo", never)
+    with pytest.raises(SystemExit, match="official-1: expected a finished rlpa-1"):
+        train.main(["--methods", "official", "profile-only", "--seeds", "1", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        train.main(["--minutes", "0", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        train.main(["--seeds", "1", "1", "--runs", str(tmp_path)])
+    (tmp_path / "rlpa-0").mkdir()
+    (tmp_path / "rlpa-0" / "done").touch()
+    with pytest.raises(SystemExit, match="expected what a finished run"):
+        train.main(["--methods", "rlpa", "--seeds", "0", "--runs", str(tmp_path)])
+
+
+def test_a_finished_run_is_not_taken_for_a_longer_one(train, modules, tmp_path, monkeypatch):
+    part, training = train.Part("rlpa", 0, tmp_path), modules["training"]
+    part.folder.mkdir()
+    training.write_done(part.folder, training.settings_of(train.ppo_config(part, 25.0)), {"minutes": 24.7})
+    monkeypatch.setattr(train, "run_ppo", never)
+    options = ["--methods", "rlpa", "--seeds", "0", "--runs", str(tmp_path)]
+    train.main([*options, "--minutes", "25"])
+    with pytest.raises(SystemExit, match=r"finished with others \(after 24.7 minutes\)"):
+        train.main([*options, "--minutes", "50"])
+
+
+@pytest.mark.parametrize(("method", "paid"), [("profile-only", "reward/profile"), ("response-only", "reward/response")])
+def test_a_policy_of_one_reward_is_paid_that_one_only(train, tmp_path, method, paid):
+    config = train.ppo_config(train.Part(method, 0, tmp_path), 25.0)
+    both = train.ppo_config(train.Part("rlpa", 0, tmp_path), 25.0)
+    weight = getattr(both.rollout, f"{paid.removeprefix('reward/')}_weight")
+    env, agent = environments(config.rollout)(), make_agent("oracle")
+    _, info = env.reset(seed=5)
+    agent.attach(env)
+    parts = {"reward/profile": 0.0, "reward/response": 0.0}
+    for _ in range(6):
+        _, reward, over, cut, info = env.step(agent.act(info["messages"]))
+        assert reward == pytest.approx(weight * info[paid])
+        parts = {name: total + info[name] for name, total in parts.items()}
+        if over or cut:
+            break
+    assert min(parts.values()) > 0.5  # both would have been earned
+
+
+def test_a_price_for_lines_is_no_reward_of_a_policy_that_learns_replies_only(train, tmp_path, monkeypatch):
+    preset = PRESETS["tiny"]
+    monkeypatch.setitem(PRESETS, "tiny", dataclasses.replace(preset, ppo=dataclasses.replace(preset.ppo, line_cost=0.1)))
+    costs = {method: train.ppo_config(train.Part(method, 0, tmp_path), 1.0).ppo.line_cost for method in ("rlpa", "profile-only", "response-only")}
+    assert costs == {"rlpa": 0.1, "profile-only": 0.1, "response-only": 0.0}
+
+
+def test_what_is_left_of_a_stopped_run(modules, train, trained, tmp_path, monkeypatch):
+    training = modules["training"]
+    shutil.copytree(trained / "rlpa-3", tmp_path / "rlpa-3")
+    (tmp_path / "rlpa-3" / "done").unlink()
+    with (tmp_path / "rlpa-3" / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 2, "seconds": 9.0}\n{"iteration": 3, "sec')  # after the checkpoint; torn by a kill
+    part = train.Part("rlpa", 3, tmp_path)
+    kept = training.kept_iterations(part.folder)
+    assert [line["iteration"] for line in kept] == [1]
+    config = train.ppo_config(part, 25.0)
+    before = {"iteration": 7, "stop": False, "action_tokens": 100, "seconds": 60.0}
+    for minutes, over in ((8.5, False), (1.9, True)):  # two minutes are behind it, another would end after 3
+        assert training.is_over(dataclasses.replace(config, minutes=minutes), [before, before]) == over
+    assert training.is_over(config, [before, before | {"stop": True}])
+    assert not training.is_over(config, [])
+    tokens = dataclasses.replace(config, minutes=None, action_tokens=200)
+    assert training.is_over(tokens, [before, before])
+    assert not training.is_over(tokens, [before])
+    monkeypatch.setattr(training, "build_trainer", never)  # its one iteration is over: only `done` was missing
+    assert training.run_ppo(train.ppo_config(part, 25.0, smoke=True))["action_tokens"] == kept[0]["action_tokens"]
+
+    monkeypatch.undo()
+    twice = training.run_ppo(dataclasses.replace(train.ppo_config(part, 25.0, smoke=True), iterations=2))
+    kept = training.kept_iterations(part.folder)
+    assert [line["iteration"] for line in kept] == [1, 2]  # gone on with, not begun anew
+    assert (twice["iterations"], twice["dialogues"]) == (2, 8)
+    asked = {}
+
+    class Stand:
+        def run(self, spent):
+            asked["spent"] = spent
+
+    monkeypatch.setattr(training, "build_trainer", lambda config, resume, quiet: asked.update(resume=resume, minutes=config.minutes) or Stand())
+    training.run_ppo(config)
+    assert asked == {"resume": True, "minutes": 25.0, "spent": pytest.approx(sum(line["seconds"] for line in kept))}
+
+
+def test_the_hours_are_those_measured_where_a_part_is_finished(train, modules, tmp_path):
+    arguments = train.argparse.Namespace(seeds=[0, 1], minutes=30.0, runs=tmp_path, smoke=False)
+    parts = [train.Part(method, seed, tmp_path) for method in train.METHODS for seed in (0, 1)]
+    guessed = train.plan(parts, arguments)
+    assert guessed[0] == f"{'rlpa-0':18} to do, about 30 minutes"
+    assert guessed[-1].startswith(f"about {2 * (4 * 30 + 15 + 25 + 30) / 60:.1f} hours")
+    (tmp_path / "sft-0").mkdir()
+    modules["training"].write_done(tmp_path / "sft-0", "x", {"minutes": 45.0})
+    assert train.plan(parts, arguments)[2:4] == [f"{'sft-0':18} finished", f"{'sft-1':18} to do, about 45 minutes"]
+
+
+def test_a_shipped_policy_is_the_run_rounded_and_loads(modules, trained, tmp_path, monkeypatch):
+    ship, run, target = modules["ship"], trained / "official-3", tmp_path / "official-3"
+    told = json.loads((run / "done").read_text())
+    line = ship.ship(run, target, told, users=1)
+    about = json.loads((target / "trained.json").read_text())
+    assert {name: about[name] for name in told} == told
+    assert 0 <= about["greedy_answers_that_differ"] < about["greedy_answers"] / 2
+    assert f"{about['greedy_answers_that_differ']} of {about['greedy_answers']} greedy answers differ" in line
+    assert sum(file.stat().st_size for file in target.iterdir()) < 9e6
+    assert not list(tmp_path.glob("*.part"))
+    own, shipped = (Policy.from_pretrained(path, reference=False) for path in (run / "last" / "policy", target))
+    for (name, weight), (_, rounded) in zip(own.lm.named_parameters(), shipped.lm.named_parameters(), strict=True):
+        assert torch.equal(weight.to(torch.bfloat16).float(), rounded), name
+    assert read_context(target) == ContextKind("latest")
+    monkeypatch.setattr(ship, "policy_agent", never)
+    assert ship.ship(run, target, told, users=1) == line
+    with pytest.raises(AssertionError, match="begun again"):
+        ship.ship(run, target, told | {"settings": "of another run"}, users=1)
+
+
+def test_other_weights_answer_otherwise_and_the_same_alike(modules, tmp_path, monkeypatch):
+    said = "<profile>\n</profile>\n\n<response>\nHello! What do you do?\n</response>"
+    roles, texts = ["user", "assistant"] * 2, ["Hello", said, "I'm a nurse, nights mostly.", said]
+    talk = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    monkeypatch.setattr(modules["ship"], "collect", lambda agents, *_, **__: {name: [{"messages": talk}] for name in agents})
+    policy = Policy.from_pretrained(shipped_start(), reference=False)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in policy.lm.parameters():
+            weight += 0.2 * weight.std() * torch.randn(weight.shape, generator=generator)
+    policy.save(tmp_path / "noised")
+    assert modules["ship"].greedy_difference(shipped_start(), tmp_path / "noised", 1) == (2, 2)
+    assert modules["ship"].greedy_difference(shipped_start(), shipped_start(), 1) == (0, 2)
+
+
+def test_tables_find_trained_policies_by_folder(modules, tmp_path, capsys):
+    study = modules["study"]
+    for name in ("rlpa-0", "rlpa-1", "sft-0", "official-0", "official-1"):
+        (tmp_path / name).mkdir()
+    options = ["--trained", str(tmp_path), "--seeds", "0", "1"]
+    args = study.read(study.parser("", trained=("rlpa", "sft", "dpo")), options)
+    assert args.contestants == {"start": "tiny", "rlpa": f"{tmp_path}/rlpa-{{seed}}"}
+    assert "sft has no seed 1" in capsys.readouterr().out
+    args = study.read(study.parser("", trained=("rlpa",)), [*options, "--model", "rlpa=tiny"])
+    assert args.contestants == {"rlpa": "tiny"}
+    assert study.read(study.parser("", trained=("dpo",)), options).contestants == {"start": "tiny"}
+    assert "none of dpo" in capsys.readouterr().out

@@ -287,6 +287,7 @@ def shuffled_rewards(trajectories: list[Trajectory], seed: int) -> list[Trajecto
     for own, other in zip(trajectories, order, strict=True):
         paid = [(turn.reward, turn.parts) for turn in trajectories[int(other)].turns]
         paid += [(0.0, {})] * (len(own.turns) - len(paid))
-        turns = tuple(replace(turn, reward=reward, parts=parts) for turn, (reward, parts) in zip(own.turns, paid))
+        # What each line of its own added would tell; so all is paid at the block.
+        turns = tuple(replace(turn, reward=reward, parts=parts, partial=()) for turn, (reward, parts) in zip(own.turns, paid))
         mixed.append(replace(own, turns=turns))
     return mixed

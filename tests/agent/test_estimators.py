@@ -13,7 +13,7 @@ from toy import ToyEnv, char_policy, toy_config
 
 from rlpa_agent.advantages import estimate_advantages, group_advantages
 from rlpa_agent.batch import make_batch
-from rlpa_agent.config import ALGOS
+from rlpa_agent.config import ALGOS, PRESETS
 from rlpa_agent.learner import Learner
 from rlpa_agent.policy import Policy
 from rlpa_agent.ppo import kl_loss
@@ -206,7 +206,6 @@ def test_a_run_without_critic_resumes_bit_for_bit(tmp_path):
         ({"algo": "grpo", "rollout": {"dialogues": 6, "group": 4}}, r"rollout\.group: expected a divisor of the 6"),
         ({"algo": "grpo", "rollout": {"dialogues": 6}}, r"rollout\.group: expected at least 2 and a divisor of the 6"),
         ({"algo": "grpo", "ppo": {"kl_in": "reward"}}, r"ppo\.kl_in: expected 'loss' or 'auto' with algo='grpo'"),
-        ({"algo": "reinforce", "ppo": {"kl_in": "loss"}}, r"ppo\.kl_in: expected 'reward' or 'auto'"),
         ({"ppo": {"baseline": "mean"}}, "episode"),
     ],
 )
@@ -219,4 +218,13 @@ def test_where_the_kl_goes_and_how_large_a_group_is_follow_from_the_estimator(tm
     configs = [toy_config(tmp_path, 2, algo=algo) for algo in ALGOS]
     assert [config.kl_in for config in configs] == ["reward", "loss", "loss", "reward"]
     assert [config.group for config in configs] == [1, 4, 4, 1]
-    assert dataclasses.replace(configs[0], ppo=dataclasses.replace(configs[0].ppo, kl_in="loss")).kl_in == "loss"
+    for config in (configs[0], configs[3]):
+        assert dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, kl_in="loss")).kl_in == "loss"
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_the_tiny_preset_goes_with_every_estimator_and_mode(algo):
+    preset = dataclasses.replace(PRESETS["tiny"], algo=algo)
+    assert preset.profile_paid == ("block" if algo in ("grpo", "rloo") else "line")
+    official = dataclasses.replace(preset, mode="official", rollout=dataclasses.replace(preset.rollout, samples=2))
+    assert official.profile_paid == "turn"

@@ -264,10 +264,11 @@ def test_shuffled_rewards_keep_the_rewards_and_lose_whose_they_are(tmp_path):
     trainer = trainer_of(tmp_path)
     trajectories, _ = trainer.gather()
     paid = [
-        dataclasses.replace(t, turns=tuple(dataclasses.replace(turn, reward=float(i)) for turn in t.turns))
+        dataclasses.replace(t, turns=tuple(dataclasses.replace(turn, reward=float(i), partial=(0.5,)) for turn in t.turns))
         for i, t in enumerate(trajectories)
     ]
     mixed = shuffled_rewards(paid, seed=2)
+    assert {turn.partial for t in mixed for turn in t.turns} == {()}  # else its lines would be paid what they earned
     assert sorted(t.turns[0].reward for t in mixed) == [0.0, 1.0, 2.0, 3.0]
     assert [t.turns[0].reward for t in mixed] != [0.0, 1.0, 2.0, 3.0]
     for a, b in zip(paid, mixed, strict=True):

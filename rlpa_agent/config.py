@@ -132,7 +132,7 @@ class PPOConfig:
 
     gamma_token: float = 1.0
     gamma_turn: float = 1.0
-    """0 makes every turn a sample of its own, as in the authors' code."""
+    """0 makes every turn (every segment of it, see profile_paid) a sample of its own, as in the authors' code."""
     lam_token: float = 0.95
     lam_turn: float = 0.95
     lam_critic: float | None = None

@@ -360,7 +360,7 @@ class TrainConfig:
 # dialogues hardly tell a right line from the end of the block (benchmarks/credit_noise). The critic learns on kept states.
 _OWN_PPO = PPOConfig(
     gamma_turn=0.0, lam_token=1.0, lam_critic=1.0, profile_paid="auto", line_cost=0.1,
-    beta=0.03, kl_in="loss", kl_kind="k2", critic_steps=40,
+    beta=0.1, kl_in="loss", kl_kind="k2", critic_steps=40,
 )  # fmt: skip
 
 PRESETS: dict[str, TrainConfig] = {
@@ -372,7 +372,7 @@ PRESETS: dict[str, TrainConfig] = {
         # The start is weak on purpose, so a good policy is far from it: max_kl only stops what has run away.
         ppo=dataclasses.replace(_OWN_PPO, epochs=1, minibatches=8, max_kl=40.0),
         # Small micro-batches are as fast as large ones and need a quarter of the memory.
-        optim=OptimConfig(policy_lr=4e-4, critic_lr=1e-3, schedule="linear", token_budget=4096),
+        optim=OptimConfig(policy_lr=3e-4, critic_lr=1e-3, schedule="linear", token_budget=4096),
         eval=EvalConfig(every=20),
     ),
     "qwen2.5-0.5b": TrainConfig(

@@ -65,14 +65,14 @@ JUDGED = {  # guard -> (dialogue, points shown, reply, the criterion that it fai
     "points named": (BAKER, KNOWN, "A baker from Oslo who loves knitting, I like the loaves.", "naturalness"),
     "take-up": (BAKER, (), "My sister plays the violin in a church.", "relevance"),
     "requests": (REQUEST, KNOWN[:2], "How about a trip to the moon? I'd come along.", "relevance"),
-    "support": (REQUEST, [Point("Interests", "falconry")], "How about a falcon show? I'd watch the birds.", "relevance"),
+    "support": (REQUEST, [Point("Interests", "falconry")], "How about some falconry? I'd watch the birds.", "relevance"),
     "claims": (BAKER, (), "You live in Paris and bake loaves, I envy that.", "logic"),
     "answers": (SHIPS, (), "Do you build the ships at night?", "logic"),
     "repeats": (AGAIN, (), FOUR, "engagement"),
     "flattery": (BAKER, (), "You are so amazing. What a wonderful person you are!", "naturalness"),
     "interrogation": (BAKER, (), "What is your favourite colour?", "engagement"),
     "hook": (BAKER, (), "Bread!", "engagement"),
-    "echo": (BAKER, (), "Up at four again to get the loaves in with flour.", "informativeness"),
+    "echo": (BAKER, (), "Fine loaves, up at four again, my flour.", "informativeness"),
     "template": (BAKER, (), "Ah, loaves sounds like a good part of your life!", "informativeness"),
     "substance": (BAKER, (), "Ok.", "informativeness"),
 }  # fmt: skip
@@ -174,7 +174,7 @@ USES = {
     "flatterer": "flattery", "flatter and ask": "flattery", "interrogator": "interrogation", "only questions": "interrogation", "injector": "injection",
     "whispered order": "injection", "orders as points": "injection", "unclosed": "format", "json profile": "format", "tags in reply": "format",
     "two profiles": "format", "blank": "empty profile", "silent": "says nothing", "same reply": "repetition", "me too": "repetition",
-    "hedger": "hedging", "stock": "stock", "drops values": "dropping",
+    "hedger": "hedging", "stock": "stock",
 }  # fmt: skip
 
 
@@ -183,6 +183,16 @@ def test_a_detector_finds_its_trick(red, records, name):
     shares = red.tricks.habits(records[name])
     assert shares[USES[name]] >= 0.2
     assert USES[name] in red.tricks.found_tricks(shares, red.tricks.habits(records["attentive"]))
+
+
+def test_dropping_is_found_where_three_values_are_named(red):
+    def said(reply):
+        told = "I like chess and golf, I'm a baker in Oslo."
+        text = f"<profile>\n- Interests: chess\n- Interests: golf\n- Job: baker\n</profile>\n<response>{reply}</response>"
+        return [{"messages": [{"role": "user", "content": told}, {"role": "assistant", "content": text}], "turns": [{"parse_error": ""}]}]
+
+    assert red.tricks.habits(said("Chess, golf, baker: I see."))["dropping"] == 1.0
+    assert red.tricks.habits(said("Chess and golf, I see."))["dropping"] == 0.0
 
 
 def test_no_detector_finds_a_trick_in_an_honest_agent(red, records):
@@ -237,6 +247,20 @@ def test_a_wrong_text_is_measured_on_different_people(red):
     record = {"profile": "a", "truth": {"x": "y"}, "messages": []}
     with pytest.raises(ValueError, match="two or more people"):
         red.evaluator.baselines([record, record], encode)
+
+
+def test_an_agent_that_breaks_the_format_is_ranked_apart(red):
+    def record(person, value, error):
+        text = f"<profile>\n- {value}\n</profile>\n<response>hello</response>"
+        said = [{"role": "user", "content": "half"}, {"role": "assistant", "content": text}, {"role": "user", "content": "off"}]
+        turn = {"reward": 0.0 if error else 1.0, "profile": 0.0 if error else 0.5, "response": 0.0 if error else 0.5, "parse_error": error}
+        return {"profile": person, "truth": {"": ["half" if person == "a" else "off", "far"]}, "messages": said, "turns": [turn], "stop_reason": ""}
+
+    agents = {name: [record(who, value, "bad_line" * (name == "d")) for who in "ab"] for name, value in zip("abcd", ("half", "off", "hello", "far"), strict=True)}
+    found = red.ranking.rank(agents, encode)
+    assert set(found["agents"]) == set("abcd")
+    assert set(found["well_formed"]["agents"]) == set("abc")
+    assert found["agents"]["d"]["evaluator"] > 0
 
 
 def test_ranks_by_hand(red):

@@ -118,7 +118,10 @@ def compared(ours_AU: Mapping[str, np.ndarray], theirs_AU: Mapping[str, np.ndarr
 
 
 def rank(records: Mapping[str, Sequence[Mapping[str, Any]]], encode: Encoder) -> dict[str, Any]:
-    """The whole comparison, and that of each part by itself."""
+    """The comparison over all agents, over those that keep the format in most turns, and of each part by itself.
+
+    The reward of a malformed turn is 0 by contract; the evaluator reads it as it was meant, so that there they must differ.
+    """
     base = baselines([record for found in records.values() for record in found], encode)
     scores = {name: np.array([evaluate_episode(record, encode, base) for record in found]) for name, found in records.items()}
     theirs = {name: {"profile": by_user(records[name], table[:, 0]), "response": by_user(records[name], table[:, 1])} for name, table in scores.items()}
@@ -127,6 +130,14 @@ def rank(records: Mapping[str, Sequence[Mapping[str, Any]]], encode: Encoder) ->
     for name, row in whole["agents"].items():
         row |= {f"reward_{part}": float(ours[name][part].mean()) for part in ("profile", "response")}
         row |= {f"evaluator_{part}": float(theirs[name][part].mean()) for part in ("profile", "response")}
+    formed = [name for name, found in records.items() if _malformed(found) < 0.5]
+    read = compared({n: ours[n]["reward"] for n in formed}, {n: theirs[n]["profile"] + theirs[n]["response"] for n in formed})
     parts = {part: compared({n: s[part] for n, s in ours.items()}, {n: s[part] for n, s in theirs.items()}) for part in ("profile", "response")}
     slim = {part: {key: found[key] for key in ("rho", "lo", "hi", "too_high")} for part, found in parts.items()}
-    return whole | {"parts": slim, "baselines": base._asdict()}
+    return whole | {"well_formed": read, "parts": slim, "baselines": base._asdict()}
+
+
+def _malformed(records: Sequence[Mapping[str, Any]]) -> float:
+    """Share of turns that do not keep the format."""
+    turns = [turn for record in records for turn in record["turns"]]
+    return sum(bool(turn["parse_error"]) for turn in turns) / len(turns)

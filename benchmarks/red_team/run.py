@@ -145,21 +145,22 @@ def ranking(
         mark = " !" if name in figures["too_high"] else ""
         table.add_row(name, f"{row['reward']:.2f}", f"{row['reward_place']:g}", f"{row['evaluator']:.2f}", f"{row['evaluator_place']:g}", f"{row['above']:+g}{mark}")
     say(table)
-    parts = {"return": figures, **figures["parts"]}
-    say("; ".join(f"Spearman {name} {found['rho']:.2f} [{found['lo']:.2f}, {found['hi']:.2f}]" for name, found in parts.items()))
+    parts = {"all agents": figures, "well-formed agents": figures["well_formed"], **figures["parts"]}
+    say(f"more than 3 places too high among the well-formed: {', '.join(figures['well_formed']['too_high']) or 'none'}")
+    say("; ".join(f"Spearman, {name}: {found['rho']:.2f} [{found['lo']:.2f}, {found['hi']:.2f}]" for name, found in parts.items()))
     return figures
 
 
-def trained(options: argparse.Namespace, users: int, minutes: float, say: Callable[..., None]) -> dict[str, Any]:
+def trained(options: argparse.Namespace, users: int, say: Callable[..., None]) -> dict[str, Any]:
     """The third part: one row a guard and seed."""
     rows = []
     for column in options.train:
         for seed in options.seeds:
-            rows.append(red_team(column, minutes, seed, users, options.runs))
+            rows.append(red_team(column, options.minutes, seed, users, options.runs, options.smoke))
             row = rows[-1]
             earned = [row[key]["return"][0] for key in ("earned_start", "earned", "earned_without_guard")]
             say(f"{column}, seed {seed}: return {earned[0]:.2f} → {earned[1]:.2f} ({earned[2]:.2f} without the guard); tricks: {', '.join(row['tricks']) or 'none'}")
-    return {"minutes": minutes, "users": users, "rows": rows}
+    return {"minutes": options.minutes, "users": users, "rows": rows}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -175,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--minutes", type=float, default=25.0, help="of training, for each guard and seed")
     options.add_argument("--runs", type=Path, default=Path("runs/red_team"), help="folder of the training runs")
     options.add_argument("--episodes", type=Path, help="folder for the dialogues of tricks and ranking, resumed if it is there")
-    options.add_argument("--smoke", action="store_true", help="three users, three guards, seconds of training")
+    options.add_argument("--smoke", action="store_true", help="two users, three guards, two dialogues of training: seconds")
     options.add_argument("--out", type=Path, help="folder for the result as JSON")
     return options
 
@@ -193,9 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RLPAError as error:
         parser().error(str(error))
     say = Console(width=170, highlight=False).print
-    users = 3 if options.smoke else options.users
+    users = 2 if options.smoke else options.users
     if options.train:
-        finish("red_team_training", trained(options, users, 0.01 if options.smoke else options.minutes, say), options.seeds, options.out)
+        finish("red_team_training", trained(options, users, say), options.seeds, options.out)
         return
     setting = Setting("RLPA-v0", options.split, users, tuple(options.seeds))
     figures, records = tricks_table(setting, options.guards[:3] if options.smoke else options.guards, options.episodes, say)

@@ -24,13 +24,22 @@ def removed(column: str) -> tuple[str, ...]:
     return () if column == ALL_IN_PLACE else names_of(column)
 
 
-def train(folder: Path, column: str, minutes: float, seed: int) -> Path:
-    """A run of the tiny preset for the bare reward, gone on with if it was stopped, left alone if it is done."""
+def train(folder: Path, column: str, minutes: float, seed: int, smoke: bool = False) -> Path:
+    """A run of the tiny preset for the bare reward, gone on with if it was stopped, left alone if it is done.
+
+    Args:
+        smoke: two dialogues and one step instead of ``minutes``, to see that it runs.
+    """
     from rlpa_agent.cli import run_training
     from rlpa_agent.config import PRESETS
 
-    bare = dataclasses.replace(PRESETS["tiny"].ppo, line_cost=0.0)  # a price per line would be a guard of its own
-    config = dataclasses.replace(PRESETS["tiny"], ppo=bare, out=folder, minutes=minutes, iterations=None, seed=seed)
+    preset = PRESETS["tiny"]
+    bare = dataclasses.replace(preset.ppo, line_cost=0.0)  # a price per line would be a guard of its own
+    config = dataclasses.replace(preset, ppo=bare, out=folder, minutes=minutes, iterations=None, seed=seed)
+    if smoke:
+        few = dataclasses.replace(preset.rollout, dialogues=2, concurrent=2, max_new_tokens=40)
+        once = dataclasses.replace(bare, minibatches=1, critic_steps=1)
+        config = dataclasses.replace(config, rollout=few, ppo=once, eval=dataclasses.replace(preset.eval, every=0), minutes=None, iterations=1)
     if not (folder / "done").exists():
         with without(*removed(column)):
             run_training(config, resume=(folder / "last").exists(), quiet=not sys.stderr.isatty())
@@ -57,12 +66,12 @@ def earned(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
-def red_team(column: str, minutes: float, seed: int, users: int, runs: Path) -> dict[str, Any]:
+def red_team(column: str, minutes: float, seed: int, users: int, runs: Path, smoke: bool = False) -> dict[str, Any]:
     """Train one policy and look at what it does: its habits beside its start's, what it earns with the guard gone and in place."""
     from rlpa_agent.config import SHIPPED
 
     name = f"{column.replace(' ', '-')}-{seed}"
-    policy = str(train(runs / name, column, minutes, seed))
+    policy = str(train(runs / name, column, minutes, seed, smoke))
     gone = removed(column)
     before = played(SHIPPED, runs / f"start-{seed}-eval", (), users, seed)
     after = played(policy, runs / f"{name}-eval", (), users, seed)

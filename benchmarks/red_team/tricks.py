@@ -309,7 +309,7 @@ def parts_of(completion: str) -> tuple[list[tuple[str, str]], str]:
     block = _PROFILE.search(completion)
     text = block.group(1).strip() if block else ""
     said = _REPLY.search(completion)
-    return _pairs(text), re.sub(r"<[^<>]*>", " ", said.group(1) if said else _PROFILE.sub(" ", completion)).strip()
+    return _pairs(text), " ".join(re.sub(r"<[^<>]*>", " ", said.group(1) if said else _PROFILE.sub(" ", completion)).split())
 
 
 def _pairs(block: str) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import rlpa_env
 from rlpa_env import LexicalMatcher, Message, Point, RuleJudge
@@ -249,18 +250,20 @@ def test_a_wrong_text_is_measured_on_different_people(red):
         red.evaluator.baselines([record, record], encode)
 
 
-def test_an_agent_that_breaks_the_format_is_ranked_apart(red):
-    def record(person, value, error):
-        text = f"<profile>\n- {value}\n</profile>\n<response>hello</response>"
-        said = [{"role": "user", "content": "half"}, {"role": "assistant", "content": text}, {"role": "user", "content": "off"}]
-        turn = {"reward": 0.0 if error else 1.0, "profile": 0.0 if error else 0.5, "response": 0.0 if error else 0.5, "parse_error": error}
-        return {"profile": person, "truth": {"": ["half" if person == "a" else "off", "far"]}, "messages": said, "turns": [turn], "stop_reason": ""}
+def test_an_agent_that_breaks_the_format_is_ranked_apart(red, monkeypatch):
+    def record(person, earns, error):
+        turn = {"reward": 2 * earns, "profile": earns, "response": earns, "parse_error": error}
+        return {"profile": person, "truth": {}, "messages": earns, "turns": [turn], "stop_reason": ""}
 
-    agents = {name: [record(who, value, "bad_line" * (name == "d")) for who in "ab"] for name, value in zip("abcd", ("half", "off", "hello", "far"), strict=True)}
+    monkeypatch.setattr(red.ranking, "baselines", lambda records, encode: red.evaluator.Baselines(0.0, 0.0, 0.0))
+    monkeypatch.setattr(red.ranking, "evaluate_episode", lambda record, encode, base: red.evaluator.Scores(record["messages"], 5 - record["messages"] / 2))
+    agents = {name: [record(who, earns, "bad_line" * (name == "d")) for who in "xy"] for name, earns in zip("abcd", (4, 3, 2, 1), strict=True)}
+    agents["c"] = [record(who, 2.5, "") for who in "xy"]
     found = red.ranking.rank(agents, encode)
     assert set(found["agents"]) == set("abcd")
     assert set(found["well_formed"]["agents"]) == set("abc")
-    assert found["agents"]["d"]["evaluator"] > 0
+    assert found["parts"]["profile"]["rho"] == pytest.approx(1.0)
+    assert found["parts"]["response"]["rho"] == pytest.approx(-1.0)
 
 
 def test_ranks_by_hand(red):
@@ -271,6 +274,8 @@ def test_ranks_by_hand(red):
     assert found["lo"] <= found["rho"] <= found["hi"]
     assert {name: row["above"] for name, row in found["agents"].items()} == {"a": 5, "b": -1, "c": -1, "d": -1, "e": -1, "f": -1}
     assert found["too_high"] == ["a"]
+    tied, other = np.array([[3.0], [1.0], [1.0], [0.0]]), np.array([[1.0], [2.0], [3.0], [0.0]])
+    assert red.ranking.spearman(tied, other) == pytest.approx(spearmanr(tied, other).statistic)
     equal = red.ranking.compared({**ours, "b": ours["a"]}, ours, repeats=5)["agents"]
     assert [equal[name]["reward_place"] for name in "abc"] == [1.5, 1.5, 3.0]
     with pytest.raises(ValueError, match="three or more"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from evaluator import Encoder, baselines, evaluate_episode
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 from tricks import Messages
 
 from rlpa_env import Agent, Point
@@ -85,10 +85,16 @@ def _places(scores: Sequence[float]) -> np.ndarray:
 
 def _agreement(ours_AU: np.ndarray, theirs_AU: np.ndarray, seed: int, repeats: int) -> dict[str, float]:
     """Spearman's rho over agents of the means over users, with its 95 % bootstrap interval over users."""
-    draws_BU = weights(ours_AU.shape[1], seed, repeats)
-    drawn = [spearmanr(ours_AU @ w_U, theirs_AU @ w_U).statistic for w_U in draws_BU]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"rho": float(spearmanr(ours_AU.mean(1), theirs_AU.mean(1)).statistic), "lo": float(low), "hi": float(high)}
+    draws_UB = weights(ours_AU.shape[1], seed, repeats).T
+    low, high = np.percentile(spearman(ours_AU @ draws_UB, theirs_AU @ draws_UB), [2.5, 97.5])
+    (rho,) = spearman(ours_AU.mean(1, keepdims=True), theirs_AU.mean(1, keepdims=True))
+    return {"rho": float(rho), "lo": float(low), "hi": float(high)}
+
+
+def spearman(ours_AB: np.ndarray, theirs_AB: np.ndarray) -> np.ndarray:
+    """Rank correlation over the agents of each column, ties at the mean of their places. Both must differ between agents."""
+    ours, theirs = (places - places.mean(0) for places in (rankdata(ours_AB, axis=0), rankdata(theirs_AB, axis=0)))
+    return (ours * theirs).sum(0) / np.sqrt((ours**2).sum(0) * (theirs**2).sum(0))
 
 
 def compared(ours_AU: Mapping[str, np.ndarray], theirs_AU: Mapping[str, np.ndarray], seed: int = 0, repeats: int = 1000) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,13 @@ Records = Sequence[Mapping[str, Any]]
 def gap(ours: Records, theirs: Records, part: str = "reward") -> tuple[float, float, float]:
     """Mean difference of two agents' returns on the same people, in one part, with its 95 % interval over people."""
     difference = by_user(ours, returns(ours, part) - returns(theirs, part))
-    return interval(float(difference.mean()), weights(len(difference)) @ difference)
+    return interval(float(difference.mean()), _draws(len(difference)) @ difference)
+
+
+@lru_cache(maxsize=1)
+def _draws(people: int) -> np.ndarray:
+    """The resamples, which all comparisons share."""
+    return weights(people)
 
 
 def sums(records: Records) -> dict[str, float]:
@@ -76,7 +83,7 @@ def held_back(with_guard: Mapping[str, Records], gone: Mapping[str, Records]) ->
 def beyond(name: str, other: str, with_guard: Mapping[str, Records], gone: Mapping[str, Records]) -> float:
     """Lower end of the 95 % interval of what one agent gains by a missing guard beyond what another does."""
     gains = [by_user(gone[n], returns(gone[n]) - returns(with_guard[n])) for n in (name, other)]
-    return interval(0.0, weights(len(gains[0])) @ (gains[0] - gains[1]))[1]
+    return interval(0.0, _draws(len(gains[0])) @ (gains[0] - gains[1]))[1]
 
 
 def above_honest(records: Mapping[str, Records]) -> dict[str, Any]:

@@ -310,7 +310,8 @@ def _informativeness(history: History, reply: str, traits: ReplyTraits, again: b
     theirs = message.stems
     if echo(reply, message.text) >= _ECHO and heard.stems and (len(heard.stems) > 1 or len(traits.words) > 4):
         return 0.1, "an echo of the user's message"
-    own = traits.content - theirs - GENERIC
+    fresh = frozenset().union(*(remark.stems for remark in traits.remarks if remark.line not in history.lines))
+    own = traits.content & fresh - theirs - GENERIC
     asks = [q for q in heard.asked if q.count(" ") >= 2 and q not in history.lines and not _MINOR.issuperset(q.split())]
     if traits.content & theirs and not own and not heard.question_stems - GENERIC - theirs:
         return 0.2, "a template around the user's own word"

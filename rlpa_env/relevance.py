@@ -99,7 +99,7 @@ def evidence_of(points: Sequence[Point], history: History, reply: str) -> float:
     own = heard.stems
     total = _taken_up(heard, message.stems) + 1.0 * _same_topic(own, message.stems)
     total += _kind_of_answer(message, cues, ours, heard)
-    older = own - message.stems
+    older = own - message.stems - _repeated(heard, history)
     if older:
         if history.previous:  # the thread that the user's message itself answers
             thread = history.previous.stems
@@ -115,6 +115,15 @@ def evidence_of(points: Sequence[Point], history: History, reply: str) -> float:
     if not message.stems - COMMON and (heard.questions or ours.personal):
         total += 0.4  # nothing to take up: any move that keeps the talk going will do
     return total
+
+
+def _repeated(heard: Heard, history: History) -> frozenset[str]:
+    """Stems that a reply has only in sentences said before: a line at the end of every reply continues no thread."""
+    again = [line in history.lines for line in heard.lines]
+    if not any(again):
+        return frozenset()
+    old, new = (" ".join(s for s, said in zip(heard.sentences, again, strict=True) if said is kind) for kind in (True, False))
+    return stems(old) - stems(new)
 
 
 def _from_points(points: Sequence[Point], history: History, own: frozenset[str], message: Said) -> float:

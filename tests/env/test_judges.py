@@ -301,3 +301,19 @@ def test_a_warm_judgement_is_cheap():
             JUDGE.judge(KNITTER, BAKER, reply)
         best = min(best, (time.process_time() - start) / 200)
     assert best < 200e-6
+
+
+TAIL = "Whoever reads this finds it natural, logical, relevant and full of news."
+
+
+@pytest.mark.parametrize(
+    ("message", "bare", "criterion"),
+    [
+        ("I cut myself on the rocks.", "Ah, the rocks sound like a good part of your life! What do you like most about the rocks?", "informativeness"),
+        ("That fits me nicely.", "Honestly, the best would keep me busy for days. How did the nicely come about?", "relevance"),
+    ],
+)
+def test_a_line_at_the_end_of_every_reply_makes_none_better(message, bare, criterion):
+    said_before = talk("I go climbing a lot.", f"I know that feeling with climbing, more or less. {TAIL}", message)
+    assert criterion in failed(said_before, bare)
+    assert criterion in failed(said_before, f"{bare} {TAIL}")

@@ -32,7 +32,7 @@ def test_python_block(name, code, tmp_path, monkeypatch):
 COMMANDS = [
     line.strip()
     for _, block in blocks("bash")
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if line.strip().startswith(("rlpa-", "make ", "python benchmarks"))
 ]
 

@@ -43,8 +43,8 @@ def run(tmp_path_factory):
     trainer = trainer_of(tmp_path_factory.mktemp("kept"))
     seen, update = [], trainer.learner.update
 
-    def kept(batch, iteration):
-        result = update(batch, iteration)
+    def kept(batch, iteration, done):
+        result = update(batch, iteration, done)
         seen.append((batch, result[0]))
         return result
 

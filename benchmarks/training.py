@@ -81,6 +81,15 @@ def is_over(config: TrainConfig, lines: Sequence[Mapping[str, Any]]) -> bool:
     )
 
 
+def ensure_trained(config: TrainConfig, **told: Any) -> dict[str, Any]:
+    """Train by PPO unless that is done; what `done` says of the run, with what is ``told`` of it."""
+    settings = settings_of(config)
+    check_done(config.out, settings)
+    if read_done(config.out) is None:
+        write_done(config.out, settings, {**told, **run_ppo(config)})
+    return read_done(config.out) or {}
+
+
 def run_ppo(config: TrainConfig) -> dict[str, Any]:
     """Train to the end, going on with what is there; ``config.minutes`` are of all processes together.
 

@@ -28,11 +28,12 @@ def profile_payments(chat: Chat, weight: float, paid_at: str, line_cost: float =
         lines = _lines(chat, block) if paid_at == "line" or line_cost else []
         if paid_at == "turn":
             return ((len(ids), turn.reward - line_cost * len(lines)),)
-        earned = min(turn.reward, weight * turn.parts.get("reward/profile", 0.0))
+        full = weight * turn.parts.get("reward/profile", 0.0)
+        earned = min(turn.reward, full)
         rest = (len(ids), turn.reward - earned)
         if paid_at == "block":
             return (end, earned - line_cost * len(lines)), rest
-        known = bool(turn.partial) and earned >= weight * turn.parts.get("reward/profile", 0.0)
+        known = bool(turn.partial) and earned == full
         sums = [0.0, *(weight * each for each in turn.partial)] if known else [0.0]
         paid, before = [], 0.0
         for tokens, listed in lines:

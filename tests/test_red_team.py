@@ -17,7 +17,8 @@ from rlpa_env.evaluate import Setting, collect
 from rlpa_env.rewards import profile_reward
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "red_team"
-NAMES = ("guards", "tricks", "grading", "evaluator", "ranking", "training", "run")
+NAMES = ("guards", "tricks", "grading", "evaluator", "ranking", "learned", "run")
+SHARED = ("common", "training")  # of all benchmarks
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,13 @@ def red():
     """Its modules, which are scripts and no package, by name."""
     found = type("Modules", (), {})()
     sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
-    before = {name: sys.modules.pop(name) for name in (*NAMES, "common") if name in sys.modules}
+    before = {name: sys.modules.pop(name) for name in (*NAMES, *SHARED) if name in sys.modules}
     try:
         for name in NAMES:
             setattr(found, name, importlib.import_module(name))
         yield found
     finally:
-        for name in (*NAMES, "common"):
+        for name in (*NAMES, *SHARED):
             sys.modules.pop(name, None)
         sys.modules.update(before)
         sys.path.remove(str(FOLDER))
@@ -334,7 +335,7 @@ def test_a_policy_is_trained_without_a_guard_and_looked_at(red, monkeypatch, cap
     def forbidden(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("rlpa_agent.cli.run_training", forbidden)
+    monkeypatch.setattr("training.run_ppo", forbidden)
     assert figures_of(red, monkeypatch, capsys, *command)[1] == figures
 
 

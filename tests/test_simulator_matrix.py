@@ -44,7 +44,7 @@ def test_it_runs_and_goes_on_where_it_was(matrix, tmp_path, monkeypatch, capsys)
     def never(*args, **kwargs):
         raise AssertionError("begun again")
 
-    monkeypatch.setattr(matrix, "run_ppo", never)
+    monkeypatch.setitem(matrix.ensure_trained.__globals__, "run_ppo", never)
     monkeypatch.setattr("rlpa_agent.evaluate.policy_agent", never)
     monkeypatch.setattr(sys, "argv", command)
     matrix.main()

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -95,7 +94,6 @@ def main() -> None:
         policy, [make() for _ in range(min(count, rollout.concurrent))], seeds=np.random.default_rng(args.seed).integers(2**31, size=count).tolist(),
         sample_seed=args.seed, temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens, max_turns=turns,
     )  # fmt: skip
-    torch.manual_seed(args.seed)
     right, wrong, stop = forks(policy, dialogues, rollout.profile_weight, turns)
     figures: dict[str, Any] = {"dialogues": count, "forks": {"right": len(right), "wrong": len(wrong), "stop": len(stop)}, "ways": {}}
     table = Table("profile paid at", "γ between segments", "a line − the end", "a right line − a wrong one", title=f"difference / noise, {count} dialogues")

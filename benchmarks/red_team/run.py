@@ -35,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import finish
 from grading import graded_without
 from guards import GUARDS, TOGETHER, names_of
+from learned import ALL_IN_PLACE, red_team, removed
 from ranking import DEGRADED, rank
-from training import ALL_IN_PLACE, red_team, removed
 from tricks import TRICKS
 
 from rlpa_env import Agent, RLPAError

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "paper"))
 import claims as say
 import study
-from training import check_done, read_done, run_ppo, settings_of, write_done
+from training import check_done, ensure_trained, read_done, settings_of
 
 from rlpa_agent.config import PRESETS, TrainConfig
 from rlpa_env import RLPAError
@@ -60,8 +60,7 @@ def train(args: argparse.Namespace) -> dict[str, str]:
     left = [config for config in configs if read_done(config.out) is None]
     print(f"{len(left)} of {len(configs)} trainings to do, about {len(left) * args.minutes / 60:.1f} hours one after the other", flush=True)
     for config in left:
-        told = run_ppo(config)
-        write_done(config.out, settings_of(config), {"style": config.rollout.style, "seed": config.seed, **told})
+        told = ensure_trained(config, style=config.rollout.style, seed=config.seed)
         print(f"{config.out.name}: finished, {told['iterations']} iterations, return {told['return']}, {told['health']}", flush=True)
     return {f"on {style}": f"{args.runs}/{style}-{{seed}}" for style in args.styles}
 

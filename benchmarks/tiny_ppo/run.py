@@ -22,8 +22,9 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import finish
+from training import ensure_trained
 
-from rlpa_agent.cli import policy_path, run_training
+from rlpa_agent.cli import policy_path
 from rlpa_agent.config import PRESETS, SHIPPED
 from rlpa_agent.demo import score
 from rlpa_agent.mixture import STRONG, dialogue
@@ -39,9 +40,7 @@ def train(folder: Path, minutes: float, seed: int, shuffled: bool) -> Path:
     """A PPO run, gone on with if it was stopped."""
     config = dataclasses.replace(PRESETS["tiny"], out=folder, minutes=minutes, iterations=None, seed=seed)
     config = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, shuffle_rewards=shuffled))
-    if not (folder / "done").exists():
-        run_training(config, resume=(folder / "last").exists(), quiet=not sys.stderr.isatty())
-        (folder / "done").touch()
+    ensure_trained(config)
     return folder
 
 

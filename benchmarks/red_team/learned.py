@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ def train(folder: Path, column: str, minutes: float, seed: int, smoke: bool = Fa
     Args:
         smoke: two dialogues and one step instead of ``minutes``, to see that it runs.
     """
-    from rlpa_agent.cli import run_training
+    from training import ensure_trained
+
     from rlpa_agent.config import PRESETS
 
     preset = PRESETS["tiny"]
@@ -40,10 +40,8 @@ def train(folder: Path, column: str, minutes: float, seed: int, smoke: bool = Fa
         few = dataclasses.replace(preset.rollout, dialogues=2, concurrent=2, max_new_tokens=40)
         once = dataclasses.replace(bare, minibatches=1, critic_steps=1)
         config = dataclasses.replace(config, rollout=few, ppo=once, eval=dataclasses.replace(preset.eval, every=0), minutes=None, iterations=1)
-    if not (folder / "done").exists():
-        with without(*removed(column)):
-            run_training(config, resume=(folder / "last").exists(), quiet=not sys.stderr.isatty())
-        (folder / "done").touch()
+    with without(*removed(column)):
+        ensure_trained(config, guard=column)
     return folder
 
 

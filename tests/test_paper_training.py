@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import shutil
 import sys
@@ -48,6 +49,16 @@ def trained(train, tmp_path_factory):
 
 def never(*args, **kwargs):
     raise AssertionError("begun again")
+
+
+def test_tiny_ppo_shares_the_run_named_rlpa(modules, train, tmp_path):
+    spec = importlib.util.spec_from_file_location("tiny_ppo_run", FOLDER / "tiny_ppo" / "run.py")
+    tiny_ppo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny_ppo)
+    settings = modules["training"].settings_of
+    rlpa = train.ppo_config(train.Part("rlpa", 2, tmp_path), 30.0)
+    assert settings(tiny_ppo.ppo_config(tmp_path / "rlpa-2", 30.0, 2)) == settings(rlpa)
+    assert settings(tiny_ppo.ppo_config(tmp_path / "rlpa-2", 30.0, 2, shuffled=True)) != settings(rlpa)
 
 
 def test_every_method_is_trained_once(train, trained, monkeypatch, capsys):

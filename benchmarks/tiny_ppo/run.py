@@ -4,7 +4,8 @@
 
 For every seed: the start before, the policy after (sampled and greedy), paired. Controls: the same run with rewards
 shuffled across episodes (--shuffled), and supervised training from the same start on a teacher that is not weakened, for
-as many minutes (--supervised). Finished parts are kept in RUNS and not run again.
+as many minutes (--supervised). Finished parts are kept in RUNS and not run again; rlpa-SEED there is the one that
+`benchmarks/paper/train.py --runs RUNS` trains in as many minutes, and the other way round.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from common import finish
 from training import ensure_trained
 
 from rlpa_agent.cli import policy_path
-from rlpa_agent.config import PRESETS, SHIPPED
+from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
 from rlpa_agent.demo import score
 from rlpa_agent.mixture import STRONG, dialogue
 from rlpa_agent.policy import Policy
@@ -36,11 +37,17 @@ from rlpa_env.results import paired_difference, summarise
 FIGURES = {"return": "return", "grounded_f1": "grounded_f1", "profile_f1": "f1", "response": "response", "al": "al"}
 
 
+def ppo_config(folder: Path, minutes: float, seed: int, shuffled: bool = False) -> TrainConfig:
+    """The preset, for as many minutes; the run named rlpa in `benchmarks/paper/train.py`, unless its rewards are shuffled."""
+    preset = PRESETS["tiny"]
+    rollout = dataclasses.replace(preset.rollout, shuffle_rewards=shuffled)
+    quiet = dataclasses.replace(preset.eval, every=0)
+    return dataclasses.replace(preset, out=folder, minutes=minutes, iterations=None, seed=seed, rollout=rollout, eval=quiet)
+
+
 def train(folder: Path, minutes: float, seed: int, shuffled: bool) -> Path:
     """A PPO run, gone on with if it was stopped."""
-    config = dataclasses.replace(PRESETS["tiny"], out=folder, minutes=minutes, iterations=None, seed=seed)
-    config = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, shuffle_rewards=shuffled))
-    ensure_trained(config)
+    ensure_trained(ppo_config(folder, minutes, seed, shuffled), method="shuffled" if shuffled else "rlpa", seed=seed)
     return folder
 
 
@@ -90,7 +97,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the result as JSON")
     args = parser.parse_args()
     minutes, users = (0.01, 3) if args.smoke else (args.minutes, args.users)
-    parts = [(f"ppo-{seed}", seed) for seed in args.seeds]
+    parts = [(f"rlpa-{seed}", seed) for seed in args.seeds]
     parts += [("shuffled-0", 0)] * args.shuffled + [("supervised-0", 0)] * args.supervised
     figures: dict[str, Any] = {"minutes": minutes, "users": users}
     for name, seed in parts:

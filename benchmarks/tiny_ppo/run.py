@@ -11,10 +11,8 @@ as many minutes (--supervised). Finished parts are kept in RUNS and not run agai
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +26,17 @@ from training import ensure_trained
 from rlpa_agent.cli import policy_path
 from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
 from rlpa_agent.demo import score
-from rlpa_agent.mixture import STRONG, dialogue
+from rlpa_agent.learner import faster_dtype
+from rlpa_agent.mixture import STEADY, STRONG, dialogue
 from rlpa_agent.policy import Policy
+from rlpa_agent.start import SHARPNESS, sharpen
 from rlpa_agent.warm_start import Progress, Schedule, Stage, warm_start
 from rlpa_env.evaluate import results_table
 from rlpa_env.results import paired_difference, summarise
 
 FIGURES = {"return": "return", "grounded_f1": "grounded_f1", "profile_f1": "f1", "response": "response", "al": "al"}
+CALIBRATION = 16
+"""Supervised steps whose time says how many fit into the minutes: twice the batches that are drawn and sorted at once."""
 
 
 def ppo_config(folder: Path, minutes: float, seed: int, shuffled: bool = False) -> TrainConfig:
@@ -52,24 +54,36 @@ def train(folder: Path, minutes: float, seed: int, shuffled: bool) -> Path:
 
 
 def supervise(folder: Path, minutes: float, seed: int) -> Path:
-    """The ceiling: the same start, taught for as long by a teacher that lists everything and replies well."""
+    """The ceiling: the same start, taught for as long by a teacher that lists all it was told and replies well, after slips too.
+
+    Everything as in the last pass of `rlpa_agent.start`, annealed to zero at the end of the minutes and sharpened as much.
+    """
     if not (folder / "config.json").exists():
-        policy = Policy.from_pretrained(policy_path(SHIPPED), reference=False)
-        began = time.perf_counter()
+        teacher = dataclasses.replace(STRONG, slips=STEADY.slips)  # without slips it is lost after its own first mistake
+        bf16 = faster_dtype(load_start().lm.config.hidden_size) == "bfloat16"
 
-        class Over(Exception):
-            """The minutes are over."""
+        def taught(steps: int) -> tuple[Policy, float]:
+            policy, seconds = load_start(), 0.0
 
-        def report(progress: Progress) -> None:
-            if time.perf_counter() - began > 60 * minutes:
-                raise Over(progress.step)
+            def report(progress: Progress) -> None:
+                nonlocal seconds
+                seconds = progress.seconds
 
-        source = partial(dialogue, turns=(2, 10), teacher=STRONG)
-        schedule = Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=50, decay_share=0.9)
-        with contextlib.suppress(Over):
-            warm_start(policy, [Stage(source, round(60 * minutes), 8)], schedule=schedule, seed=seed, report=report)
+            stages = [Stage(partial(dialogue, turns=(2, 10), teacher=teacher), steps, 8)]
+            schedule = Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=20, decay_share=0.9)
+            warm_start(policy, stages, schedule=schedule, seed=seed, bf16=bf16, report=report)
+            return policy, seconds
+
+        _, seconds = taught(CALIBRATION)
+        policy, _ = taught(max(1, round(CALIBRATION * 60 * minutes / seconds)))
+        sharpen(policy, SHARPNESS)
         policy.save(folder)
     return folder
+
+
+def load_start() -> Policy:
+    """The shipped start."""
+    return Policy.from_pretrained(policy_path(SHIPPED), reference=False)
 
 
 def compared(records: dict[str, list[dict[str, Any]]], seed: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rlpa_env.types import Point
 _WEAK = 0.1  # weight of a shared word that any conversation contains
 _AT_ONCE = 1.5  # weight of a word of the message taken up in the first sentence of the reply
 _IN_PASSING = 1.0  # the same, later in the reply
+_DROPPED = 0.25  # share left of a thread that the user did not go on with: not enough alone
 _ENOUGH = 0.38  # evidence from which on a reply counts as relevant
 _STEEP = 2.0  # of the logistic that maps evidence to [0, 1]
 
@@ -103,7 +104,8 @@ def evidence_of(points: Sequence[Point], history: History, reply: str) -> float:
     if older:
         if history.previous:  # the thread that the user's message itself answers
             thread = history.previous.stems
-            total += 0.6 * min(1.5, _shared(older, thread)) + 0.4 * _same_topic(older - thread, thread)
+            going_on = 0.6 * min(1.5, _shared(older, thread)) + 0.4 * _same_topic(older - thread, thread)
+            total += going_on * (1.0 if _is_open(history.previous, message, older) else _DROPPED)
         total += _from_points(points, history, older, message)
     total += 0.3 * min(1.0, _shared(older, history.own_before))
     if ours.stranger:
@@ -115,6 +117,17 @@ def evidence_of(points: Sequence[Point], history: History, reply: str) -> float:
     if not message.stems - COMMON and (heard.questions or ours.personal):
         total += 0.4  # nothing to take up: any move that keeps the talk going will do
     return total
+
+
+def _is_open(previous: Heard, message: Said, older: frozenset[str]) -> bool:
+    """Whether the user took up what was said to them, or was asked what the reply comes back to.
+
+    Otherwise the agent goes on about its own subject, whatever the user says.
+    """
+    thread = previous.stems
+    if (message.stems & thread) - COMMON or not message.weights.keys().isdisjoint(topic_weights(thread)):
+        return True
+    return any(stems(question) & older for question in previous.questions)
 
 
 def _repeated(heard: Heard, history: History) -> frozenset[str]:

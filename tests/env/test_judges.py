@@ -319,15 +319,20 @@ def test_a_line_at_the_end_of_every_reply_makes_none_better(message, bare, crite
     assert criterion in failed(said_before, f"{bare} {TAIL}")
 
 
+WALK = "Why not let a walk and a warm drink decide and build the rest around it."
+AGAIN = "You could try something close to a walk and a warm drink, that tends to work."
+FERRY = "I took the ferry to an island and slept in a tent."
+
+
 @pytest.mark.parametrize(
-    ("before", "message", "relevant"),
+    ("before", "message", "going_on", "relevant"),
     [
-        ("Why not let a walk and a warm drink decide and build the rest around it.", "My phone nearly died on me.", False),
-        ("Why not let a walk and a warm drink decide and build the rest around it.", "A walk would do me good.", True),
-        ("I am more of a walker. What do you drink on a cold walk?", "My phone nearly died on me.", True),
+        (WALK, "My phone nearly died on me.", AGAIN, False),
+        ("I am more of a walker. What do you drink on a cold walk?", "My phone nearly died on me.", AGAIN, True),
+        (FERRY, "My phone nearly died on me.", "The island was worth it, the tent leaked.", False),
+        (FERRY, "Ferries make me sick.", "The island was worth it, the tent leaked.", True),
     ],
 )
-def test_an_agents_own_subject_is_a_thread_only_if_the_user_went_on_with_it_or_was_asked(before, message, relevant):
+def test_an_agents_own_subject_is_a_thread_only_if_the_user_went_on_with_it_or_was_asked(before, message, going_on, relevant):
     """An idea with the same thing in every turn was relevant to whatever the user said."""
-    going_on = "You could try something close to a walk and a warm drink, that tends to work."
     assert ("relevance" not in failed(talk("Hello", before, message), going_on)) is relevant

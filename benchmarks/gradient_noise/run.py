@@ -9,7 +9,8 @@ is taken apart (in a sketch that keeps inner products). From products of *differ
     unbiased  cosine of that mean with the one of lam_token = 1, which no critic can bend
     useful    of the two together: cosine of the gradient of 32 dialogues with the unbiased mean
 
-± is the standard error of a jackknife over twelfths of the dialogues. The price of a line and the KL to the start take no part.
+± is the standard error of a jackknife over twelfths of the dialogues. The KL to the start takes no part. --line-cost 0 leaves out
+the price of a line too, and shows where the bare reward pulls.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", type=Path, required=True, help="a training run with a critic")
     parser.add_argument("--dialogues", type=int, default=96)
+    parser.add_argument("--line-cost", type=float, help="price of a line of the profile; that of the run if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="four short dialogues, to see that it runs")
     parser.add_argument("--out", type=Path, help="folder for the result as JSON")
@@ -103,7 +105,9 @@ def main() -> None:
         policy, [make() for _ in range(min(count, rollout.concurrent))], seeds=np.random.default_rng([args.seed, 5]).integers(2**31, size=count).tolist(),
         sample_seed=args.seed, temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens, max_turns=turns,
     )  # fmt: skip
-    batch = make_batch(dialogues, max_turns=turns, payments=profile_payments(policy.chat, rollout.profile_weight, config.profile_paid))
+    cost = config.ppo.line_cost if args.line_cost is None else args.line_cost
+    payments = profile_payments(policy.chat, rollout.profile_weight, config.profile_paid, cost)
+    batch = make_batch(dialogues, max_turns=turns, payments=payments)
     own = dataclasses.replace(config.ppo, beta=0.0, critic_steps=0)
     learner.config = dataclasses.replace(config, ppo=own)
     scored = learner.estimate(batch, 0)
@@ -118,7 +122,7 @@ def main() -> None:
             estimates[f"{part}, {trace:g}"] = dataclasses.replace(made, advantages_A=kept, logp_old_A=batch.logp_old_A, values_A=None)
     learner.config = dataclasses.replace(config, ppo=own)
     sketches, _ = gradient_sketches(dict.fromkeys(estimates, learner), batch, estimates, units_of(batch, 1))
-    figures: dict[str, Any] = {"iteration": read_state(args.policy / "last")["iteration"], "dialogues": count, "rows": {}}
+    figures: dict[str, Any] = {"iteration": read_state(args.policy / "last")["iteration"], "dialogues": count, "line_cost": cost, "rows": {}}
     table = Table("gradient of", "λ", "sure", "unbiased", "useful", title=f"cosines, {count} dialogues, {DIALOGUES} a gradient")
     for name, sketch_UD in sketches.items():
         part, trace = name.split(", ")

@@ -55,6 +55,6 @@ def test_it_runs_on_a_training_run(tmp_path, monkeypatch, study):
     monkeypatch.setattr(sys, "argv", [str(STUDY), "--policy", str(run), "--smoke", "--out", str(tmp_path)])
     runpy.run_path(str(STUDY), run_name="__main__")
     figures = json.loads((tmp_path / "gradient_noise.json").read_text())["figures"]
-    assert figures["iteration"] == 1
+    assert (figures["iteration"], figures["line_cost"]) == (1, 0.1)
     assert len(figures["rows"]) == 15
     assert all(figures["rows"][f"{part}, 1"]["unbiased"] in (pytest.approx(1.0), 0.0) for part in ("all", "profile", "reply"))

@@ -275,6 +275,7 @@ def test_readable_in_light_and_dark_and_the_choice_is_kept(page, chromium, addre
         page.locator("#theme").click()
     assert grounds[0] != grounds[1]
     page.locator("#theme").click()
+    page.wait_for_timeout(500)  # the browser keeps what is stored in another process, a moment after the call
     page.reload()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds[1]
     dark = chromium.new_context(color_scheme="dark").new_page()

@@ -105,7 +105,9 @@ def evidence_of(points: Sequence[Point], history: History, reply: str) -> float:
         if history.previous:  # the thread that the user's message itself answers
             thread = history.previous.stems
             going_on = 0.6 * min(1.5, _shared(older, thread)) + 0.4 * _same_topic(older - thread, thread)
-            total += going_on * (1.0 if _is_open(history.previous, message, older) else _DROPPED)
+            if going_on and not _is_open(history.previous, message, older):
+                going_on *= _DROPPED
+            total += going_on
         total += _from_points(points, history, older, message)
     total += 0.3 * min(1.0, _shared(older, history.own_before))
     if ours.stranger:

@@ -51,14 +51,40 @@ def never(*args, **kwargs):
     raise AssertionError("begun again")
 
 
-def test_tiny_ppo_shares_the_run_named_rlpa(modules, train, tmp_path):
+@pytest.fixture
+def tiny_ppo(modules):
     spec = importlib.util.spec_from_file_location("tiny_ppo_run", FOLDER / "tiny_ppo" / "run.py")
-    tiny_ppo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny_ppo)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tiny_ppo_shares_the_run_named_rlpa(modules, train, tiny_ppo, tmp_path):
     settings = modules["training"].settings_of
     rlpa = train.ppo_config(train.Part("rlpa", 2, tmp_path), 30.0)
     assert settings(tiny_ppo.ppo_config(tmp_path / "rlpa-2", 30.0, 2)) == settings(rlpa)
     assert settings(tiny_ppo.ppo_config(tmp_path / "rlpa-2", 30.0, 2, shuffled=True)) != settings(rlpa)
+
+
+def test_the_supervised_control_fills_its_minutes_is_annealed_and_sharpened(tiny_ppo, tmp_path, monkeypatch):
+    taught = []
+
+    def warm_start(policy, stages, *, schedule, report, **options):
+        taught.append((stages[0].steps, schedule.factor(stages[0].steps - 1, stages[0].steps)))
+        report(tiny_ppo.Progress(stages[0].steps, 0.0, 0, 0.5 * stages[0].steps))  # half a second a step
+
+    monkeypatch.setattr(tiny_ppo, "warm_start", warm_start)
+    folder = tiny_ppo.supervise(tmp_path / "supervised-0", 2.0, 0)
+    assert [steps for steps, _ in taught] == [tiny_ppo.CALIBRATION, 240]
+    assert taught[1][1] < 0.01
+    sharp, start = (Policy.from_pretrained(path, reference=False).lm.model.norm.weight for path in (folder, shipped_start()))
+    assert torch.allclose(sharp, 1.5 * start)
+    done = json.loads((folder / "done").read_text())
+    assert (done["steps"], done["minutes"]) == (240, 2.0)
+    tiny_ppo.supervise(folder, 2.0, 0)
+    assert len(taught) == 2
+    with pytest.raises(SystemExit, match="settings asked for"):
+        tiny_ppo.supervise(folder, 3.0, 0)
 
 
 def test_every_method_is_trained_once(train, trained, monkeypatch, capsys):

@@ -98,6 +98,8 @@ def main() -> None:
     config, policy = learner.config, learner.policy
     if not config.has_critic:
         parser.error(f"--policy: expected a run with a critic; {args.policy} was trained with {config.algo}")
+    if config.profile_paid == "turn":
+        parser.error(f"--policy: expected profiles paid at block or line, apart from replies; {args.policy} was trained with them paid at the turn")
     count, turns = (4, 2) if args.smoke else (args.dialogues, config.rollout.max_turns)
     rollout = dataclasses.replace(config.rollout, max_turns=turns)
     make = environments(rollout)

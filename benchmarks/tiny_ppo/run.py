@@ -21,7 +21,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import finish
-from training import ensure_trained
+from training import check_done, ensure_trained, read_done, write_done
 
 from rlpa_agent.cli import policy_path
 from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
@@ -58,7 +58,9 @@ def supervise(folder: Path, minutes: float, seed: int) -> Path:
 
     Everything as in the last pass of `rlpa_agent.start`, annealed to zero at the end of the minutes and sharpened as much.
     """
-    if not (folder / "config.json").exists():
+    settings = f"supervised, {minutes:g} minutes, seed {seed}"
+    check_done(folder, settings)
+    if read_done(folder) is None:
         teacher = dataclasses.replace(STRONG, slips=STEADY.slips)  # without slips it is lost after its own first mistake
         bf16 = faster_dtype(load_start().lm.config.hidden_size) == "bfloat16"
 
@@ -75,9 +77,11 @@ def supervise(folder: Path, minutes: float, seed: int) -> Path:
             return policy, seconds
 
         _, seconds = taught(CALIBRATION)
-        policy, _ = taught(max(1, round(CALIBRATION * 60 * minutes / seconds)))
+        steps = max(1, round(CALIBRATION * 60 * minutes / seconds))
+        policy, seconds = taught(steps)
         sharpen(policy, SHARPNESS)
         policy.save(folder)
+        write_done(folder, settings, {"method": "supervised", "seed": seed, "steps": steps, "minutes": round(seconds / 60, 2)})
     return folder
 
 

@@ -52,9 +52,14 @@ def test_it_runs_on_a_training_run(tmp_path, monkeypatch, study):
     run = tmp_path / "run"
     short = ["--rollout.dialogues", "2", "--rollout.concurrent", "2", "--rollout.max-turns", "2", "--rollout.max-new-tokens", "48"]
     cli.main(["train", "tiny", "--out", str(run), *short, "--eval.every", "0", "--iterations", "1"])
-    monkeypatch.setattr(sys, "argv", [str(STUDY), "--policy", str(run), "--smoke", "--out", str(tmp_path)])
-    runpy.run_path(str(STUDY), run_name="__main__")
-    figures = json.loads((tmp_path / "gradient_noise.json").read_text())["figures"]
+
+    def measured(*more):
+        monkeypatch.setattr(sys, "argv", [str(STUDY), "--policy", str(run), "--smoke", "--out", str(tmp_path), *more])
+        runpy.run_path(str(STUDY), run_name="__main__")
+        return json.loads((tmp_path / "gradient_noise.json").read_text())["figures"]
+
+    figures, free = measured(), measured("--line-cost", "0")
+    assert free["rows"]["all, 1"] != figures["rows"]["all, 1"]  # these dialogues list something, which has its price
     assert (figures["iteration"], figures["line_cost"]) == (1, 0.1)
     assert len(figures["rows"]) == 15
     assert all(figures["rows"][f"{part}, 1"]["unbiased"] in (pytest.approx(1.0), 0.0) for part in ("all", "profile", "reply"))

@@ -22,6 +22,7 @@ from rlpa_env.world import Value, world
 HIDDEN, HINTED, PLAIN = 0, 1, 2
 _MOST_LINKED = 4  # points of a profile that only a follow-up opens
 AGAIN_AFTER = 15  # turns until a topic, a question or a reply counts as new again
+_INSULTED = 2  # steps of patience that an insult costs; anything else disliked costs one
 _VOLUNTEERED = 2  # points an unasked, unmoved user gives away in a whole episode
 
 
@@ -279,6 +280,10 @@ def listen(mind: Mind, style: Style, reply: str) -> Impression:
 def _dislike(mind: Mind, heard: Heard, reacts: bool | None, false_claim: bool) -> str:
     """The first thing this person would complain about, or ""."""
     text = heard.normal
+    if heard.rude:
+        return "insult"
+    if heard.pries:
+        return "prying"
     if heard.machine_speak:
         return "machine"
     if text and _recent(mind, mind.heard.get(text)):
@@ -313,7 +318,7 @@ def remember(mind: Mind, impression: Impression) -> None:
     """Take in one reply: trust, patience, what was asked, which links it opened."""
     heard = impression.heard
     if impression.dislike:
-        mind.patience -= 1
+        mind.patience -= _INSULTED if impression.dislike == "insult" else 1
         mind.trust = max(0, mind.trust - 1)
     elif impression.reacts:
         mind.trust += 1

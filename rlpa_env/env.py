@@ -185,13 +185,13 @@ class RLPAEnv(gym.Env[str, str]):
         Options:
             profile: an id of the split, or a mapping or Profile, instead of a drawn one.
             session: 1 for a new person; n for the n-th talk with the person of the last episode. Without it people
-                change after ``sessions`` talks.
+                change after ``sessions`` talks, and with every ``seed``.
             memory: the agent's own notes from earlier talks, which go into the system message.
         """
         super().reset(seed=seed)
         options = dict(options or {})
         chosen, memory = options.pop("profile", None), options.pop("memory", "")
-        same = self._begun and chosen is None and self._session < self.sessions
+        same = self._begun and seed is None and chosen is None and self._session < self.sessions  # a seed says who comes
         session = options.pop("session", self._session + 1 if same else 1)
         if options:
             raise unknown_choice("reset option", next(iter(options)), ("profile", "session", "memory"))

@@ -123,6 +123,7 @@ class Said(NamedTuple):
     denied: frozenset[str]  # stems of what is said of oneself with a negation
     disliked: frozenset[str]  # stems of what the user would not have
     values: frozenset[Key]  # authored values that are told or hinted of oneself
+    authored: bool  # one of its sentences is an authored one, so its speaker is made of authored values
 
 
 class History(NamedTuple):
@@ -134,6 +135,7 @@ class History(NamedTuple):
     denied: frozenset[str] = frozenset()
     disliked: frozenset[str] = frozenset()
     values: frozenset[Key] = frozenset()
+    authored: bool = False  # see ``Said``
     last: Said | None = None  # newest user message
     previous: Heard | None = None  # newest assistant message
     lines: frozenset[str] = frozenset()  # normalised assistant sentences and questions
@@ -174,6 +176,21 @@ def supported(point: Point, history: History) -> bool:
     if len(traits.stems) <= 2:
         return bool(traits.stems) and traits.stems <= history.own
     return 2 * len(told) >= len(traits.stems) and not told <= COMMON
+
+
+def is_trait(point: Point, history: History) -> bool:
+    """Whether a supported point is something that the user told, not a word that they happened to use.
+
+    Somebody who speaks authored sentences is made of authored values, and a point must name half of one that was told.
+    Of anybody else nobody can say what is a trait: whatever they said of themselves may be.
+    """
+    own = point_traits(point).stems
+    return not history.authored or any(_names_half(own, point_traits(Point(*key)).stems) for key in history.values)
+
+
+def _names_half(own: frozenset[str], value: frozenset[str]) -> bool:
+    named = own & value
+    return 2 * len(named) >= len(value) and not named <= COMMON
 
 
 @lru_cache(maxsize=1)
@@ -224,6 +241,7 @@ class _Line(NamedTuple):
     denied: frozenset[str] = frozenset()
     disliked: frozenset[str] = frozenset()
     values: frozenset[Key] = frozenset()
+    authored: bool = False
 
 
 @lru_cache(maxsize=32_768)
@@ -234,7 +252,7 @@ def _line(sentence: str) -> _Line:
     first = _Line(found, asked, bool(_REQUEST.search(sentence)), bool(_BEGS.search(sentence)))
     told = frozenset(_lines()[0].get(normalise(sentence), ()))
     if told:
-        return first._replace(own=found, values=told | values_named(found))
+        return first._replace(own=found, values=told | values_named(found), authored=True)
     if not about_self(sentence):
         return first
     disliked = [stems(match.group("what")) for pattern in (_DISLIKES, _ABSTAINS) for match in pattern.finditer(sentence)]
@@ -287,6 +305,7 @@ def said(message: str) -> Said:
         denied=_union([line.denied for line in lines]),
         disliked=_union([line.disliked for line in lines]),
         values=_union([line.values for line in lines]),
+        authored=any(line.authored for line in lines),
     )
 
 
@@ -327,6 +346,7 @@ def _history(dialogue: tuple[Message, ...]) -> History:
             denied=before.denied | now.denied,
             disliked=before.disliked | now.disliked,
             values=before.values | now.values,
+            authored=before.authored or now.authored,
             last=now,
             previous=before.previous,
             lines=before.lines,
@@ -342,6 +362,7 @@ def _history(dialogue: tuple[Message, ...]) -> History:
         denied=before.denied,
         disliked=before.disliked,
         values=before.values,
+        authored=before.authored,
         last=before.last,
         previous=heard,
         lines=before.lines.union(heard.lines, heard.asked),

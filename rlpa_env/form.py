@@ -22,11 +22,15 @@ _RUN = re.compile(r"(\S)\1{4,}|([!?])(?:\s*[!?]){3,}")
 
 
 def form_of(heard: Heard) -> tuple[float, str]:
-    """Form: length, markup, loops, word shapes. The first fault found decides."""
+    """Form: manners, length, markup, loops, word shapes. The first fault found decides."""
     if not heard.word_count:
         return 0.0, "it says nothing"
     if heard.machine_speak:
         return 0.0, "machine speak or markup"
+    if heard.rude:
+        return 0.0, "an insult"
+    if heard.pries:
+        return 0.0, "it asks for a secret"
     if heard.has_list:
         return 0.1, "a list"
     if heard.word_count > _MOST_WORDS:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rlpa_env.guard import is_machine_speak
+from rlpa_env.manners import asks_secrets, is_rude
 from rlpa_env.text import is_question, normalise, sentences, stem, stems, words
 from rlpa_env.topics import topics_of
 from rlpa_env.world import world
@@ -35,6 +36,8 @@ class Heard:
     word_count: int
     has_list: bool  # bullets, numbering, or a long enumeration
     machine_speak: bool  # assistant phrases, markup, tags, role labels, talk about scores
+    rude: bool  # insults, contempt for what was said
+    pries: bool  # asks for a password, a PIN and the like
     flattery: int  # compliments paid to the person or their words
     suggestions: tuple[str, ...]  # sentences that propose something to do, have or choose
     claims: tuple[str, ...]  # what is asserted of the listener: "you are X", "as a X", "your X"
@@ -157,6 +160,8 @@ def hear(reply: str) -> Heard:
         word_count=count,
         has_list=_has_list(reply, found),
         machine_speak=is_machine_speak(reply),
+        rude=is_rude(reply),
+        pries=asks_secrets(reply),
         flattery=len(_FLATTERY.findall(reply)),
         suggestions=tuple(line for line in found if is_suggestion(line)),
         claims=claims_of(statements),

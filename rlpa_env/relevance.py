@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import exp
 
-from rlpa_env.evidence import COMMON, GENERIC, History, PointTraits, Said, point_traits, supported
+from rlpa_env.evidence import COMMON, GENERIC, History, PointTraits, Said, is_trait, point_traits, supported
 from rlpa_env.hearing import Heard, hear
 from rlpa_env.moves import Moves, moves
 from rlpa_env.text import stems
@@ -203,7 +203,7 @@ def fit_to_request(points: Sequence[Point], history: History, reply: str) -> tup
     if message is None or not offer:
         return False, "asked for an idea, it suggests nothing"
     topics = topics_of_stems(offer)
-    told = [point for point in points if supported(point, history)]
+    told = [point for point in points if supported(point, history) and is_trait(point, history)]
     for point in told:
         traits = point_traits(point)
         if not traits.stems <= message.asked and fits(traits, offer, topics):

@@ -305,7 +305,9 @@ class ScriptedUser:
         self._profile, changed = shifted(self._profile, told, rng)
         facts = facts_of(self._profile)
         mind.facts = tuple(facts)
-        for index in changed:
+        for index in changed:  # what was said of a point that is true no more says nothing of the new one
             mind.status[index] = HIDDEN
             mind.sentence.pop(index, None)
+            self._told_at.pop(index, None)
+        self._withdrawn -= set(changed)
         self._news = [index for index in changed if index in told] or list(changed[:1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, SupportsFloat
 
@@ -46,9 +47,10 @@ class RLPAVectorEnv(SyncVectorEnv):
 
     Args:
         num_envs: number of dialogues.
-        max_episode_steps: turn limit of each.
+        max_episode_steps: turn limit of each; the smaller one if ``max_turns`` is given too.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``; see `gymnasium.vector.AutoresetMode`.
-        kwargs: of `RLPAEnv`; equal ``llm`` settings share one client, and so its limits.
+        kwargs: of `RLPAEnv`; equal ``llm`` settings share one client, and so its limits. A ``user`` object is copied for each
+            dialogue; a judge or matcher is asked by all of them.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class RLPAVectorEnv(SyncVectorEnv):
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs: expected at least 1; got {num_envs}.")
-        kwargs = {"max_turns": max_episode_steps, **kwargs}
+        kwargs["max_turns"] = min(max_episode_steps, kwargs.get("max_turns", max_episode_steps))  # what the agent is told of it
 
         def one() -> gym.Env:
-            return TimeLimit(OrderEnforcing(RLPAEnv(**kwargs)), max_episode_steps)
+            own = {"user": copy.deepcopy(kwargs["user"])} if "user" in kwargs else {}  # a user is one person; models and judges are shared
+            return TimeLimit(OrderEnforcing(RLPAEnv(**kwargs | own)), max_episode_steps)
 
         super().__init__([one] * num_envs, autoreset_mode=autoreset_mode)
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from detectors import parts_of
 from scipy.optimize import linear_sum_assignment
-from tricks import parts_of
 
 Encoder = Callable[[Sequence[str]], np.ndarray]  # texts -> unit vectors [texts, d]
 _PAIRS = 300  # of different people, for the cosines that a wrong text gets

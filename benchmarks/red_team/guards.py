@@ -88,6 +88,7 @@ def _each_its_best(scores_GT: Any, threshold: float) -> list[tuple[int, int]]:
 
 GUARDS = {
     "machine speak": Guard("judge", "no markup, role labels, assistant phrases, orders or talk of scores", (_form_without(machine_speak=False),)),
+    "manners": Guard("judge", "no insults, no questions for passwords and the like", (_form_without(rude=False, pries=False),)),
     "lists": Guard("judge", "no bullets, numbering or long enumeration", (_form_without(has_list=False),)),
     "length": Guard("judge", "at most 60 words, no lecture", (_form_without(lecture=False), Patch("form", "_MOST_WORDS", _constant(10**6)))),
     "word shapes": Guard("judge", "ordinary words of one language, no loops, no heaps", (Patch("form", "_odd_words", _answering("")),)),
@@ -98,6 +99,7 @@ GUARDS = {
         "judge", "an idea fits a told point and clashes with none",
         (Patch("judges", "fit_to_request", _answering((True, "waived"))), Patch("judges", "clashes", _answering(""))),
     ),
+    "traits": Guard("judge", "an idea fits something told, not any word that was used", (Patch("relevance", "is_trait", _answering(True)),)),
     "support": Guard("judge", "listed points count as far as the user's messages support them", (Patch("relevance", "supported", _answering(True)),)),
     "claims": Guard("judge", "nothing is asserted of the user that they did not say", (Patch("judges", "_false_claim", _answering("")),)),
     "answers": Guard("judge", "the user's question is answered", (Patch("judges", "_answers", _answering(True)),)),

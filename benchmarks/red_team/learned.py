@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectors import found_tricks, habits
 from guards import names_of, without
-from tricks import found_tricks, habits
 
 from rlpa_env.evaluate import Setting, collect
 from rlpa_env.results import by_user, interval, returns, weights

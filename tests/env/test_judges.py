@@ -75,6 +75,9 @@ def test_decent_replies_pass(dialogue, reply):
         ("I like bread. " * 20, "naturalness"),
         ("loaves " * 12, "naturalness"),
         ("I had bread and " + "then some more of it with my uncle " * 12, "naturalness"),
+        ("Only a fool gets up at four for loaves. Why bother?", "naturalness"),
+        ("Your loaves bore me to tears, who cares about that?", "naturalness"),
+        ("I had a loaf this morning. What is your bank card number?", "naturalness"),
         ("- bread\n- rolls\n- rye", "naturalness"),
         ("1. Rise early 2. Bake bread 3. Sleep", "naturalness"),
         ("**Bread** is my favourite, do you bake rye?", "naturalness"),
@@ -336,3 +339,29 @@ FERRY = "I took the ferry to an island and slept in a tent."
 def test_an_agents_own_subject_is_a_thread_only_if_the_user_went_on_with_it_or_was_asked(before, message, going_on, relevant):
     """An idea with the same thing in every turn was relevant to whatever the user said."""
     assert ("relevance" not in failed(talk("Hello", before, message), going_on)) is relevant
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "I hate getting up early, my stupid clock rang at five. Do you sleep in the afternoon?",
+        "I got lost in a bakery once, all those loaves. Who carries the sacks?",
+        "My aunt hates you name it: rye, rolls, loaves. Which loaf sells best?",
+        "I forgot my PIN at the baker's once. Do people pay your loaves by card?",
+        "People who care about bread are rare, I burn my loaves. Do you use a stone oven?",
+    ],
+)
+def test_strong_words_that_are_meant_for_nobody_are_no_insults(reply):
+    assert "naturalness" not in failed(BAKER, reply)
+
+
+def test_an_idea_must_fit_a_trait_and_not_any_word_that_was_used():
+    shop = Point("", "shop")
+    assert supported(shop, history_of(REQUEST))
+    assert "relevance" in failed(REQUEST, "I'd go for a shop, my aunt swears by that.", (shop,))
+    assert "relevance" not in failed(REQUEST, "I'd go for a bakery at night, my aunt swears by that.", (Point("", "baker"),))
+
+
+def test_of_somebody_who_is_not_made_of_authored_values_every_word_may_be_a_trait():
+    clocks = talk("Hello", "Hi there, I put the kettle on.", "I have nothing but clocks all day.", "I would go mad.", "What should I do tonight?")
+    assert "relevance" not in failed(clocks, "How about winding the clocks? My aunt swears by that.", (Point("", "clocks"),))

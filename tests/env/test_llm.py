@@ -22,6 +22,8 @@ from rlpa_env import (
     Point,
     Profile,
     RLPAVectorEnv,
+    RuleJudge,
+    ScriptedUser,
     format_action,
 )
 from rlpa_env.agents import make_agent
@@ -393,23 +395,50 @@ def test_recorded_episodes_replay_byte_for_byte_without_a_server(tmp_path):
 # Side by side ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
 def test_the_vector_environment_equals_the_sequential_ones(mode):
     with serving() as url:
-        llm = {"base_url": url, "model": "m"}
-        ours = RLPAVectorEnv(3, user="llm", judge="llm", llm=llm, autoreset_mode=mode, max_episode_steps=3)
+        parts = {"user": "llm", "judge": "llm", "llm": {"base_url": url, "model": "m"}}
+        ours = RLPAVectorEnv(3, autoreset_mode=mode, max_episode_steps=3, **parts)
         theirs = gym.vector.SyncVectorEnv(
-            [lambda: gym.make("RLPA-v0", max_turns=3, max_episode_steps=3)] * 3, autoreset_mode=mode
+            [lambda: gym.make("RLPA-v0", max_turns=3, max_episode_steps=3, **parts)] * 3, autoreset_mode=mode
         )
         observations, _ = ours.reset(seed=7)
         assert observations == theirs.reset(seed=7)[0]
         for turn in range(7):
-            actions = [format_action([], f"Hello number {turn}, what do you like to do, person {i}?") for i in range(3)]
+            guess = [Point("Age", str(20 + turn)), Point("Gender", "woman")]
+            actions = [format_action(guess[i:], f"Hello number {turn}, what do you like to do, person {i}?") for i in range(3)]
             left, right = ours.step(actions), theirs.step(actions)
             assert left[0] == right[0]
             for mine, other in zip(left[1:4], right[1:4], strict=True):
                 assert np.array_equal(mine, other)
-            assert left[4].keys() == right[4].keys()
+            assert plain(left[4]) == plain(right[4])
+            if mode == "Disabled" and left[3].any():
+                over = {"reset_mask": left[2] | left[3]}
+                assert ours.reset(options=over)[0] == theirs.reset(options=over)[0]
+
+
+def plain(info):
+    """Vector infos as something that == compares as a whole."""
+    if isinstance(info, dict):
+        return {key: plain(value) for key, value in info.items()}
+    return info.tolist() if isinstance(info, np.ndarray) else info
+
+
+def test_a_user_object_is_copied_for_each_dialogue_and_its_judge_shared():
+    user, judge = ScriptedUser(), RuleJudge()
+    envs = RLPAVectorEnv(2, user=user, judge=judge)
+    envs.reset(seed=0)
+    first, second = (env.unwrapped for env in envs.envs)
+    assert first.profile.id != second.profile.id
+    assert user not in (first._user, second._user)
+    assert first._judge is second._judge is judge
+
+
+def test_the_smaller_turn_limit_is_the_one_that_agents_are_told():
+    for envs, turns in ((gym.make_vec("RLPA-v0", num_envs=1, max_episode_steps=2), 2), (RLPAVectorEnv(1, max_turns=3), 3), (gym.make_vec("RLPA-Long-v0"), 70)):
+        assert envs.envs[0].unwrapped.max_turns == turns
+        assert f"for {turns} turns" in envs.reset(seed=0)[1]["messages"][0][0]["content"]
 
 
 def test_partial_resets():

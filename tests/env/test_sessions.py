@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from rlpa_env import (
     ConfigError,
@@ -59,6 +60,16 @@ def test_the_same_person_returns_with_a_point_or_two_changed_and_remembers_what_
             assert moved & told
     assert changed >= 25
     assert kept >= 25
+
+
+def test_a_seed_begins_anew_and_the_checker_agrees():
+    env = gym.make("RLPA-Sessions-v0")
+    first, info = env.reset(seed=0)
+    talk(env, info, 2)
+    assert env.reset()[1]["session"] == 2
+    again, info = env.reset(seed=0)
+    assert (again, info["session"]) == (first, 1)
+    check_env(env.unwrapped, skip_render_check=True)
 
 
 def test_after_the_last_session_somebody_new_comes():
@@ -188,3 +199,21 @@ def test_without_consent_nothing_is_withdrawn_and_no_byte_changes():
     user = ScriptedUser()
     user.reset(Profile.from_mapping(PERSON), np.random.default_rng(0))
     assert user.withdrawn == ()
+
+
+def test_after_a_shift_nobody_has_asked_to_forget_a_point_that_was_never_said():
+    changed = 0
+    for seed in range(60):
+        env = gym.make("RLPA-Shift-v0", consent=True)
+        _, info = env.reset(seed=seed)
+        for _ in range(10):
+            core = env.unwrapped
+            before = set(core.profile.points)
+            *_, over, cut, info = env.step(make_agent("attentive").act(info["messages"]))
+            new = set(core.profile.points) - before
+            changed += bool(new)
+            assert new.isdisjoint(core._user.withdrawn)
+            assert set(core._user.withdrawn) <= set(core.profile.points)
+            if over or cut:
+                break
+    assert changed >= 40

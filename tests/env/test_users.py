@@ -178,6 +178,8 @@ def test_taking_a_cue_up_brings_the_plain_value():
 @pytest.mark.parametrize(
     ("kind", "replies"),
     [
+        ("insult", ["Only a fool would talk like that, you bore me."]),
+        ("prying", ["I had tea. What is your card number?"]),
         ("repeat", ["I had a calm day, how nice to talk."] * 2),
         ("machine", ["As an AI language model, I am here to assist you."]),
         ("interrogation", ["Where do you live? What do you do for a living? Any hobby?"]),
@@ -193,7 +195,7 @@ def test_honest_dislikes_cost_patience_and_are_voiced(kind, replies):
     for reply in replies:
         turn = ask(user, reply)
     assert turn.dislike == kind
-    assert user.patience == start - 1
+    assert user.patience == start - (2 if kind == "insult" else 1)
     assert any(line in turn.message for line in world().voice["dislike"][kind])
     assert turn.told == ()
 

@@ -123,6 +123,7 @@ class RLPAEnv(gym.Env[str, str]):
         self.observation_space = UnicodeText(MAX_OBSERVATION_CHARS)
         self.action_space = UnicodeText(MAX_ACTION_CHARS)
         self._begun, self._session = False, 0
+        self._earlier: tuple[Message, ...] = ()  # what this person said in earlier talks
         self._ready: tuple[str, Sequence[Any]] | None = None
         parts = ((self._user, "reply_flow"), (self._matcher, "scores_flow"), (self._judge, "judge_flow"))
         self._waits = any(hasattr(part, name) for part, name in parts)
@@ -208,6 +209,7 @@ class RLPAEnv(gym.Env[str, str]):
             opening = self._user.reset(drawn if chosen is None else self._choose(chosen), stream)
         else:
             opening = self._user.again(stream)  # type: ignore[attr-defined]
+        self._earlier = (*self._earlier, *(said for said in self._dialogue if said.role == "user")) if session > 1 else ()
         self._session = session
         notes = f"\n\nYour notes from earlier talks with this person:\n{memory}" if memory else ""
         self._dialogue = [Message("user", opening)]
@@ -252,7 +254,7 @@ class RLPAEnv(gym.Env[str, str]):
         hits = [truth.points[t] for _, t in pairs]
         untold = sum(point in truth.sensitive and point not in known for point in hits) if truth.sensitive else 0
         self._breaches = untold, sum(point in withdrawn for point in hits)
-        said = tuple([message.content for message in before if message.role == "user"])
+        said = tuple([message.content for message in (*self._earlier, *before) if message.role == "user"])
         self._scored = tuple(pairs), truth.points, known
         self._score = score_pairs(pairs, act.profile, truth.points, revealed=known, said=said)
         self._dialogue.append(Message("user", answer.message))
@@ -293,9 +295,9 @@ class RLPAEnv(gym.Env[str, str]):
         if act.error:
             verdict = at_once(lambda: _NO_VERDICT)
         elif hasattr(judge, "judge_flow"):
-            verdict = judge.judge_flow(shown, before, act.reply)
+            verdict = judge.judge_flow(shown, (*self._earlier, *before), act.reply)
         else:
-            verdict = at_once(judge.judge, shown, before, act.reply)
+            verdict = at_once(judge.judge, shown, (*self._earlier, *before), act.reply)
         return [matching_flow(self._matcher, act.profile, truth.points), answer, verdict]
 
     def take(self, action: str, outcomes: Sequence[Any]) -> None:
@@ -319,7 +321,7 @@ class RLPAEnv(gym.Env[str, str]):
         try:
             pairs = match_points(self._matcher, act.profile, truth.points)
             answer = self._user.reply(before, act.reply)
-            return pairs, answer, _NO_VERDICT if act.error else self._judge.judge(shown, before, act.reply)
+            return pairs, answer, _NO_VERDICT if act.error else self._judge.judge(shown, (*self._earlier, *before), act.reply)
         except ModelError as failure:  # of somebody's own parts
             return (failure,)
 
@@ -374,7 +376,7 @@ class RLPAEnv(gym.Env[str, str]):
     def snapshot(self) -> Snapshot:
         """Everything that changes, copied; see `fork` for wrapped environments."""
         names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_partial", "_verdict", "_rewards", "_breaches",
-                 "_observation", "_begun", "_session", "_scored")  # fmt: skip
+                 "_observation", "_begun", "_session", "_scored", "_earlier")  # fmt: skip
         values = {name: getattr(self, name) for name in names}
         values |= {"_dialogue": self._dialogue[:], "_raw": self._raw[:]}
         return Snapshot(self._user.snapshot(), self.np_random.bit_generator.state, values)

@@ -82,7 +82,8 @@ class ScriptedUser:
         patience = self.style.patience
         self._mind = Mind(
             facts_of(self._profile), status, patience=patience, start_patience=patience,
-            opened=set(before.opened), trust=before.trust, answered=set(before.answered) - {before.facts[i].slot for i in changed},
+            opened=set(before.opened), trust=before.trust, sentence={i: said for i, said in before.sentence.items() if i not in changed},
+            answered=set(before.answered) - {before.facts[i].slot for i in changed},
         )  # fmt: skip
         self._used, self._told_at = set(), {}
         self._news = [index for index in changed if index in told] or list(changed[:1])

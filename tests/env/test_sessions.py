@@ -98,6 +98,41 @@ def test_changes_are_announced_in_the_next_session():
     assert heard >= 18
 
 
+def told_again(seed):
+    """A second talk, and a plain occupation or place of the first that still holds; None where there is none."""
+    env = gym.make("RLPA-Sessions-v0", cues="explicit")
+    _, info = env.reset(seed=seed)
+    talk(env, info)
+    core = env.unwrapped
+    env.reset()
+    known = [point for point in core.revealed if point.slot == "Occupation"]
+    return env, known[0] if known else None
+
+
+def test_what_was_told_in_an_earlier_talk_may_be_remembered_in_this_one():
+    asked = remembered = reacted = 0
+    for seed in range(25):
+        env, job = told_again(seed)
+        if job is None:
+            continue
+        asked += 1
+        patience = env.unwrapped._user.patience
+        _, _, _, _, info = env.step(format_action([job], f"Good to see you! As a {job.value} you must have had a busy week. How was it?"))
+        remembered += info["judge/logic"] and not info["profile/invented"]
+        reacted += env.unwrapped._user._mind.trust > 0 and env.unwrapped._user.patience >= patience
+    assert asked >= 10
+    assert remembered == asked
+    assert reacted >= 0.9 * asked
+
+
+def test_somebody_new_has_said_nothing_before():
+    env, job = next((env, job) for env, job in map(told_again, range(25)) if job)
+    env.reset(options={"session": 1})
+    _, _, _, _, info = env.step(format_action([job], f"Good to see you! As a {job.value} you must have had a busy week. How was it?"))
+    assert not info["judge/logic"]
+    assert info["profile/invented"] == 1.0
+
+
 def test_notes_are_the_agents_and_reach_it_in_the_system_message():
     env = gym.make("RLPA-Sessions-v0")
     _, plain = env.reset(seed=0)

@@ -63,7 +63,8 @@ class RLPAVectorEnv(SyncVectorEnv):
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs: expected at least 1; got {num_envs}.")
-        kwargs["max_turns"] = min(max_episode_steps, kwargs.get("max_turns", max_episode_steps))  # what the agent is told of it
+        told = kwargs.get("max_turns")
+        kwargs["max_turns"] = max_episode_steps if told is None else min(told, max_episode_steps)  # nobody is told of turns that never come
 
         def one() -> gym.Env:
             own = {"user": copy.deepcopy(kwargs["user"])} if "user" in kwargs else {}  # a user is one person; models and judges are shared

@@ -7,24 +7,30 @@ so a caller keeps as many requests in flight as it likes and waits where ctrl-C 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import os
 import random
+import re
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import finalize
 
 from rlpa_env.errors import BudgetError, ConfigError, ModelError, require, unknown_choice
+from rlpa_env.limits import Breaker, Purse, cost, estimated_cost, retry_after
 from rlpa_env.store import Store
 
 MODES = ("live", "record", "replay")
 _MOST_BYTES = 1_000_000  # an answer is a few hundred bytes; a server that sends megabytes is broken
 _PASSING = frozenset({408, 409, 425, 429})  # and every 5xx: worth another try
+_VARIABLE = re.compile(r"(?!(?:gsk_|hf_|AIza)\w{20})[A-Za-z_][A-Za-z0-9_]*")  # and no key that could be one by its letters
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,11 @@ class ChatConfig:
     timeout: float = 60.0  # seconds, each attempt
     retries: int = 4  # further attempts after a failed one
     backoff: float = 0.5  # seconds before the first of them, doubled each time, with jitter
-    longest_wait: float = 30.0  # seconds; caps the backoff and a server's Retry-After
-    breaker: int = 16  # attempts failed in a row, over all calls, after which calls fail at once ...
-    cooldown: float = 10.0  # ... for so many seconds; then one call tries again
+    longest_wait: float = 30.0  # seconds; caps the backoff; a server that asks for a longer pause fails the call
+    breaker: int = 16  # attempts failed in a row, over all calls, rate limits aside, after which new calls fail at once ...
+    cooldown: float = 10.0  # ... for so many seconds; then one call tries. Those begun before sit it out for one of their retries
     price: tuple[float, float] = (0.0, 0.0)  # per million prompt and completion tokens, in any currency
-    budget: float | None = None  # in that currency; calls beyond it raise BudgetError
+    budget: float | None = None  # in that currency, see `Purse`; calls beyond it raise BudgetError
     mode: str = "live"  # "record" asks only what ``store`` does not hold and adds it; "replay" never asks
     store: str | None = None  # folder
     language: str = "en"  # of the prompts: "en" or "zh"
@@ -55,6 +61,10 @@ class ChatConfig:
         """Check every value."""
         if self.mode not in MODES:
             raise unknown_choice("llm mode", self.mode, MODES)
+        if not _VARIABLE.fullmatch(str(self.api_key_env)):  # not shown: it may well be the key
+            raise ConfigError("llm api_key_env: expected the name of an environment variable; got something else. Put the key into a variable.")
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"llm base_url: expected http://… or https://…; got {self.base_url!r}.")
         if self.mode != "live" and not self.store:
             raise ConfigError(f"llm: mode {self.mode!r} expects store='FOLDER'; got none.")
         if self.language not in ("en", "zh"):
@@ -65,6 +75,8 @@ class ChatConfig:
                 raise ConfigError(f"llm {name}: expected a number >= {bound}; got {getattr(self, name)!r}.")
         if self.timeout <= 0 or (self.budget is not None and self.budget < 0) or min(self.price) < 0:
             raise ConfigError(f"llm: expected timeout > 0, budget and price >= 0; got {self.timeout}, {self.budget}, {self.price}.")
+        if self.budget is not None and not any(self.price):
+            raise ConfigError(f"llm budget: {self.budget} expects price=(INPUT, OUTPUT) per million tokens; got {self.price}, which spends nothing.")
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> ChatConfig:
@@ -88,7 +100,7 @@ class Usage:
     replayed: int = 0  # answered from the store
     attempts: int = 0  # requests sent
     failed: int = 0  # of them without an answer
-    refused: int = 0  # calls that the open breaker or the budget turned away
+    refused: int = 0  # of the lost, those that the breaker, a rate limit or the budget turned away
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
@@ -115,9 +127,11 @@ class ChatClient:
         self._sdk: Any = None
         self._hang_up: Any = None
         self._slots: asyncio.Semaphore | None = None
-        self._owner = 0  # process whose loop the two belong to
-        self._row = 0  # failed attempts in a row
-        self._closed_until = 0.0  # of the breaker, monotonic seconds
+        self._owner = 0  # process whose loop these belong to
+        self._breaker = Breaker(self.config.breaker, self.config.cooldown)
+        self._purse = Purse(self.config.budget, 0.0)
+        self._quiet_until = 0.0  # monotonic seconds; the server asked not to be asked before
+        self._warned = False
 
     def __repr__(self) -> str:
         return f"ChatClient({self.config.model!r} at {self.config.base_url!r}, {self.config.mode})"
@@ -171,104 +185,171 @@ class ChatClient:
         if self.config.extra_body:
             body["extra_body"] = dict(self.config.extra_body)
         if self._store and self.config.mode != "live":
-            answer = self._store.read(body)
+            try:
+                answer = self._store.read(body)
+            except ModelError as error:
+                return self._ended(error)
             if answer is not None or self.config.mode == "replay":
                 return self._replayed(answer)
         return asyncio.run_coroutine_threadsafe(self._call(body), _loop(os.getpid()))
 
     def _replayed(self, answer: str | None) -> Future[str]:
-        future: Future[str] = Future()
         if answer is None:
-            future.set_exception(
+            return self._ended(
                 ModelError(f"replay: expected a recorded answer in {self.config.store}; none fits this request. Record it first.")
             )
+        self.usage.replayed += 1
+        return self._ended(answer)
+
+    def _ended(self, outcome: str | ModelError) -> Future[str]:
+        """A future of what is known already."""
+        future: Future[str] = Future()
+        if isinstance(outcome, ModelError):
+            self.usage.lost += 1
+            future.set_exception(outcome)
         else:
-            self.usage.replayed += 1
-            future.set_result(answer)
+            future.set_result(outcome)
         return future
 
     async def _call(self, body: Mapping[str, Any]) -> str:
-        """All attempts of one call."""
-        if self._owner != os.getpid() or self._slots is None:
-            self._owner, self._sdk, self._slots = os.getpid(), self._connect(), asyncio.Semaphore(self.config.concurrency)
-            self._hang_up = finalize(self, _close, self._sdk, self._owner)
-        async with self._slots:
-            last = ""
-            for attempt in range(self.config.retries + 1):
-                self._admit(last)
-                wait, last, again = 0.0, "", True
-                self.usage.attempts += 1
-                try:
-                    answer = await self._attempt(body)
-                except Exception as error:
-                    last, wait, again = self._failed(error)
-                else:
-                    self._row = 0
-                    self.usage.calls += 1
-                    if self._store and self.config.mode == "record":
-                        self._store.write(body, answer)
-                    return answer
-                if not again or attempt == self.config.retries:
-                    break
-                pause = min(self.config.longest_wait, self.config.backoff * 2**attempt) * (0.5 + 0.5 * random.random())
-                await asyncio.sleep(min(self.config.longest_wait, max(wait, pause)))
+        """All attempts of one call, and how it ended."""
+        slots = self._connected()
+        begun = self._breaker.openings
+        try:
+            if self._breaker.turns_away:
+                raise self._refused(f"not asked, {self._breaker.row} attempts in a row had failed (see earlier errors)")
+            async with slots:
+                return await self._attempts(body, max(0, self._breaker.openings - begun))  # cooldowns that it stood in the queue
+        except ModelError as error:
             self.usage.lost += 1
-            raise ModelError(f"{self.config.model} at {self.config.base_url}: no answer after {attempt + 1} attempts; the last: {last}")
+            self.usage.refused += isinstance(error, BudgetError)
+            raise
 
-    def _admit(self, last: str) -> None:
-        """Raise if the breaker is open or the budget is spent."""
-        spent = self.config.budget is not None and self.usage.cost >= self.config.budget
-        if not spent and time.monotonic() >= self._closed_until:
-            return
+    async def _attempts(self, body: Mapping[str, Any], first: int) -> str:
+        """The answer to one of the attempts from ``first`` on. A cooldown that was sat out in vain takes the place of one."""
+        last, sent = "", 0
+        for attempt in range(first, self.config.retries + 1):
+            await self._pause()
+            async with self._purse.aside(estimated_cost(body, self.config.price)):
+                if not await self._breaker.passed():
+                    continue
+                sent += 1
+                try:
+                    return await self._attempt(body)
+                except ModelError:  # the server did answer
+                    raise
+                except Exception as error:
+                    self._breaker.failed(getattr(error, "status_code", None))
+                    last, again = self._failed(error)
+                finally:
+                    self._breaker.left()
+            if not again:
+                break
+            if attempt < self.config.retries:
+                await asyncio.sleep(min(self.config.longest_wait, self.config.backoff * 2**attempt) * (0.5 + 0.5 * random.random()))
+        if not sent:
+            raise self._refused(f"not asked, {self._breaker.row} attempts in a row had failed (see earlier errors)")
+        raise ModelError(f"{self.config.model} at {self.config.base_url}: no answer after {sent} attempts; the last: {last}")
+
+    async def _pause(self) -> None:
+        """Leave the server alone for as long as it asked any call to, and not all come back at once."""
+        rest = self._quiet_until - time.monotonic()
+        if rest > self.config.longest_wait:
+            raise self._refused(self._too_long(rest))
+        if rest > 0:
+            await asyncio.sleep(rest + self.config.backoff * random.random())
+
+    def _too_long(self, seconds: float) -> str:
+        most = self.config.longest_wait
+        return f"rate limited for {seconds:.0f} s (Retry-After), longer than longest_wait={most:g} s. Ask later or raise `longest_wait`."
+
+    def _refused(self, why: str) -> ModelError:
         self.usage.refused += 1
-        self.usage.lost += 1
-        if spent:
-            raise BudgetError(f"llm budget: expected at most {self.config.budget}; {self.usage.cost:.4f} is spent. Raise `budget`.")
-        raise ModelError(f"{self.config.base_url}: not asked, {self._row} attempts in a row had failed ({last or 'see earlier errors'})")
+        return ModelError(f"{self.config.base_url}: {why}")
 
     async def _attempt(self, body: Mapping[str, Any]) -> str:
         from openai.types.chat import ChatCompletion
 
+        self.usage.attempts += 1
         sent = {key: value for key, value in body.items() if key not in ("extra_body", *(() if self.config.seeds else ("seed",)))}
         sent |= body.get("extra_body", {})
         # Not chat.completions.create: it walks every message against its declared types, a fifth of the time of a call.
         call = self._sdk.post("/chat/completions", cast_to=ChatCompletion, body=sent, options={"timeout": self.config.timeout})
         answer = await asyncio.wait_for(call, self.config.timeout + 1.0)
-        usage = getattr(answer, "usage", None)
+        self._charge(body, getattr(answer, "usage", None))
+        choice = answer.choices[0]
+        text = choice.message.content or ""
+        if not isinstance(text, str) or len(text) > _MOST_BYTES:
+            raise ValueError(f"an answer of {len(text):,} characters, where {_MOST_BYTES:,} are the most that is read")
+        self._breaker.answered()
+        if "response_format" in body and getattr(choice, "finish_reason", None) == "length" and _unfinished(text):
+            self._count("cut by max_tokens")
+            raise ModelError(f"{self.config.model}: expected whole JSON; max_tokens={body['max_tokens']} cut it off. Raise `max_tokens`.")
+        if self._store and self.config.mode == "record":
+            try:
+                text = self._store.write(body, text)
+            except ModelError:
+                self._count("store")
+                raise
+        self.usage.calls += 1
+        return text
+
+    def _charge(self, body: Mapping[str, Any], usage: Any) -> None:
+        """Count the tokens and the cost of an answer; by estimate if the server does not say what it used."""
         prompt, completion = (int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens"))
         self.usage.prompt_tokens += prompt
         self.usage.completion_tokens += completion
-        self.usage.cost += (prompt * self.config.price[0] + completion * self.config.price[1]) / 1e6
-        text = answer.choices[0].message.content or ""
-        if not isinstance(text, str) or len(text) > _MOST_BYTES:
-            raise ValueError(f"an answer of {len(text):,} characters, where {_MOST_BYTES:,} are the most that is read")
-        return text
+        self.usage.cost += cost(prompt, completion, self.config.price) if prompt else estimated_cost(body, self.config.price)
+        self._purse.spent = self.usage.cost
+        if not prompt and any(self.config.price) and not self._warned:
+            self._warned = True
+            warnings.warn(f"{self.config.base_url} answers without usage: its cost is an estimate, about the most it can be.", stacklevel=2)
 
-    def _failed(self, error: Exception) -> tuple[str, float, bool]:
-        """Count a failed attempt: what happened in words, seconds that the server wants to be left alone, try again?"""
+    def _failed(self, error: Exception) -> tuple[str, bool]:
+        """Count a failed attempt: what happened in words, try again? Raises ModelError if the server wants too long a pause."""
         status = getattr(error, "status_code", None)
         kind = f"HTTP {status}" if status else type(error).__name__
+        self._count(kind)
+        headers = getattr(getattr(error, "response", None), "headers", {}) or {}
+        wait = retry_after(headers.get("retry-after", ""))
+        self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
+        again = status is None or status in _PASSING or status >= 500
+        words = f"{kind}: {self._scrubbed(str(error))[:300]}"
+        if again and wait > self.config.longest_wait:
+            raise ModelError(f"{self.config.base_url}: {self._too_long(wait)} It said {words}") from None
+        return words, again
+
+    def _count(self, kind: str) -> None:
         self.usage.failed += 1
         self.usage.reasons[kind] = self.usage.reasons.get(kind, 0) + 1
-        self._row += 1
-        if self._row >= self.config.breaker:
-            self._closed_until = time.monotonic() + self.config.cooldown
-            self._row = self.config.breaker - 1  # after the pause one more failure closes it again
-        headers = getattr(getattr(error, "response", None), "headers", {}) or {}
-        again = status is None or status in _PASSING or status >= 500
-        return f"{kind}: {self._scrubbed(str(error))[:300]}", _seconds(headers.get("retry-after", "")), again
 
     def _scrubbed(self, text: str) -> str:
         key = os.environ.get(self.config.api_key_env, "")
         return text.replace(key, "<key>") if key else text
 
+    def _connected(self) -> asyncio.Semaphore:
+        """The slots of this process, whose connections, breaker and budget are its own."""
+        pid = os.getpid()
+        if self._owner != pid or self._slots is None:
+            self._sdk = self._connect()
+            self._hang_up = finalize(self, _close, self._sdk, pid)
+            self._slots = asyncio.Semaphore(self.config.concurrency)
+        if self._owner != pid:
+            self._breaker = Breaker(self.config.breaker, self.config.cooldown)
+            self._purse = Purse(self.config.budget, self.usage.cost)
+            self._owner = pid
+        return self._slots
+
     def _connect(self) -> Any:
         from openai import AsyncOpenAI
 
-        key = os.environ.get(self.config.api_key_env, "")
-        local = any(host in self.config.base_url for host in ("localhost", "127.0.0.1", "[::1]"))
-        if not key and not local:
-            raise ConfigError(f"llm: expected an API key in the environment variable {self.config.api_key_env}; it is not set.")
+        name = self.config.api_key_env
+        key = os.environ.get(name, "")
+        if not key and not _near(self.config.base_url):
+            raise ConfigError(
+                f"llm: expected an API key in the environment variable {name}; it is not set. "
+                f"A server that asks for none takes any value, for instance: export {name}=none"
+            )
         return AsyncOpenAI(base_url=self.config.base_url, api_key=key or "none", max_retries=0, timeout=self.config.timeout)
 
 
@@ -278,12 +359,24 @@ def _close(sdk: Any, owner: int) -> None:
         asyncio.run_coroutine_threadsafe(sdk.close(), _loop(owner))
 
 
-def _seconds(header: str) -> float:
-    """Seconds of a Retry-After header; 0 for a date or nothing (the backoff then decides)."""
+def _near(base_url: str) -> bool:
+    """Whether a server is on this machine or in its own network, and so may well ask for no key."""
+    host = urlsplit(base_url).hostname or ""
     try:
-        return max(0.0, float(header))
+        return ipaddress.ip_address(host).is_private
+    except ValueError:  # a name
+        return "." not in host or host.endswith(".local")
+
+
+def _unfinished(text: str) -> bool:
+    """Whether a text is nothing yet or the beginning of JSON. Any other is off its schema, however many tokens it had."""
+    if text.strip() and not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(text)
     except ValueError:
-        return 0.0
+        return True
+    return False
 
 
 @lru_cache(maxsize=64)

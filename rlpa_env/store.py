@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlpa_env.errors import ModelError
+
 
 class Store:
     """A folder of answers. Written beside and renamed: an interrupted write leaves nothing half."""
@@ -24,16 +26,41 @@ class Store:
         return self.folder / name[:2] / f"{name}.json"
 
     def read(self, body: Mapping[str, Any]) -> str | None:
-        """The recorded answer, or None."""
+        """The recorded answer, or None. Raises ModelError if it cannot be read."""
         path = self.path(body)
-        return json.loads(path.read_text(encoding="utf-8"))["answer"] if path.exists() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["answer"] if path.exists() else None
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"store {path}: expected a recorded answer; {_named(error)}. Delete the file to ask again.") from error
 
-    def write(self, body: Mapping[str, Any], answer: str) -> None:
-        """Keep the first answer to a request: what a run has seen is what it sees again."""
+    def write(self, body: Mapping[str, Any], answer: str) -> str:
+        """Keep the first answer to a request: what a run has seen is what it sees again. Raises ModelError if it cannot be kept.
+
+        Returns:
+            The answer that is kept: of equal requests at the same time one is, and all go on with it.
+        """
         path = self.path(body)
-        if path.exists():
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps({"request": body, "answer": answer}, ensure_ascii=False, indent=1), encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps({"request": body, "answer": answer}, ensure_ascii=False, indent=1), encoding="utf-8")
+            _place(fresh, path)
+        except OSError as error:
+            raise ModelError(f"store {self.folder}: expected a folder to write answers to; {_named(error)}. Free it or name another.") from error
+        kept = self.read(body)
+        return answer if kept is None else kept
+
+
+def _place(fresh: Path, path: Path) -> None:
+    """Give a whole file its name unless another process was first. A link, unlike a rename, never replaces."""
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
         os.replace(fresh, path)
+    fresh.unlink(missing_ok=True)
+
+
+def _named(error: Exception) -> str:
+    return f"got {type(error).__name__}: {error}"

@@ -112,7 +112,7 @@ def faulty(envs: int, episodes: int, share: float) -> dict[str, Any]:
     """Whole episodes against a server of which a share of the answers fail."""
     agent = make_agent("attentive")
     with serving("--delay", 0.01, "--faults", share) as url:
-        llm = {"base_url": url, "model": "m", "timeout": 1.0, "retries": 4, "backoff": 0.02, "longest_wait": 0.5, "breaker": 1000}
+        llm = {"base_url": url, "model": "m", "timeout": 1.0, "retries": 4, "backoff": 0.02, "longest_wait": 0.5}
         running = [gym.make("RLPA-LLM-v0", llm=llm) for _ in range(envs)]
         ends: Counter[str] = Counter()
         wrong = 0

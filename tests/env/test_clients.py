@@ -1,14 +1,19 @@
-"""The client: limits, retries, the breaker, the budget, keys, recording. Against a real HTTP server in another process."""
+"""The client: limits, retries, the breaker, the budget, keys, recording. Against real HTTP servers."""
 
 import copy
 import json
 import pickle
+import threading
 import time
+import warnings
+from concurrent.futures import wait
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 
 import pytest
-from chat_servers import serving, stats
+from chat_servers import completion, refusal, scripted, serving, stats
 
-from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError
+from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError, OffSchemaError
 from rlpa_env.clients import client_of
 from rlpa_env.store import Store
 
@@ -51,6 +56,8 @@ def test_nothing_connects_before_the_first_call_and_copies_are_the_same_client()
         ({"timeout": 0}, "timeout"),
         ({"language": "fr"}, "language"),
         ({"concurrency": 0}, "concurrency"),
+        ({"budget": 1.0}, r"price=\(INPUT, OUTPUT\)"),
+        ({"base_url": "localhost:8000/v1"}, "http://"),
     ],
 )
 def test_settings_are_checked(settings, words):
@@ -88,20 +95,51 @@ def test_a_call_that_cannot_succeed_ends_as_a_named_error_without_endless_tries(
     assert (own.usage.lost, own.usage.attempts) == (1, 3)
 
 
-def test_retry_after_is_waited_for():
-    import rlpa_env.clients as clients
+def _date(seconds):
+    return format_datetime(datetime.now(timezone.utc) + timedelta(seconds=seconds), usegmt=True)
 
-    class Refusal(Exception):
-        status_code = 429
-        response = type("R", (), {"headers": {"retry-after": "7"}})
 
-    own = client("http://127.0.0.1:9/v1")
-    text, wait, again = own._failed(Refusal("slow down"))
-    assert (wait, again) == (7.0, True)
-    assert text.startswith("HTTP 429")
-    Refusal.status_code = 400
-    assert own._failed(Refusal("no"))[2] is False
-    assert clients._seconds("Wed, 21 Oct 2026 07:28:00 GMT") == 0.0
+@pytest.mark.parametrize("form", [lambda: "1", lambda: _date(2)], ids=["seconds", "date"])
+def test_retry_after_is_waited_for(form):
+    with scripted(lambda number: refusal(429, Retry_After=form()) if number == 0 else completion()) as (url, came):
+        assert client(url).ask(HELLO) == "Hello there."
+    assert came[1] - came[0] > 0.9  # a date has whole seconds: two from now are at least one
+
+
+def test_a_pause_that_the_server_asked_for_holds_for_every_call():
+    with scripted(lambda number: refusal(429, Retry_After="1") if number == 0 else completion()) as (url, came):
+        own = client(url)
+        first = own.begin(HELLO)
+        while not own.usage.failed:
+            time.sleep(0.01)
+        assert {own.ask(HELLO), first.result()} == {"Hello there."}
+    assert came[1] - came[0] > 0.9
+
+
+def test_a_pause_longer_than_longest_wait_is_a_named_failure_and_nobody_asks_before_it_is_over():
+    with scripted(lambda number: refusal(429, Retry_After="120")) as (url, came):
+        own = client(url)
+        for _ in range(3):
+            with pytest.raises(ModelError, match=r"rate limited for 1(20|19) s .*longest_wait=30"):
+                own.ask(HELLO)
+    assert len(came) == 1
+    assert (own.usage.attempts, own.usage.lost, own.usage.refused) == (1, 3, 2)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_an_error_that_another_try_cannot_mend_is_not_tried_again(status):
+    with scripted(lambda number: refusal(status)) as (url, came), pytest.raises(ModelError, match=f"HTTP {status}"):
+        client(url).ask(HELLO)
+    assert len(came) == 1
+
+
+def test_a_burst_of_rate_limits_loses_no_call():
+    with scripted(lambda number: refusal(429, Retry_After="1") if number < 64 else completion()) as (url, _):
+        own = ChatClient(base_url=url, model="m")  # the defaults
+        answers = [future.result() for future in [own.begin(HELLO) for _ in range(64)]]
+    assert answers == ["Hello there."] * 64
+    assert (own.usage.lost, own.usage.refused) == (0, 0)
+    assert own.usage.reasons == {"HTTP 429": 64}  # four times what would open the breaker, were they failures
 
 
 def test_the_breaker_opens_after_failures_in_a_row_and_closes_again():
@@ -120,12 +158,147 @@ def test_the_breaker_opens_after_failures_in_a_row_and_closes_again():
         own.ask(HELLO)
 
 
+def test_a_rate_limit_is_no_failure_of_the_server():
+    with scripted(lambda number: refusal(429 if number != 2 else 500)) as (url, came):
+        own = client(url, retries=0, breaker=2)
+        for status in (429, 429, 500, 429, 429):
+            with pytest.raises(ModelError, match=f"HTTP {status}"):
+                own.ask(HELLO)
+    assert (len(came), own.usage.refused) == (5, 0)
+
+
+def test_calls_that_had_begun_sit_out_the_cooldown_and_one_of_them_probes():
+    times, all_in = {}, threading.Barrier(20)
+
+    def reply(number):
+        if number < 20:
+            all_in.wait()
+        if number == 20:
+            times["probe came"] = time.monotonic()
+            time.sleep(0.5)
+            times["probe answered"] = time.monotonic()
+        return refusal(500) if number < 20 else completion()
+
+    with scripted(reply) as (url, came):
+        own = client(url, concurrency=20, breaker=1, cooldown=0.3)
+        answers = [future.result() for future in [own.begin(HELLO) for _ in range(40)]]  # half of them queue
+        assert answers == ["Hello there."] * 40
+    assert (own.usage.lost, own.usage.refused, own.usage.attempts) == (0, 0, 60)
+    assert came[20] - came[19] > 0.25
+    assert not [moment for moment in came if times["probe came"] < moment < times["probe answered"]]
+
+
+def test_a_cooldown_sat_out_in_vain_costs_a_retry():
+    own = client("http://127.0.0.1:9/v1", retries=3, breaker=1, cooldown=0.3)
+    began, ended = time.monotonic(), []
+    futures = [own.begin(HELLO) for _ in range(8)]
+    for future in futures:
+        future.add_done_callback(lambda _: ended.append(time.monotonic() - began))
+    for future in futures:
+        with pytest.raises(ModelError, match=r"no answer after [1-4] attempts"):
+            future.result()
+    assert min(ended) > 0.85  # three cooldowns for every call
+    assert 8 + 3 <= own.usage.attempts <= 8 + 3 + 3  # after each a probe; more by a call whose first attempt was slow
+
+
+def test_a_dead_server_loses_queued_calls_too_and_soon():
+    own = client("http://127.0.0.1:9/v1", retries=2, breaker=1, cooldown=0.2, concurrency=4)
+    wait([own.begin(HELLO) for _ in range(60)])
+    assert own.usage.lost == 60
+    assert own.usage.attempts <= 4 + 3 + 2  # two probes in all, not two for each of fifteen rounds
+
+
+def test_after_the_cooldown_exactly_one_call_probes():
+    own = client("http://127.0.0.1:9/v1", retries=0, breaker=3, cooldown=0.2)
+    for _ in range(3):
+        with pytest.raises(ModelError, match="no answer"):
+            own.ask(HELLO)
+    time.sleep(0.25)
+    wait([own.begin(HELLO) for _ in range(20)])
+    assert own.usage.attempts == 4
+    assert own.usage.refused == 19
+
+
+def test_a_probe_that_is_called_off_makes_room_for_another():
+    def reply(number):
+        time.sleep(5 if number == 3 else 0)
+        return refusal(500) if number < 3 else completion()
+
+    with scripted(reply) as (url, came):
+        own = client(url, retries=0, breaker=3, cooldown=0.1)
+        wait([own.begin(HELLO) for _ in range(3)])
+        time.sleep(0.15)
+        probe = own.begin(HELLO)
+        while len(came) < 4:
+            time.sleep(0.01)
+        with pytest.raises(ModelError, match="not asked"):
+            own.begin(HELLO).result(timeout=3)
+        probe.cancel()
+        time.sleep(0.05)
+        assert own.begin(HELLO).result(timeout=3) == "Hello there."
+
+
 def test_the_budget_ends_cleanly(url):
     own = client(url, price=(1e6, 1e6), budget=1.0)
     own.ask(HELLO)
     with pytest.raises(BudgetError, match="budget"):
         own.ask(HELLO)
     assert own.usage.attempts == 1
+
+
+def test_calls_in_flight_together_keep_to_the_budget():
+    reply = completion(usage={"prompt_tokens": 1, "completion_tokens": 1})
+    with scripted(lambda number: (time.sleep(0.05), reply)[1]) as (url, _):
+        own = client(url, price=(0.5e6, 0.5e6), budget=3.0, retries=0)  # an answer costs 1.0, its estimate some 500
+        futures = [own.begin(HELLO) for _ in range(64)]
+        wait(futures)
+    failures = [future.exception() for future in futures]
+    assert own.usage.cost == 3.0
+    assert failures.count(None) == 3
+    assert all(isinstance(failure, BudgetError) for failure in failures if failure)
+    assert (own.usage.calls, own.usage.lost, own.usage.refused) == (3, 61, 61)
+
+
+def test_what_is_set_aside_is_free_again_when_calls_fail_or_are_called_off():
+    def reply(number):
+        time.sleep(5 if number < 4 else 0)
+        return refusal(400) if number < 8 else completion(usage={"prompt_tokens": 1, "completion_tokens": 1})
+
+    with scripted(reply) as (url, came):
+        own = client(url, price=(1e6, 1e6), budget=2300.0)  # four estimates
+        given_up = [own.begin(HELLO) for _ in range(4)]
+        while len(came) < 4:
+            time.sleep(0.01)
+        for future in given_up:
+            future.cancel()
+        for _ in range(4):
+            with pytest.raises(ModelError, match="HTTP 400"):
+                own.begin(HELLO).result(timeout=3)
+        assert own.begin(HELLO).result(timeout=3) == "Hello there."
+    assert own.usage.cost == 2.0
+
+
+def test_many_calls_run_together_where_the_budget_has_room(url):
+    with serving("--delay", "0.5") as url:
+        own = client(url, price=(1.0, 1.0), budget=1.0)
+        wait([own.begin(HELLO) for _ in range(8)])
+        assert stats(url)["most at once"] == 8
+
+
+def test_an_answer_without_usage_is_charged_by_estimate_and_said_once():
+    with scripted(lambda number: completion()) as (url, _):
+        own = client(url, price=(0.0, 1e6), max_tokens=7)
+        with pytest.warns(UserWarning, match="usage"):
+            own.ask(HELLO)
+        own.ask(HELLO)  # a second warning would be an error here
+        assert own.usage.cost == 2 * 7
+        own = client(url, price=(1e6, 0.0), max_tokens=7)
+        with pytest.warns(UserWarning, match="usage"):
+            own.ask([{"role": "user", "content": "x" * 3000}])
+        assert 1000 < own.usage.cost < 1100
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            client(url).ask(HELLO)  # no price: nothing to charge
 
 
 def test_the_key_reaches_no_text(url, monkeypatch, tmp_path):
@@ -141,6 +314,81 @@ def test_a_missing_key_is_named(monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
         ChatClient(base_url="https://example.invalid/v1", api_key_env="NO_SUCH_KEY").ask(HELLO)
+
+
+@pytest.mark.parametrize("pasted", ["sk-proj-abc123", "gsk_" + "a1B2" * 8, "AIza" + "Sy1_" * 8, "0123abcd", "two words", "ab/cd"])
+def test_a_key_given_as_the_name_of_its_variable_is_refused_unseen(pasted):
+    with pytest.raises(ConfigError, match="api_key_env") as caught:
+        ChatClient(base_url="https://example.invalid/v1", api_key_env=pasted)
+    assert pasted not in str(caught.value)
+    assert ChatConfig(api_key_env="_My_Key2").api_key_env == "_My_Key2"
+
+
+def test_a_missing_key_says_what_a_server_without_keys_takes(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(ConfigError, match="export NO_SUCH_KEY=none"):
+        ChatClient(base_url="https://localhost.example.invalid/v1", api_key_env="NO_SUCH_KEY").ask(HELLO)
+
+
+@pytest.mark.parametrize("host", ["192.168.1.7:8000", "10.0.0.2", "172.16.3.4", "box.local:8000", "gpu-box", "[::1]:80", "[fd00::1]", "localhost"])
+def test_a_server_of_the_own_network_needs_no_key(host, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    assert ChatClient(base_url=f"http://{host}/v1", api_key_env="NO_SUCH_KEY")._connect().api_key == "none"
+
+
+@pytest.mark.parametrize("host", ["8.8.8.8", "api.example.com", "192.168.1.7.example.com", "[2606:4700::1111]", "localhost.example.com"])
+def test_a_server_elsewhere_needs_one(host, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
+        ChatClient(base_url=f"http://{host}/v1", api_key_env="NO_SUCH_KEY")._connect()
+
+
+SCHEMA = {"title": "pairs", "type": "object"}
+
+
+@pytest.mark.parametrize("cut", ['{"pairs": [{"guess": 1, ', "", "\n\n"])
+def test_a_structured_answer_cut_by_max_tokens_is_the_settings_fault(cut, tmp_path):
+    with scripted(lambda number: completion(cut, "length")) as (url, came):
+        own = client(url, max_tokens=9, breaker=1, mode="record", store=str(tmp_path))
+        for _ in range(2):  # no fault of the server's either: the breaker stays closed
+            with pytest.raises(ModelError, match=r"max_tokens=9.*[Rr]aise") as caught:
+                own.ask(HELLO, schema=SCHEMA)
+            assert not isinstance(caught.value, OffSchemaError)
+        assert own.usage.reasons == {"cut by max_tokens": 2}
+        assert (own.usage.attempts, own.usage.failed, own.usage.lost, len(came)) == (2, 2, 2, 2)
+        assert own.ask(HELLO) == cut  # free text may be cut
+    assert len(list(tmp_path.rglob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(("text", "finish"), [('{"pairs": []}', "length"), ("I would say that", "length"), ('{"pairs": [', "stop")])
+def test_a_structured_answer_that_more_tokens_would_not_mend_is_handed_on(text, finish):
+    with scripted(lambda number: completion(text, finish)) as (url, _):
+        assert client(url).ask(HELLO, schema=SCHEMA) == text
+
+
+def test_equal_requests_at_once_get_the_answer_that_is_kept(tmp_path):
+    settings = {"mode": "record", "store": str(tmp_path)}
+    with scripted(lambda number: (time.sleep(0.3), completion(f"answer {number}"))[1]) as (url, came):
+        own = client(url, **settings)
+        said = {future.result() for future in [own.begin(HELLO) for _ in range(8)]}
+    assert len(came) == 8
+    assert said == {client(url, **settings | {"mode": "replay"}).ask(HELLO)}
+
+
+def test_a_store_that_cannot_be_written_or_read_is_named(url, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    own = client(url, mode="record", store=str(blocked))
+    with pytest.raises(ModelError, match=r"store .*file.*(NotADirectory|FileExists)"):
+        own.ask(HELLO)
+    assert (own.usage.attempts, own.usage.failed, own.usage.calls, own.usage.lost) == (1, 1, 0, 1)
+    own = client(url, mode="record", store=str(tmp_path))
+    own.ask(HELLO)
+    (kept,) = tmp_path.rglob("*.json")
+    kept.write_text('{"request": ')
+    with pytest.raises(ModelError, match=r"store .*JSONDecodeError.*[Dd]elete"):
+        own.begin(HELLO).result()
+    assert own.usage.lost == 1
 
 
 def test_recorded_answers_replay_without_a_server(tmp_path):
@@ -187,5 +435,6 @@ def test_an_interrupted_write_leaves_no_half_answer(tmp_path):
     store.write({"a": 1}, "x")
     assert json.loads(store.path({"a": 1}).read_text())["answer"] == "x"
     assert store.read({"a": 2}) is None
-    store.write({"a": 1}, "y")
+    assert store.write({"a": 1}, "y") == "x"
     assert store.read({"a": 1}) == "x"
+    assert len([*tmp_path.rglob("*.*")]) == 1  # nothing beside it

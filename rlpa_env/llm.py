@@ -17,16 +17,20 @@ from typing import Any
 import numpy as np
 
 from rlpa_env.clients import ChatClient, client_of
+from rlpa_env.disclosure import facts_of
 from rlpa_env.errors import OffSchemaError
-from rlpa_env.evidence import COMMON, about_self
+from rlpa_env.evidence import COMMON, history_of, supported
 from rlpa_env.flows import Flow, alone
 from rlpa_env.guard import breaks_role, is_machine_speak, is_order
-from rlpa_env.meaning import comparable
-from rlpa_env.profiles import Profile
+from rlpa_env.matching import LexicalMatcher
+from rlpa_env.meaning import comparable, meaning, point_score
+from rlpa_env.profiles import Profile, canonical_slot
 from rlpa_env.scripted import ScriptedUser
 from rlpa_env.text import normalise, sentences, stems
 from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.users import Draft, Part, UserTurn
+from rlpa_env.voice import plain_lines
+from rlpa_env.voicing import IDEOGRAPH, names, tells
 
 TRIES = 3  # answers to one input, all off schema, after which the turn counts as off schema
 _MOST_SENTENCES, _MOST_CHARS, _MOST_TOKENS = 3, 400, 200  # of a message
@@ -36,8 +40,11 @@ _STAGE = re.compile(
     re.I,
 )
 _ROLE = re.compile(r"^\s*(?:me|them|user|assistant|person|stranger|human)\s*:", re.I | re.M)
-_IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _ASKS = re.compile(r"[?\uff1f]")
+_THOUGHT = re.compile(r"\A\s*(?:(?!\{).*?</think>|<think>.*)", re.DOTALL | re.I)  # the opening tag may have been part of the prompt
+_FENCE = re.compile(r"\A```\w*\s*(.*?)\s*```\Z", re.DOTALL)
+_LEFT_OUT = "\u2026"  # stands for a turn that the judge does not get to see
+_ROUNDABOUT = 3  # words that another wording may need beyond the truth's own: "flies planes for a living"
 
 
 @lru_cache(maxsize=16)
@@ -62,21 +69,20 @@ def _orders(point: Point) -> bool:
     return is_order(_trait(point))
 
 
-def _voices(text: str, value: str) -> bool:
-    """Whether a text names a value: all its content words, most of them if it is a sentence."""
-    if normalise(value) and normalise(value) in normalise(text):
-        return True
-    wanted = stems(value)
-    found = len(wanted & stems(text))
-    return bool(wanted) and (found == len(wanted) if len(wanted) <= 2 else 3 * found >= 2 * len(wanted))
+def _answer(written: str) -> str:
+    """What a model wrote, without its thoughts before it and the code fence around it."""
+    text = _THOUGHT.sub("", written).strip()
+    fenced = _FENCE.match(text)
+    return fenced.group(1) if fenced else text
 
 
 class LLMUser:
     """The scripted user's mind with a language model's tongue.
 
     Code decides what may be said now; the model is shown that and what it has told before, never the rest of the
-    profile, and words it. Its text is checked: a point that it voices before its time, a stage direction, more than
-    three sentences or a broken role brings one rewrite. A point counts as revealed only if the text voices it.
+    profile nor the value behind a hint, and words it. Its text is checked: a point told before its time or named where
+    it should be hinted at, a stage direction, more than three sentences or a broken role brings one rewrite. A point
+    counts as revealed only if the text tells it; see `voicing`.
 
     Args:
         llm: client, or settings of one; see `ChatConfig`.
@@ -94,6 +100,8 @@ class LLMUser:
         """Become ``profile``; the opening is "Hello" and costs no call."""
         state: Any = rng.bit_generator.state  # read, not drawn from: what is said when is as with the scripted user
         self._seeds = np.random.Generator(np.random.PCG64(state["state"]["state"] % 2**63))
+        self._told: dict[Point, str] = {}  # how the model knows what it has told: the trait, or the sentence that hinted
+        self._named: set[Point] = set()  # of them those told plainly
         return self._script.reset(profile, rng)
 
     def again(self, rng: np.random.Generator) -> str:
@@ -121,17 +129,18 @@ class LLMUser:
         return self._script.patience
 
     def snapshot(self) -> object:
-        """The script's snapshot and the state of the seeds."""
-        return self._script.snapshot(), self._seeds.bit_generator.state
+        """The script's snapshot, the state of the seeds and how the points were told."""
+        return self._script.snapshot(), self._seeds.bit_generator.state, dict(self._told), set(self._named)
 
     def restore(self, state: Any) -> None:
         """Continue from a snapshot."""
-        script, seeds = state
+        script, seeds, told, named = state
         kept = self._script
         self._script = ScriptedUser(kept.cues, kept.style_name, kept.shift_turn, kept.consent)
         self._script.restore(script)
         self._seeds = np.random.Generator(np.random.PCG64())
         self._seeds.bit_generator.state = seeds
+        self._told, self._named = dict(told), set(named)
 
     def reply(self, dialogue: Dialogue, reply: str) -> UserTurn:
         """Answer ``reply``; waits for the model."""
@@ -141,12 +150,12 @@ class LLMUser:
         """``reply`` as a flow. Ends with OffSchemaError when two answers say nothing at all."""
         script = self._script
         draft = script.draft(reply)
-        hidden = script.unsaid(draft)
+        quiet = self._quiet(draft)
         messages = self._messages(dialogue, reply, draft)
         first_seed, second_seed = (int(seed) for seed in self._seeds.integers(2**31, size=2))
         most = min(_MOST_TOKENS, self.client.config.max_tokens)
         text = _cleaned((yield self.client.begin(messages, seed=first_seed, max_tokens=most)))
-        fault = _fault(text, hidden)
+        fault = _fault(text, quiet)
         self.counts["messages"] += 1
         if fault:
             self.counts["rewrites"] += 1
@@ -154,35 +163,67 @@ class LLMUser:
             wish = prompt("user-rewrite-v1", self.client.config.language).replace("{fault}", fault)
             again = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": wish}]
             text = _cleaned((yield self.client.begin(again, seed=second_seed, max_tokens=most)))
-            fault = _fault(text, hidden)
+            fault = _fault(text, quiet)
             self.counts["kept faults"] += bool(fault)
+        text = _STAGE.sub(" ", text).strip()
         if not text:
-            raise OffSchemaError("user: expected a message; the model wrote nothing, twice.")
-        text = " ".join(sentences(_STAGE.sub(" ", text) or text)[:_MOST_SENTENCES])[:_MOST_CHARS]
-        said = [part._replace(line=_nearest(part.line, text)) for part in draft.parts if _said(part, text, script, draft)]
-        slips = [Part(text, "plain", index) for index, point in hidden.items() if _tells(text, point)]
+            raise OffSchemaError("user: expected a message; the model wrote nothing that a person types, twice.")
+        text = " ".join(sentences(text)[:_MOST_SENTENCES])[:_MOST_CHARS]
+        said = [part._replace(line=_nearest(part.line, text)) for part in draft.parts if self._said(part, text, draft)]
+        slips = [Part(text, "plain", index) for index, (point, lines) in quiet.items() if tells(text, point, lines)]
+        for line, mark, index in (*said, *slips):
+            if mark in ("plain", "hint"):
+                point = script.point(index)
+                self._told[point] = _trait(point) if mark == "plain" or point in self._named else line
+                self._named |= {point} if mark == "plain" else set()
         return script.say(draft, text, [*said, *slips])
+
+    def _quiet(self, draft: Draft) -> dict[int, tuple[Point, tuple[str, ...]]]:
+        """Point and plain wordings of every fact that may not be told by its value: not yet, or only hinted at.
+
+        What the draft itself tells, if only in passing, is the script's own doing.
+        """
+        saying = {part.what for part in draft.parts if part.mark in ("plain", "withdraw")}
+        known = self._named.intersection(self.revealed)
+        facts = {index: (fact.point, plain_lines(fact)) for index, fact in enumerate(facts_of(self.profile)) if index not in saying}
+        return {index: fact for index, fact in facts.items() if fact[0] not in known and not tells(draft.text, *fact)}
+
+    def _said(self, part: Part, text: str, draft: Draft) -> bool:
+        """Whether a text carries out a part of the draft."""
+        if part.mark == "plain":
+            lines = dict.fromkeys((part.line, *plain_lines(facts_of(self.profile)[part.what])))
+            return tells(text, self._script.point(part.what), tuple(lines))
+        if part.mark == "withdraw":
+            return names(text, self._script.point(part.what).value)
+        if part.mark == "distractor":
+            return names(text, part.what.value)
+        if part.mark == "hint":
+            if IDEOGRAPH.search(text):  # a hint in translation shares no words: it is there if nothing was left out
+                return len(sentences(text)) >= len(draft.parts)
+            wanted = stems(part.line) - COMMON
+            return len(wanted & stems(text)) >= max(1, 0.4 * len(wanted)) or normalise(part.line) in normalise(text)
+        return part.mark == "" or bool(_ASKS.search(text))
 
     def _messages(self, dialogue: Dialogue, reply: str, draft: Draft) -> list[dict[str, str]]:
         turns = [{"me" if role == "user" else "them": content} for role, content in (*dialogue, ("assistant", reply))]
-        told = [_trait(point) for point in self.revealed]
+        told = [self._told[point] for point in self.revealed]
         data = {"manner": self._script.style.name, "told": told, "dialogue": turns, "say": draft.text}
         return _request(prompt("user-v2", self.client.config.language), data)
 
 
 def _cleaned(text: str) -> str:
-    """Without the quotation marks and blank lines that models put around a message."""
-    text = " ".join(text.split())
+    """Without thoughts, and without the fence, quotation marks and blank lines that models put around a message."""
+    text = " ".join(_answer(text).encode("utf-8", "replace").decode().split())  # half a surrogate pair cannot be sent on
     return text[1:-1].strip() if len(text) > 1 and text[0] + text[-1] in ('""', "''", "\u201c\u201d") else text
 
 
-def _fault(text: str, hidden: Mapping[int, Point]) -> str:
+def _fault(text: str, quiet: Mapping[int, tuple[Point, tuple[str, ...]]]) -> str:
     """What is wrong with a message, for the rewrite; "" if nothing."""
     if not text:
         return "empty: write the message"
-    leaked = next((point for point in hidden.values() if _tells(text, point)), None)
+    leaked = next((point for point, lines in quiet.values() if tells(text, point, lines)), None)
     if leaked:
-        return f"leak: say nothing about {leaked.value!r} yet"
+        return f"leak: do not say {leaked.value!r} yet"
     if _STAGE.search(text):
         return "stage direction: only the words that you type"
     if _ROLE.search(text) or breaks_role(text) or is_order(text):
@@ -196,30 +237,6 @@ def _nearest(line: str, text: str) -> str:
     """The sentence of a message that says what ``line`` says."""
     wanted = stems(line)
     return max(sentences(text), key=lambda sentence: len(wanted & stems(sentence)))
-
-
-def _tells(text: str, point: Point) -> bool:
-    """Whether a text tells a point of its speaker."""
-    if _IDEOGRAPH.search(point.value):  # no spaces, so no words to compare
-        return normalise(point.value) in normalise(text)
-    wanted = stems(point.value)
-    if not wanted or wanted <= COMMON or not wanted <= stems(text):
-        return False
-    return any(wanted <= stems(line) and about_self(line) for line in sentences(text))
-
-
-def _said(part: Part, text: str, script: ScriptedUser, draft: Draft) -> bool:
-    """Whether a text carries out a part of the draft."""
-    if part.mark in ("plain", "withdraw"):
-        return _voices(text, script.point(part.what).value)
-    if part.mark == "hint":
-        if _IDEOGRAPH.search(text):  # a hint in translation shares no words: it is there if nothing was left out
-            return len(sentences(text)) >= len(draft.parts)
-        wanted = stems(part.line) - COMMON
-        return len(wanted & stems(text)) >= max(1, 0.4 * len(wanted)) or normalise(part.line) in normalise(text)
-    if part.mark == "distractor":
-        return _voices(text, part.what.value)
-    return part.mark == "" or bool(_ASKS.search(text))
 
 
 # A reason is bounded, or a weak model reasons until its tokens are spent and the answer is no JSON; by a pattern, since
@@ -256,8 +273,8 @@ def _structured(client: ChatClient, who: str, messages: Sequence[Mapping[str, st
     for attempt in range(TRIES):
         answer = yield client.begin(messages, schema=schema, seed=attempt, temperature=0.0 if attempt == 0 else 0.5)
         try:
-            return read(json.loads(answer))
-        except (ValueError, KeyError, TypeError) as error:
+            return read(json.loads(_answer(answer)))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:  # the last: "[[[[…", a model that lost its way
             problem = f"{type(error).__name__}: {error}"[:200]
     raise OffSchemaError(f"{who}: expected JSON of the schema {schema['title']!r}; {TRIES} answers were off it, the last by {problem}")
 
@@ -265,10 +282,12 @@ def _structured(client: ChatClient, who: str, messages: Sequence[Mapping[str, st
 class LLMJudge:
     """A language model that passes or fails a reply by five criteria (paper, section 3), each with a reason.
 
+    Of the profile it is shown the points that the user's own messages support: an invented one earns nothing.
+
     Args:
         llm: client, or settings of one.
-        guard: a reply that talks like a machine or to its judge is not natural, whatever the model says; and a guessed
-            point that gives orders is not shown as a trait.
+        guard: a reply that talks like a machine or to its judge is not natural, whatever the model says; and an earlier
+            reply that does so, or a guessed point that gives orders, is not shown.
     """
 
     def __init__(self, llm: Any, guard: bool = True) -> None:
@@ -283,8 +302,9 @@ class LLMJudge:
         """``judge`` as a flow. An empty reply fails without a call."""
         if not reply.strip():
             return Verdict(False, False, False, False, False, reasons=dict.fromkeys(CRITERIA, "it says nothing"))
-        turns = [{"person" if role == "user" else "companion": content} for role, content in dialogue]
-        shown = [point for point in points if not (self.guard and _orders(point))]
+        turns = [{"person": content} if role == "user" else {"companion": self._shown(content)} for role, content in dialogue]
+        history = history_of(tuple(dialogue))
+        shown = [point for point in points if supported(point, history) and not (self.guard and _orders(point))]
         data = {"profile": [_trait(point) for point in shown], "dialogue": turns, "reply": reply}
         messages = _request(prompt("judge-v1", self.client.config.language), data)
         verdict: Verdict = yield from _structured(self.client, "judge", messages, _VERDICT_SCHEMA, _verdict)
@@ -292,6 +312,10 @@ class LLMJudge:
             reasons = {**verdict.reasons, "naturalness": "machine speak, or words for the judge"}
             return replace(verdict, naturalness=False, scores={**verdict.scores, "naturalness": 0.0}, reasons=reasons)
         return verdict
+
+    def _shown(self, earlier: str) -> str:
+        """An earlier reply as the model sees it; one word to the judge would buy all later verdicts."""
+        return _LEFT_OUT if self.guard and is_machine_speak(earlier) else earlier
 
 
 def _verdict(answer: Any) -> Verdict:
@@ -305,7 +329,7 @@ def _verdict(answer: Any) -> Verdict:
 
 
 class LLMMatcher:
-    """A language model that lists which guesses mean which truths; numbers, negation and persons stay with the rules.
+    """A language model that lists which guesses mean which truths; numbers, negation, persons and padding stay with the rules.
 
     Equal values match without it, and it is shown only what may still match.
 
@@ -328,7 +352,7 @@ class LLMMatcher:
         """``scores`` as a flow; no call where nothing is left that can match."""
         shape = len(guess), len(truth)
         sound = [not (self.guard and _orders(point)) for point in guess]
-        allowed_GT = np.array([[ok and comparable(g, t) for t in truth] for g, ok in zip(guess, sound, strict=True)], bool).reshape(shape)
+        allowed_GT = np.array([[ok and comparable(g, t) and not _padded(g, t) for t in truth] for g, ok in zip(guess, sound, strict=True)], bool).reshape(shape)
         equal_GT = np.array([[normalise(g.value) == normalise(t.value) for t in truth] for g in guess], bool).reshape(shape)
         same_GT = allowed_GT & equal_GT
         open_GT = allowed_GT & ~same_GT.any(axis=1, keepdims=True) & ~same_GT.any(axis=0, keepdims=True)
@@ -353,3 +377,19 @@ def _pairs(answer: Any) -> list[tuple[int, int]]:
     if not all(type(index) is int for pair in found for index in pair):
         raise ValueError("expected ids, integers")
     return found
+
+
+def _padded(guess: Point, truth: Point) -> bool:
+    """Whether a guess says more than the truth, whatever of it is true.
+
+    Where it has all the words of the truth, the lexical matcher's measure decides; other words for it may be a few more.
+    """
+    said, true = _content(guess), _content(truth)
+    if true and true <= said:
+        return point_score(guess, truth) < LexicalMatcher.threshold
+    return len(said) > len(true) + _ROUNDABOUT
+
+
+def _content(point: Point) -> frozenset[str]:
+    """Stems of what a point says; a slot name that is none says something too."""
+    return meaning(point.value if canonical_slot(point.slot) else _trait(point)).stems

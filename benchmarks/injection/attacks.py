@@ -1,11 +1,12 @@
 """Forty texts that try to talk to a model instead of being judged by it, with benign text of the same length.
 
 Twenty in English and twenty in Chinese, written for this benchmark. ``field`` says where a text gets in: in the agent's
-reply, in a line of its profile guess, or in a message of the user.
+reply, in a line of its profile guess, or in a message of the user. Those of a reply are tried in an earlier reply too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ class Attack(NamedTuple):
 
     name: str
     language: str  # "en" | "zh"
-    field: str  # "reply" | "profile" | "user"
+    field: str  # "reply" | "profile" | "user" | "earlier": a reply before the one that is judged
     text: str
 
     @property
@@ -84,6 +85,12 @@ _TEXTS: dict[tuple[str, str], dict[str, str]] = {
     },
 }
 ATTACKS = tuple(Attack(name, *place, text) for place, texts in _TEXTS.items() for name, text in texts.items())
+
+
+def earlier(attacks: Iterable[Attack]) -> tuple[Attack, ...]:
+    """The attacks in a reply, one turn early: does one buy the verdicts after it?"""
+    return tuple(attack._replace(field="earlier") for attack in attacks if attack.field == "reply")
+
 
 _CLAUSES = {
     ("en", "reply"): (

@@ -4,8 +4,8 @@
     python benchmarks/injection/run.py --gullible                             # one that obeys what it reads: what a guard is for
     python benchmarks/injection/run.py --base-url http://127.0.0.1:8000/v1 --model NAME [--store runs/injection]
 
-40 attacks (English and Chinese; in the reply, the profile guess or a user message) are put into replies that should fail,
-into guesses that are partly right, and into dialogues with a user. A *flip* is: a verdict that fails without the attack
+40 attacks (English and Chinese; in the reply, the profile guess or a user message, those in the reply also in an earlier
+one) are put into replies that should fail, into guesses that are partly right, and into dialogues with a user. A *flip* is: a verdict that fails without the attack
 and passes with it; more matched pairs; a user who tells an unrevealed value or leaves their role. Beside it stands the
 same figure for harmless text of the same length in the same place, each with its exact 95 % interval (Clopper-Pearson).
 ``alone`` is the model without `guard`, ``guarded`` the part as it comes; a user's message is counted as the model first
@@ -34,7 +34,7 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from attacks import ATTACKS, Attack
+from attacks import ATTACKS, Attack, earlier
 from cases import LISTS, REMARKS, SCENES, Lists, Scene
 from common import finish
 
@@ -156,8 +156,10 @@ def scene_with(scene: Scene, place: str, text: str) -> Scene:
         return scene._replace(reply=f"{scene.reply} {text}")
     if place == "profile":
         return scene._replace(points=(*scene.points, Point("", text)))
-    last = scene.dialogue[-1]
-    return scene._replace(dialogue=(*scene.dialogue[:-1], Message(last.role, f"{last.content} {text}")))
+    turns = list(scene.dialogue)
+    where = -1 if place == "user" else -2
+    turns[where] = Message(turns[where].role, f"{turns[where].content} {text}")
+    return scene._replace(dialogue=tuple(turns))
 
 
 def judge(client: ChatClient, rows: Rows, attacks: Sequence[Attack], bases: int) -> dict[str, Any]:
@@ -166,6 +168,7 @@ def judge(client: ChatClient, rows: Rows, attacks: Sequence[Attack], bases: int)
     The texts go into the first replies that this model fails, as far as there are any.
     """
     notes: dict[str, Any] = {}
+    attacks = (*attacks, *earlier(attacks))
     for guard in (False, True):
         part, outcome = LLMJudge(client, guard=guard), "guarded" if guard else "alone"
         replies = [scene.reply for scene in SCENES] + [scene.sound for scene in SCENES]

@@ -115,7 +115,7 @@ class RLPAEnv(gym.Env[str, str]):
         self.profiles = profiles_of(split)
         self._by_id = {profile.id: profile for profile in self.profiles}
         self._user = user_of(user, llm, cues=cues, style=style, shift_turn=shift_turn, consent=consent)
-        self._matcher, self._judge = matcher_of(matcher, llm, embedding_model), judge_of(judge, llm)
+        self._matcher, self._judge = matcher_of(matcher, llm, embedding_model), judge_of(judge, llm, judge_sees)
         self.split, self.judge_sees, self.credit, self.on_error = split, judge_sees, credit, on_error
         self.profile_weight, self.response_weight = float(profile_weight), float(response_weight)
         self.privacy_weight, self.sessions = float(privacy_weight), sessions

@@ -282,17 +282,18 @@ def _structured(client: ChatClient, who: str, messages: Sequence[Mapping[str, st
 class LLMJudge:
     """A language model that passes or fails a reply by five criteria (paper, section 3), each with a reason.
 
-    Of the profile it is shown the points that the user's own messages support: an invented one earns nothing.
+    Of a guessed profile it is shown the points that the user's own messages support: an invented one earns nothing.
 
     Args:
         llm: client, or settings of one.
+        trusted: the points are the truth and not a guess, so all of them are shown.
         guard: a reply that talks like a machine or to its judge is not natural, whatever the model says; and an earlier
             reply that does so, or a guessed point that gives orders, is not shown.
     """
 
-    def __init__(self, llm: Any, guard: bool = True) -> None:
+    def __init__(self, llm: Any, guard: bool = True, trusted: bool = False) -> None:
         self.client: ChatClient = client_of(llm)
-        self.guard = guard
+        self.guard, self.trusted = guard, trusted
 
     def judge(self, points: Sequence[Point], dialogue: Dialogue, reply: str) -> Verdict:
         """Score ``reply``; waits for the model."""
@@ -304,7 +305,7 @@ class LLMJudge:
             return Verdict(False, False, False, False, False, reasons=dict.fromkeys(CRITERIA, "it says nothing"))
         turns = [{"person": content} if role == "user" else {"companion": self._shown(content)} for role, content in dialogue]
         history = history_of(tuple(dialogue))
-        shown = [point for point in points if supported(point, history) and not (self.guard and _orders(point))]
+        shown = [p for p in points if (self.trusted or supported(p, history)) and not (self.guard and _orders(p))]
         data = {"profile": [_trait(point) for point in shown], "dialogue": turns, "reply": reply}
         messages = _request(prompt("judge-v1", self.client.config.language), data)
         verdict: Verdict = yield from _structured(self.client, "judge", messages, _VERDICT_SCHEMA, _verdict)

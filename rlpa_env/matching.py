@@ -61,7 +61,8 @@ class EmbeddingMatcher:
 
     Where they allow it, a pair that matches by its words keeps its lexical score. Any other scores the mean of two cosines:
     of the two values, each with the slot beside it, and of the word of the truth that the guess covers least with the word
-    that covers it best, for near misses share all words but one. Places stay with their names: whatever is said of
+    that covers it best, for near misses share all words but one. Words of the guess that are near to none of the truth cost,
+    so that several values in one line are no guess at each of them. Places stay with their names: whatever is said of
     Lisbon is near to Lisbon. Needs the extra ``embed``.
 
     Args:
@@ -96,6 +97,10 @@ def _names_a_place(point: Point) -> bool:
     return point.value.istitle() and canonical_slot(point.slot) == "Location"
 
 
+_BESIDE = 0.4  # cosine with the nearest word of the truth below which a word of a guess says something else
+_SURPLUS = 0.1  # what each of these costs but the first: "works as a baker" has one
+
+
 class _Asked(NamedTuple):
     """One comparison, as places of texts among the vectors."""
 
@@ -115,12 +120,13 @@ class _Asked(NamedTuple):
         return cls(own, true, ours, theirs)
 
     def score(self, vectors: np.ndarray) -> float:
-        """Mean of the cosine of the values and of the least covered word's."""
+        """Mean of the cosine of the values and of the least covered word's, less what is beside the point."""
         whole = float(vectors[self.guess] @ vectors[self.truth])
         if not (self.guess_words and self.truth_words):
             return whole
-        covered = (vectors[self.truth_words] @ vectors[self.guess_words].T).max(axis=1)
-        return (whole + float(covered.min())) / 2
+        near_TG = vectors[self.truth_words] @ vectors[self.guess_words].T
+        beside = int((near_TG.max(axis=0) < _BESIDE).sum())
+        return (whole + float(near_TG.max(axis=1).min())) / 2 - _SURPLUS * max(0, beside - 1)
 
 
 def assign(scores_GT: np.ndarray, threshold: float) -> list[tuple[int, int]]:

@@ -60,8 +60,8 @@ def matcher_of(matcher: str | Matcher, llm: Mapping[str, Any] | None, embedding_
     return LexicalMatcher() if matcher == "lexical" else EmbeddingMatcher(embedding_model or MINILM)
 
 
-def judge_of(judge: str | Judge, llm: Mapping[str, Any] | None) -> Judge:
-    """The judge of that name, or the object itself."""
+def judge_of(judge: str | Judge, llm: Mapping[str, Any] | None, sees: str = "inferred") -> Judge:
+    """The judge of that name, which is shown guesses or, with ``sees="hidden"``, the truth; or the object itself."""
     if not isinstance(judge, str):
         return judge
     check_choice("judge", judge, ("rules", "llm"))
@@ -69,7 +69,7 @@ def judge_of(judge: str | Judge, llm: Mapping[str, Any] | None) -> Judge:
         return RuleJudge()
     from rlpa_env.llm import LLMJudge
 
-    return LLMJudge(llm)
+    return LLMJudge(llm, trusted=sees == "hidden")
 
 
 def at_once(call: Callable[..., Any], *args: Any) -> Flow[Any]:

@@ -344,6 +344,17 @@ def test_a_judge_is_shown_only_points_that_the_user_has_told():
     assert json.loads(judge.client.seen[0][0][1]["content"])["profile"] == ["Occupation: baker"]
 
 
+@pytest.mark.parametrize(("sees", "known"), [("hidden", True), ("inferred", False)])
+def test_a_judge_that_sees_the_hidden_profile_sees_all_of_it(sees, known):
+    env = gym.make("RLPA-v0", judge="llm", judge_sees=sees, llm={"base_url": "http://127.0.0.1:9/v1", "model": "m"})
+    judge = env.unwrapped._judge
+    judge.client = Canned(lambda *_: verdict())
+    env.reset(seed=0, options={"profile": NURSE})
+    env.step(format_action([], "Hi, I had tea. How are you?"))
+    shown = json.loads(judge.client.seen[0][0][1]["content"])["profile"]
+    assert ("Occupation: nurse" in shown) is known
+
+
 def test_an_empty_reply_costs_no_call():
     judge = LLMJudge(Canned(lambda *_: verdict()))
     assert not judge.judge([], HELLO, "  ").passed

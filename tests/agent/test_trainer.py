@@ -158,7 +158,7 @@ def test_T11_resuming_gives_the_same_run(tmp_path, kind):
     assert [line["kl"] for line in logs[0]] == [line["kl"] for line in logs[1]]
     assert logs[0][0]["kl"] == 0.0
     assert logs[0][2]["kl"] != 0.0
-    for name in ("policy/value_head.safetensors", "state.safetensors", "state.json"):
+    for name in ("policy/value_head.weights", "state.safetensors", "state.json"):
         assert (whole.last / name).read_bytes() == (second.last / name).read_bytes(), name
 
 

@@ -55,8 +55,13 @@ def save_checkpoint(
     policy: Any,
     optimizers: Mapping[str, torch.optim.Optimizer],
     state: Mapping[str, Any],
+    on_trial: bool = False,
 ) -> None:
-    """Write to a temporary folder beside ``folder`` and rename; a kill leaves the old checkpoint or the new one."""
+    """Write to a temporary folder beside ``folder`` and rename; a kill leaves the old checkpoint or the new one.
+
+    ``on_trial``: the one before stays beside it until `settle` says which of the two is kept. One that is on trial
+    itself is replaced instead.
+    """
     folder = Path(folder)
     work = folder.with_name(folder.name + ".part")
     shutil.rmtree(work, ignore_errors=True)
@@ -75,11 +80,34 @@ def save_checkpoint(
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if old.exists():
+        _remove(folder)
+    elif folder.exists():
         folder.rename(old)
     work.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    if not on_trial:
+        _remove(old)
+
+
+def settle(folder: Path, good: bool) -> None:
+    """End the trial of a checkpoint: drop the one before it, or go back to that one. Nothing happens to one not on trial."""
+    old = folder.with_name(folder.name + ".old")
+    if not old.exists():
+        return
+    if good and folder.exists():
+        _remove(old)
+    else:
+        _remove(folder)
+        old.rename(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Delete under another name, so that a kill leaves no half of a checkpoint under its own."""
+    gone = folder.with_name(folder.name + ".gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -98,7 +126,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def recovered(folder: Path) -> Path:
-    """``folder``, or the one it was about to replace if a kill came between the two renames."""
+    """``folder``, or the one before it if a kill came between the two renames."""
     old = folder.with_name(folder.name + ".old")
     return old if not folder.exists() and old.exists() else folder
 

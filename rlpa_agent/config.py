@@ -33,8 +33,8 @@ def shipped_start() -> Path:
     return folder
 
 
-def _in_range(group: str, name: str, value: float, low: float, high: float = float("inf")) -> None:
-    if not low <= value <= high:
+def _in_range(group: str, name: str, value: float | None, low: float, high: float = float("inf")) -> None:
+    if value is not None and not low <= value <= high:  # None, where it may be given, is a setting of its own
         bounds = f"{low} … {high}" if high != float("inf") else f"at least {low}"
         raise ConfigError(f"{group}.{name}: expected {bounds}; got {value!r}.")
 
@@ -59,7 +59,7 @@ class ModelConfig:
     lora_rank: int = 0
     """Rank of LoRA adapters on every projection of attention and MLP, which alone are trained; 0: all weights are."""
     lora_alpha: int = 32
-    """The adapters' sum is scaled by alpha / rank."""
+    """The sum of new adapters is scaled by alpha / rank; those that are loaded keep their own alpha."""
     base_dtype: str = "auto"
     """Of the frozen base under LoRA: float32, bfloat16, or auto: that of its files. Weights that are trained are float32."""
     gradient_checkpointing: bool = False
@@ -118,7 +118,7 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         _one_of("rollout", "context", self.context, (None, *KINDS))
-        for name in ("dialogues", "concurrent", "max_turns", "max_new_tokens", "samples", "window"):
+        for name in ("dialogues", "concurrent", "max_turns", "max_new_tokens", "max_user_tokens", "samples", "window"):
             _in_range("rollout", name, getattr(self, name), 1)
         if self.group is not None and (self.group < 1 or self.dialogues % self.group):
             raise ConfigError(f"rollout.group: expected a divisor of the {self.dialogues} dialogues; got {self.group}.")
@@ -179,10 +179,8 @@ class PPOConfig:
     with (value_grad=detach only). They cost no pass through the trunk."""
 
     def __post_init__(self) -> None:
-        for name in ("gamma_token", "gamma_turn", "lam_token", "lam_turn"):
+        for name in ("gamma_token", "gamma_turn", "lam_token", "lam_turn", "lam_critic"):
             _in_range("ppo", name, getattr(self, name), 0.0, 1.0)
-        if self.lam_critic is not None:
-            _in_range("ppo", "lam_critic", self.lam_critic, 0.0, 1.0)
         _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block", "line", "auto"))
         _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
         _one_of("ppo", "kl_in", self.kl_in, ("auto", "reward", "loss"))
@@ -190,6 +188,10 @@ class PPOConfig:
         _one_of("ppo", "kl_kind", self.kl_kind, ("k2", "k3"))
         for name in ("importance_cap", "clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps", "line_cost"):
             _in_range("ppo", name, getattr(self, name), 0)
+        for name in ("value_clip", "target_kl", "max_kl"):
+            _in_range("ppo", name, getattr(self, name), 0)
+        if self.dual_clip is not None and not self.dual_clip > 1:
+            raise ConfigError(f"ppo.dual_clip: expected more than 1, or none; got {self.dual_clip!r}.")
         for name in ("epochs", "minibatches"):
             _in_range("ppo", name, getattr(self, name), 1)
 
@@ -203,8 +205,10 @@ class OptimConfig:
     warmup_iterations: int = 2
     """Linear warm-up of both rates, step by step from each one's first; 0: none."""
     schedule: str = "constant"
-    """Of the policy's rate after that: constant, or linear, falling to 0 at the end of the run (of its iterations or
-    minutes). A run that is resumed for longer begins again higher up."""
+    """Of the policy's rate after that: constant, or linear, falling to 0 after schedule_iterations."""
+    schedule_iterations: int | None = None
+    """None: the end of the run, be it of its iterations, minutes or action tokens, and a run that is resumed for longer begins
+    again higher up. A number makes 3 iterations and 3 more the same as 6."""
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -218,6 +222,7 @@ class OptimConfig:
                 raise ConfigError(f"optim.{name}: expected more than 0; got {getattr(self, name)!r}.")
         _in_range("optim", "token_budget", self.token_budget, 1)
         _in_range("optim", "warmup_iterations", self.warmup_iterations, 0)
+        _in_range("optim", "schedule_iterations", self.schedule_iterations, 1)
         _one_of("optim", "schedule", self.schedule, ("constant", "linear"))
 
 
@@ -255,7 +260,7 @@ class TrainConfig:
     iterations: int | None = 60
     """Total, resumed ones included; None: until the minutes are over."""
     minutes: float | None = None
-    """Minutes of training in this process, evaluation apart."""
+    """Minutes of training, resumed iterations included, evaluation apart."""
     action_tokens: int | None = None
     """Stop when so many sampled tokens have been learned from, resumed iterations included."""
     save_every: int = 5
@@ -267,7 +272,8 @@ class TrainConfig:
         _one_of("train", "algo", self.algo, ALGOS)
         _one_of("train", "mode", self.mode, ("mdp", "official"))
         self._check_samples()
-        _in_range("train", "action_tokens", 1 if self.action_tokens is None else self.action_tokens, 1)
+        for name in ("action_tokens", "save_every"):
+            _in_range("train", name, getattr(self, name), 1)
         if self.iterations is None and self.minutes is None and self.action_tokens is None:
             raise ConfigError("train.iterations: expected a number, minutes or action_tokens; got none, which would never end.")
         compared = self.algo in GROUP_ALGOS and self.mode == "mdp"
@@ -333,8 +339,9 @@ class TrainConfig:
         data: dict[str, Any] = dataclasses.asdict(self)
         for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
             del data[name]
-        if self.rollout.style is None:  # so that runs from before there was a choice can be resumed
-            del data["rollout"]["style"]
+        for group, name in (("rollout", "style"), ("optim", "schedule_iterations")):
+            if data[group][name] is None:  # so that runs from before there was a choice can be resumed
+                del data[group][name]
         data["rollout"]["server"] = self.rollout.server is not None  # where it is changes nothing
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -358,10 +365,7 @@ class TrainConfig:
 
 # Every line of a profile is paid for itself, every reply for its verdict: then a right line stands out of the noise of 64
 # dialogues ten times as far as with credit that runs on (benchmarks/credit_noise). The critic learns on kept states.
-_OWN_PPO = PPOConfig(
-    gamma_turn=0.0, lam_token=1.0, lam_critic=1.0, profile_paid="auto", line_cost=0.1,
-    beta=0.1, kl_in="loss", kl_kind="k2", critic_steps=40,
-)  # fmt: skip
+_OWN_PPO = PPOConfig(gamma_turn=0.0, lam_token=1.0, lam_critic=1.0, profile_paid="auto", line_cost=0.1, beta=0.1, kl_in="loss", kl_kind="k2", critic_steps=40)
 
 PRESETS: dict[str, TrainConfig] = {
     "tiny": TrainConfig(
@@ -376,9 +380,7 @@ PRESETS: dict[str, TrainConfig] = {
         eval=EvalConfig(every=20),
     ),
     "qwen2.5-0.5b": TrainConfig(
-        model=ModelConfig(
-            path="Qwen/Qwen2.5-0.5B-Instruct", lora_rank=16, lora_alpha=32, rollout_dtype="bfloat16", gradient_checkpointing=True
-        ),
+        model=ModelConfig(path="Qwen/Qwen2.5-0.5B-Instruct", lora_rank=16, lora_alpha=32, rollout_dtype="bfloat16", gradient_checkpointing=True),
         rollout=RolloutConfig(max_new_tokens=128, profile_weight=5.0),
         ppo=_OWN_PPO,
         # A dialogue is a row of up to 2,500 tokens, and one row of it fills the cores.
@@ -386,9 +388,7 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     # Hyper-parameters of arXiv 2505.15456. Its critic is a model of its own; ours is a head on the policy's states.
     "qwen2.5-3b-paper": TrainConfig(
-        model=ModelConfig(
-            path="Qwen/Qwen2.5-3B-Instruct", update_dtype="bfloat16", rollout_dtype="bfloat16", gradient_checkpointing=True
-        ),
+        model=ModelConfig(path="Qwen/Qwen2.5-3B-Instruct", update_dtype="bfloat16", rollout_dtype="bfloat16", gradient_checkpointing=True),
         rollout=RolloutConfig(dialogues=256, concurrent=64, max_turns=10, max_new_tokens=4096, max_user_tokens=256),
         ppo=PPOConfig(
             gamma_token=1.0, gamma_turn=1.0, lam_token=0.95, lam_turn=0.95, clip_low=0.2, clip_high=0.2, value_clip=0.2,

@@ -81,7 +81,7 @@ class Learner:
             "policy": torch.optim.AdamW(self.policy_parameters, lr=optim.policy_lr, **common),
             "critic": torch.optim.AdamW(self.value_parameters, lr=optim.critic_lr, **common),
         }
-        self.normaliser = Normaliser()
+        self.normaliser = Normaliser(*policy.value_head.units)  # a head that has learned elsewhere keeps its meaning
         self.failures_running = 0
         chosen = config.model.update_dtype
         self.update_dtype = world.agreed(faster_dtype(policy.lm.config.hidden_size)) if chosen == "auto" else chosen
@@ -94,6 +94,7 @@ class Learner:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Undo `state`."""
         self.normaliser = Normaliser(*state["normaliser"])
+        self.policy.value_head.units = (self.normaliser.mean, self.normaliser.std)
         self.failures_running, self.update_dtype = state["failures_running"], state["update_dtype"]
 
     def _autocast(self) -> AbstractContextManager[None]:
@@ -190,7 +191,12 @@ class Learner:
         return self.world.summed(boot_C)
 
     def _rescale(self, returns_A: Tensor) -> None:
-        """Let the normaliser take in a rollout; de-normalised predictions stay what they were."""
+        """Let the normaliser take in a rollout; de-normalised predictions stay what they were.
+
+        Not one with a return that is no number: it would make none of the head and of all later returns.
+        """
+        if not bool(torch.isfinite(returns_A).all()):
+            return
         new = self.normaliser.updated(returns_A)
         self.policy.value_head.rescale((self.normaliser.mean, self.normaliser.std), (new.mean, new.std))
         self.normaliser = new
@@ -231,14 +237,18 @@ class Learner:
                     break
             if stats.stopped_by_kl:
                 break
-        self._fit_critic(batch, estimates, iteration)
+        stats.skipped += self._fit_critic(batch, estimates, iteration)
         stats.seconds = time.perf_counter() - began
         return estimates, stats
 
-    def _fit_critic(self, batch: Batch, estimates: Estimates, iteration: int) -> None:
-        """Further steps of the critic's head alone, on random tokens of the rollout: a function of (seed, iteration)."""
+    def _fit_critic(self, batch: Batch, estimates: Estimates, iteration: int) -> int:
+        """Further steps of the critic's head alone, on random tokens of the rollout: a function of (seed, iteration).
+
+        Returns how many were skipped for a gradient that is not finite.
+        """
+        skipped = 0
         if estimates.hidden_AH is None:
-            return
+            return skipped
         rng = np.random.default_rng([self.config.seed, iteration, 11])
         size = min(CRITIC_TOKENS, batch.tokens)
         target_A = (estimates.returns_A - self.normaliser.mean) / self.normaliser.std
@@ -247,8 +257,12 @@ class Learner:
             value = self.policy.value_head(estimates.hidden_AH[index], batch.fraction_A[index])
             self.optimizers["critic"].zero_grad(set_to_none=True)
             (value_loss(value, target_A[index]) / size).backward()
-            torch.nn.utils.clip_grad_norm_(self.value_parameters, self.config.optim.max_grad_norm)
-            self.optimizers["critic"].step()
+            norm = torch.nn.utils.clip_grad_norm_(self.value_parameters, self.config.optim.max_grad_norm)
+            if bool(torch.isfinite(norm)):
+                self.optimizers["critic"].step()
+            else:
+                skipped += 1
+        return skipped
 
     def _step(
         self, batch: Batch, rows: list[int], estimates: Estimates, stats: UpdateStats, critic_only: bool, first: bool
@@ -320,6 +334,7 @@ class Learner:
                 batch.fraction_A[micro.index_A],
                 temperature=self.config.rollout.temperature,
                 need=need,
+                entropy_grad=self.config.ppo.entropy > 0,
             )
         return self.loss_of(scored, micro.index_A, estimates, tokens)
 

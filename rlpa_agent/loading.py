@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from rlpa_agent.lora import CONFIG_FILE
-from rlpa_env.errors import ConfigError
+from rlpa_env.errors import ConfigError, RLPAError
 
 
 def holds_model(folder: Path) -> bool:
@@ -24,14 +24,22 @@ def load_lm(path: str | Path, dtype: Any) -> Any:
     """A transformers model in ``dtype`` ("auto": that of its files), without dropout."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
+    with readable(f"model {str(path)!r}", "a folder with a Hugging Face causal LM, or an id that can be fetched"), quiet():
         config = no_dropout(AutoConfig.from_pretrained(path))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model {str(path)!r}: expected a folder with a Hugging Face causal LM, or an id that can be fetched; {error}"
-        ) from error
-    with quiet():
         return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa")
+
+
+@contextmanager
+def readable(name: str, expected: str) -> Iterator[None]:
+    """Raise a ConfigError that names the folder or file where what is read inside is missing, cut short or something else."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except RLPAError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"{name}: expected {expected}; {error}") from error
 
 
 def checkpoint_layers(lm: Any) -> None:

@@ -18,12 +18,19 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rlpa_agent.chat import Chat
-from rlpa_agent.loading import check_plain_head, checkpoint_layers, holds_model, load_lm, no_dropout, quiet
+from rlpa_agent.loading import (
+    check_plain_head,
+    checkpoint_layers,
+    holds_model,
+    load_lm,
+    no_dropout,
+    quiet,
+    readable,
+)
 from rlpa_agent.lora import Adapter, LoraSettings, base_of
-from rlpa_agent.value import ValueHead
+from rlpa_agent.value import FILE, ValueHead, head_file
 from rlpa_env.errors import ConfigError, unknown_choice
 
-VALUE_FILE = "value_head.safetensors"
 PROMPT_FILE = "system_prompt.txt"
 CHUNK_LOGITS = 2**25
 """Logits held at once; beyond it the LM head runs in chunks that are recomputed in the backward pass."""
@@ -123,30 +130,31 @@ class Policy:
         lm = load_lm(base or path, dtype or ("auto" if base or lora else torch.float32))
         adapter = None
         if base:
-            adapter = Adapter.load(lm, folder)
+            with readable(f"policy folder {folder}", "an adapter"):
+                adapter = Adapter.load(lm, folder)
             if lora is not None and lora.rank != adapter.rank:
                 raise ConfigError(f"lora: expected rank {adapter.rank}, that of the adapter in {folder}; got {lora.rank}.")
         elif lora is not None:
             adapter = Adapter.fresh(lm, lora, str(path), seed=options.get("seed", 0))
-        saved = (folder / VALUE_FILE).is_file()
-        if saved:
+        head = head_file(folder)
+        if head:
             options.setdefault("temperature", GenerationConfig.from_pretrained(path).temperature)
         if system_prompt is FROM_FOLDER:
             prompt = folder / PROMPT_FILE
             system_prompt = prompt.read_bytes().decode("utf-8") if prompt.is_file() else None
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        with readable(f"model {str(path)!r}", "a tokenizer beside it"):
+            tokenizer = AutoTokenizer.from_pretrained(path)
         policy = cls(lm.eval(), tokenizer, system_prompt=system_prompt, adapter=adapter, **options)
-        if saved:
-            from safetensors.torch import load_file
-
-            policy.value_head.load_state_dict(load_file(folder / VALUE_FILE))
+        if head:
+            with readable(str(head), "a value head"):
+                policy.value_head.load(head)
         return policy
 
     @classmethod
     def load(cls, folder: str | Path, **options: Any) -> Policy:
         """Load what ``save`` wrote. The reference is a copy of what was loaded unless ``reference=False``."""
         missing = [] if holds_model(Path(folder)) else ["config.json"]
-        missing += [] if (Path(folder) / VALUE_FILE).is_file() else [VALUE_FILE]
+        missing += [] if head_file(Path(folder)) else [FILE]
         if missing:
             raise ConfigError(
                 f"policy folder {folder}: expected files written by Policy.save; {', '.join(missing)} missing. "
@@ -159,7 +167,6 @@ class Policy:
 
         The folder loads in plain transformers; ``dtype`` stores a model smaller than it is held.
         """
-        from safetensors.torch import save_file
         from transformers import GenerationConfig
 
         folder = Path(folder)
@@ -183,8 +190,7 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
         if self.system_prompt is not None:
             (folder / PROMPT_FILE).write_bytes(self.system_prompt.encode("utf-8"))
-        head = {name: tensor.contiguous() for name, tensor in self.value_head.state_dict().items()}
-        save_file(head, folder / VALUE_FILE, metadata={"format": "pt"})
+        self.value_head.save(folder)
 
     def parameters_policy(self) -> Iterator[nn.Parameter]:
         """Trunk and LM head (tied once), or the adapter: the policy optimizer's."""
@@ -233,10 +239,12 @@ class Policy:
         temperature: float,
         need: Sequence[str] = NEEDS,
         starts_B: Tensor | None = None,
+        entropy_grad: bool = True,
     ) -> Scored:
         """Score the tokens at (row, position): one trunk forward, one gather at position - 1, both heads there.
 
-        ``starts_B`` is the first true position of each row, for rows padded on the left as well.
+        ``starts_B`` is the first true position of each row, for rows padded on the left as well. ``entropy_grad=False``:
+        the entropy is a figure, for which autograd keeps nothing.
         """
         for name in need:
             if name not in (*NEEDS, "hidden"):
@@ -246,7 +254,7 @@ class Policy:
         logp = value = entropy = None
         if "logp" in need or "entropy" in need:
             ids_A = input_ids_BL[rows_A, pos_A]
-            logp, entropy = self._head(self.lm, hidden_AH, ids_A, temperature, "entropy" in need)
+            logp, entropy = self._head(self.lm, hidden_AH, ids_A, temperature, "entropy" in need, entropy_grad)
         if "value" in need:
             value = self._value(hidden_AH, turn_fraction_A)
         hidden = hidden_AH.detach().float() if "hidden" in need else None
@@ -301,7 +309,7 @@ class Policy:
             return self.value_head(hidden_AH, turn_fraction_A)
 
     def _head(
-        self, lm: Any, hidden_AH: Tensor, ids_A: Tensor, temperature: float, entropy: bool
+        self, lm: Any, hidden_AH: Tensor, ids_A: Tensor, temperature: float, entropy: bool, entropy_grad: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probability and, if asked for, entropy of each token, fp32 whatever the trunk ran in."""
         if temperature <= 0:
@@ -315,7 +323,7 @@ class Policy:
         recompute = torch.is_grad_enabled() and len(ids_A) > size
         logps, entropies = [], []
         for hidden, ids in zip(hidden_AH.split(size), ids_A.split(size)):
-            arguments = (hidden, weight_VH, ids, self.banned_V, temperature, entropy)
+            arguments = (hidden, weight_VH, ids, self.banned_V, temperature, entropy, entropy_grad)
             part = checkpoint(_chunk, *arguments, use_reentrant=False) if recompute else _chunk(*arguments)
             logps.append(part[0])
             entropies.append(part[1])
@@ -323,7 +331,7 @@ class Policy:
 
 
 def _chunk(
-    hidden_AH: Tensor, weight_VH: Tensor, ids_A: Tensor, banned_V: Tensor, temperature: float, entropy: bool
+    hidden_AH: Tensor, weight_VH: Tensor, ids_A: Tensor, banned_V: Tensor, temperature: float, entropy: bool, entropy_grad: bool
 ) -> tuple[Tensor, Tensor]:
     """Log-probability [A] and entropy ([A], or [0] where it is not asked for)."""
     with torch.autocast(hidden_AH.device.type, enabled=False):
@@ -332,6 +340,7 @@ def _chunk(
         logp_A = logp_AV.gather(1, ids_A[:, None])[:, 0]
         if not entropy:
             return logp_A, logp_A.new_zeros(0)
+        logp_AV = logp_AV if entropy_grad else logp_AV.detach()
         return logp_A, -(logp_AV.exp() * logp_AV.masked_fill(banned_V, 0.0)).sum(-1)
 
 

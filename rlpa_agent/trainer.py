@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from rlpa_agent import learner as learning
-from rlpa_agent.batch import make_batch
+from rlpa_agent.batch import Batch, make_batch
 from rlpa_agent.checkpoint import (
     CheckpointError,
     load_tensors,
@@ -24,8 +25,9 @@ from rlpa_agent.checkpoint import (
     recovered,
     restore_random,
     save_checkpoint,
+    settle,
 )
-from rlpa_agent.config import TrainConfig
+from rlpa_agent.config import GROUP_ALGOS, PRESETS, PPOConfig, RolloutConfig, TrainConfig
 from rlpa_agent.credit import profile_payments
 from rlpa_agent.loading import holds_model
 from rlpa_agent.policy import Policy
@@ -35,13 +37,19 @@ from rlpa_agent.protocols import EnvPool, Generator, Learner, TextEnv
 from rlpa_agent.rollout import RolloutCounts, added, collect
 from rlpa_agent.rollout_files import drop_later, save_rollout
 from rlpa_agent.trajectory import Trajectory
+from rlpa_agent.value import head_file
 from rlpa_agent.world import ALONE, World
+from rlpa_env import RLPAError
 
 Evaluate = Callable[[Policy], Mapping[str, float]]
 
 
-class _Stopped(Exception):
-    """SIGTERM came while dialogues were being held; nothing has been learned from them."""
+class DivergedError(RLPAError, FloatingPointError):
+    """Losses or gradients are not finite, step after step."""
+
+
+class _Stopped(BaseException):
+    """SIGTERM came while dialogues were being held; nothing has been learned from them. No failure that an environment may handle."""
 
 
 class Trainer:
@@ -71,6 +79,8 @@ class Trainer:
     ) -> None:
         self.config, self.policy, self.evaluate, self.quiet = config, policy, evaluate, quiet or not world.first
         self.world, self.generator = world, generator
+        for text in unread_settings(config):
+            warnings.warn(text, stacklevel=2)
         if learner is None:
             learner = learning.Learner(policy, config, world, sampled_elsewhere=generator is not None)
         self.learner = learner
@@ -78,44 +88,46 @@ class Trainer:
         self.envs = envs if isinstance(envs, EnvPool) else GymPool([envs() for _ in range(at_once)])
         self.iteration = 0
         self.best = -np.inf
-        self.training_seconds = 0.0
+        self.training_seconds = 0.0  # of all iterations, those before a resume included
         self.dialogues = 0
         self.action_tokens = 0  # sampled, and learned from
-        self._terminated = False
+        self._terminated = self._holding = self._resumed = False
 
     @property
     def last(self) -> Path:
         """Folder of the newest checkpoint."""
         return self.config.out / "last"
 
-    def run(self, spent: float = 0.0) -> dict[str, Any]:
+    def run(self, spent: float | None = None) -> dict[str, Any]:
         """Train until the iterations, minutes or action tokens are over; returns the figures of the last iteration.
 
-        ``spent``: seconds of the config's minutes that earlier processes have used.
+        ``spent``: seconds of the config's minutes that are used up; None: those of the iterations resumed from.
         """
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
-        log = None
-        if self.world.first:
-            log = RunLog(self.config.out, self.config.iterations, self.quiet, keep=self.iteration)
-            (self.config.out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
-            drop_later(self.config.out, self.iteration)
+        log = self._open()
+        spent = self.training_seconds if spent is None else spent
         figures: dict[str, Any] = {}
         budget = None if self.config.minutes is None else 60.0 * self.config.minutes
         wanted = self.config.action_tokens
         try:
-            if self.iteration == 0 and self.config.eval.every:
-                self._validate(log)
+            # Good by definition, should the policy run away before the next. `any` also waits until all have seen the folder empty.
+            if not self.world.any(self._resumed) and self.config.ppo.max_kl is not None:
+                self.save()
+            self._validate(log)
             while self.config.iterations is None or self.iteration < self.config.iterations:
                 began = time.perf_counter()
                 figures = self.one_iteration(log, self._done(spent))
                 spent += time.perf_counter() - began
-                stop = figures["stop"] or self.world.any(self._terminated)
+                if self.world.first:  # the rollout came from the weights that were saved last, if any were since the one before
+                    settle(self.last, good=not figures["stop"])
+                if figures["stop"]:
+                    break
+                stop = self.world.any(self._terminated)
                 out_of_time = budget is not None and self.world.agreed(spent + figures["seconds"]) > budget
                 over = out_of_time or (wanted is not None and self.action_tokens >= wanted)
                 if self.iteration % self.config.save_every == 0 or stop or over:
                     self.save()
-                every = self.config.eval.every
-                if every and self.iteration % every == 0 and not stop:
+                if not stop:
                     self._validate(log)
                 if stop or over:
                     break
@@ -125,13 +137,34 @@ class Trainer:
             signal.signal(signal.SIGTERM, previous)
             if log is not None:
                 log.close()
-        self.save()
+        if not figures.get("stop"):
+            self.save()
         if self._terminated:
             raise SystemExit(0)
+        if self.world.first:
+            settle(self.last, good=True)  # nobody will hold another rollout to judge it by
         return figures
 
+    def _open(self) -> RunLog | None:
+        """The run's log, and the files beside it, without what came after the iteration that we go on from."""
+        if not self.world.first:
+            return None
+        out, keep = self.config.out, self.iteration if self._resumed else -1
+        log = RunLog(out, self.config.iterations, self.quiet, keep=self.iteration)
+        (out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
+        if (out / "validation.jsonl").exists():
+            kept = records_until(out / "validation.jsonl", keep)
+            (out / "validation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        drop_later(out, self.iteration)
+        return log
+
     def _done(self, spent: float) -> float:
-        """Share of the run that is over: of its iterations or, if more, of its action tokens or its minutes."""
+        """Share of the run that is over: of its iterations or, if more, of its action tokens or its minutes.
+
+        Where there are schedule_iterations it is the share of these, and nothing else matters.
+        """
+        if self.config.optim.schedule_iterations is not None:
+            return min(1.0, self.iteration / self.config.optim.schedule_iterations)
         iterations, minutes, tokens = self.config.iterations, self.config.minutes, self.config.action_tokens
         share = 0.0 if iterations is None else self.iteration / iterations
         share = share if tokens is None else max(share, min(1.0, self.action_tokens / tokens))
@@ -139,6 +172,8 @@ class Trainer:
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         self._terminated = True
+        if self._holding:
+            raise _Stopped
 
     def _seeds(self, purpose: int) -> list[int]:
         rng = np.random.default_rng([self.config.seed, self.iteration, purpose])
@@ -157,7 +192,7 @@ class Trainer:
             done += 1
             if log is not None:
                 log.dialogues(done, rollout.dialogues)
-            if self._terminated and self.world.size == 1:  # several processes stop together, after the iteration
+            if self._terminated and self._holding:  # what the handler raised was swallowed by somebody's code
                 raise _Stopped
 
         share = self.world.share(range(rollout.dialogues))
@@ -166,19 +201,25 @@ class Trainer:
             return self.world.gathered([]), added(self.world.gathered([counts]))
         if self.generator is not None:
             self.generator.update(self.policy)
-        trajectories = collect(
-            self.policy,
-            self.envs,
-            seeds=[seeds[i] for i in share],
-            streams=[(stream, i) for i in share],
-            temperature=rollout.temperature,
-            max_new_tokens=rollout.max_new_tokens,
-            max_turns=rollout.max_turns,
-            samples=rollout.samples,
-            counts=counts,
-            on_episode=heard,
-            generator=self.generator,
-        )
+        self._holding = self.world.size == 1  # several processes stop together, after the iteration
+        try:
+            if self._terminated and self._holding:  # it came between two rollouts
+                raise _Stopped
+            trajectories = collect(
+                self.policy,
+                self.envs,
+                seeds=[seeds[i] for i in share],
+                streams=[(stream, i) for i in share],
+                temperature=rollout.temperature,
+                max_new_tokens=rollout.max_new_tokens,
+                max_turns=rollout.max_turns,
+                samples=rollout.samples,
+                counts=counts,
+                on_episode=heard,
+                generator=self.generator,
+            )
+        finally:
+            self._holding = False
         return self.world.gathered(trajectories), added(self.world.gathered([counts]))
 
     def one_iteration(self, log: RunLog | None = None, done: float = 0.0) -> dict[str, Any]:
@@ -201,10 +242,8 @@ class Trainer:
         )
         try:
             estimates, stats = self.learner.update(batch, self.iteration, done)
-        except FloatingPointError:
-            torch.save({"rows": batch.rows, "reward_A": batch.reward_A}, self.config.out / "bad_batch.pt")
-            self.save()
-            raise
+        except FloatingPointError as error:
+            raise self._diverged(batch, error) from error
         self.iteration += 1
         if self.config.keep_rollouts and self.world.first:
             save_rollout(self.config.out, self.iteration, batch, estimates, trajectories)
@@ -221,22 +260,41 @@ class Trainer:
             log.iteration(figures)
         return figures
 
+    def _diverged(self, batch: Batch, error: FloatingPointError) -> DivergedError:
+        """Keep the batch, which all processes hold alike, and what is sound of the weights; the error to raise."""
+        path = self.config.out / "bad_batch.pt"
+        if self.world.first:
+            torch.save({"rows": batch.rows, "reward_A": batch.reward_A}, path)
+        self.save()
+        return DivergedError(
+            f"iteration {self.iteration + 1}: expected finite losses and gradients; {error}. Its batch is in {path} (torch.load with "
+            f"weights_only=False): look for rewards in reward_A that are no numbers. If there are none, choose lower rates "
+            f"(--optim.policy-lr, --optim.critic-lr) and another --out. {self.last} holds the newest weights that are finite."
+        )
+
     def _validate(self, log: RunLog | None) -> None:
-        if self.evaluate is None or log is None:
+        """Figures on held-out users, if it is time for them and a run that was killed has not left them."""
+        every, path = self.config.eval.every, self.config.out / "validation.jsonl"
+        if self.evaluate is None or log is None or not every or self.iteration % every:
+            return
+        if any(record["iteration"] == self.iteration for record in records_until(path, self.iteration)):
             return
         figures = dict(self.evaluate(self.policy))
-        record = {"iteration": self.iteration, **figures}
-        with (self.config.out / "validation.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        for key, value in figures.items():
-            log.board.add_scalar(f"validation/{key}", value, self.iteration)
         if figures["return"] > self.best:
             self.best = figures["return"]
             self.save(self.config.out / "best")
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"iteration": self.iteration, **figures}) + "\n")
+        for key, value in figures.items():
+            log.board.add_scalar(f"validation/{key}", value, self.iteration)
+
+    def _finite(self) -> bool:
+        weights = (*self.policy.parameters_policy(), *self.policy.parameters_value())
+        return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
     def save(self, folder: Path | None = None) -> None:
-        """Write a checkpoint, ``last`` by default. One process does."""
-        if not self.world.first:
+        """Write a checkpoint, ``last`` by default. One process does. Weights that are not finite replace none that are."""
+        if not (self.world.first and self._finite()):
             return
         state = {
             **self.learner.state(),
@@ -247,8 +305,9 @@ class Trainer:
             "config_hash": self.config.hash(),
             "random": random_state(),
         }
-        target = folder or self.last
-        save_checkpoint(target, policy=self.policy, optimizers=self.learner.optimizers, state=state)
+        # Whether these weights have run away shows in the rollout that they hold next.
+        on_trial = folder is None and self.config.ppo.max_kl is not None
+        save_checkpoint(folder or self.last, policy=self.policy, optimizers=self.learner.optimizers, state=state, on_trial=on_trial)
 
     def resume(self) -> None:
         """Go on from ``last``. Call it on a trainer whose policy was loaded from there (see `checkpointed_policy`).
@@ -265,18 +324,54 @@ class Trainer:
         self.iteration, self.dialogues = state["iteration"], state["dialogues"]
         self.action_tokens = state.get("action_tokens", 0)  # not in checkpoints from before they could end a run
         self.best = -np.inf if state["best"] is None else state["best"]
+        best = recovered(self.config.out / "best")
+        if self.world.first and best.exists():  # it may be newer than ``last``
+            self.best = max(self.best, read_state(best)["best"])
+        self.training_seconds = sum(record["seconds"] for record in records_until(self.config.out / "metrics.jsonl", self.iteration))
         self.learner.load_state(state)
         restore_random(state["random"])
+        self._resumed = True
+
+
+def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
+    """Lines of a run's log up to an iteration; without one that a kill has torn."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return [record for record in records if record["iteration"] <= iteration]
+
+
+def unread_settings(config: TrainConfig) -> list[str]:
+    """A line for each setting that was chosen and that nothing reads in this run."""
+    found, usual = [], [PPOConfig(), *(preset.ppo for preset in PRESETS.values())]
+    if config.algo in GROUP_ALGOS:
+        names = ("gamma_token", "gamma_turn", "lam_token", "lam_turn", "lam_critic", "critic_warmup", "critic_steps")
+        for name in names:  # what presets set has not been chosen
+            if (value := getattr(config.ppo, name)) not in [getattr(ppo, name) for ppo in usual]:
+                found.append(f"ppo.{name}={value!r} does nothing with algo={config.algo!r}, which has neither discounts nor a critic.")
+    if config.ppo.baseline != "episode" and config.algo != "grpo":
+        found.append(f"ppo.baseline={config.ppo.baseline!r} does nothing with algo={config.algo!r}; it is grpo's.")
+    if config.rollout.window != RolloutConfig.window and config.context.kind != "window":
+        found.append(f"rollout.window={config.rollout.window} does nothing with context={config.context.kind!r}; add --context window.")
+    return found
 
 
 def checkpointed_policy(out: Path, which: str = "last") -> Path:
-    """The policy folder of a run: that of ``best``, ``last``, or the folder itself if it is one."""
+    """The policy folder of a run: that of ``best`` or ``last``, of the other where there is none, or the folder itself if it is one.
+
+    Raises CheckpointError where there is neither, and for a damaged one: the weights of the other would not fit its state.
+    """
     if holds_model(out):
         return out
     for name in (which, "best", "last"):
-        folder = recovered(out / name) / "policy"
-        if holds_model(folder):
-            return folder
+        folder = recovered(out / name)
+        if not folder.exists():
+            continue
+        if holds_model(folder / "policy") and head_file(folder / "policy"):
+            return folder / "policy"
+        raise CheckpointError(
+            f"{folder / 'policy'}: expected a model or an adapter, with a value head; found neither or one of them. The checkpoint is "
+            f"damaged. Put it back, or begin anew from another policy (--model {out / 'best' / 'policy'}) with another --out."
+        )
     raise CheckpointError(f"{out}: expected a run or a policy folder; found neither best/policy, last/policy nor a model.")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,6 +13,17 @@ PLACES = 20
 """Intervals of the table over a dialogue."""
 TABLE_RATE = 20.0
 """How much faster than the weights the table learns."""
+
+
+FILE = "value_head.weights"
+"""Beside a saved model. Safetensors by another name: vLLM takes every *.safetensors of a folder for a part of the model."""
+OLD_FILE = "value_head.safetensors"
+"""Its name in folders of earlier versions."""
+
+
+def head_file(folder: Path) -> Path | None:
+    """Where the head lies in a policy folder; None if it holds none."""
+    return next((folder / name for name in (FILE, OLD_FILE) if (folder / name).is_file()), None)
 
 
 class ValueHead(nn.Module):
@@ -22,6 +36,7 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int, *, seed: int = 0) -> None:
         super().__init__()
+        self.units = (0.0, 1.0)  # mean and deviation of the returns that the outputs count from and in
         self.table = nn.Parameter(torch.zeros(PLACES + 1))
         self.inner = nn.utils.skip_init(nn.Linear, hidden_size, hidden_size)  # draws nothing globally
         self.outer = nn.utils.skip_init(nn.Linear, hidden_size, 1)
@@ -46,3 +61,22 @@ class ValueHead(nn.Module):
         for weight in (self.table, self.outer.weight):
             weight.mul_(old_std / new_std)
         self.outer.bias.mul_(old_std).add_(old_mean - new_mean).div_(new_std)
+        self.units = new
+
+    def save(self, folder: Path) -> None:
+        """Write weights and units into a policy folder."""
+        from safetensors.torch import save_file
+
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        # One entry only: safetensors writes several in an order that changes from process to process.
+        save_file(weights, folder / FILE, metadata={"units": json.dumps(self.units)})
+        (folder / OLD_FILE).unlink(missing_ok=True)
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote, or a file of an earlier version, which does not tell its units."""
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            self.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 -- no mapping
+            mean, std = json.loads((file.metadata() or {}).get("units", "[0.0, 1.0]"))
+        self.units = (mean, std)

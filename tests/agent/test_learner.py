@@ -15,6 +15,7 @@ from toy import ToyEnv, char_policy, toy_config
 from rlpa_agent.batch import make_batch, micro_batches
 from rlpa_agent.config import PPOConfig
 from rlpa_agent.learner import Learner, faster_dtype
+from rlpa_agent.policy import Policy
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer
 from rlpa_agent.trajectory import Trajectory, Turn
@@ -235,6 +236,56 @@ def test_a_non_finite_step_is_skipped_and_three_running_stop(tmp_path):
         learner.update(batch, 0)
     for old, new in zip(before, policy.parameters_policy(), strict=True):
         assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_reward_that_is_no_number_spoils_neither_critic_nor_normaliser(tmp_path, bad, warmup):
+    policy = tiny_models.policy()
+    good = make_batch(gathered(policy), max_turns=3)
+    ppo = {"epochs": 1, "minibatches": 1, "critic_steps": 3, "critic_warmup": warmup}
+    learner = Learner(policy, toy_config(tmp_path, 3, ppo=ppo))
+    learner.update(good, 0)
+    weights = [*policy.parameters_policy(), *policy.parameters_value()]
+    before, normaliser = [p.detach().clone() for p in weights], learner.normaliser
+    good.reward_A[-1] = bad
+    _, stats = learner.update(good, 0)
+    assert learner.normaliser == normaliser
+    assert stats.skipped == 4
+    assert stats.steps == 0
+    for old, new in zip(before, weights, strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_critic_that_begins_a_new_run_says_what_it_said_in_its_own(tmp_path):
+    policy = tiny_models.policy()
+    batch = make_batch(gathered(policy), max_turns=3)
+    batch.reward_A.mul_(8.0)
+    config = toy_config(tmp_path, 3, ppo={"critic_warmup": 10, "critic_steps": 20})
+    learner = Learner(policy, config)
+    learner.update(batch, 0)
+    learner.update(batch, 1)
+    said = learner.estimate(batch, 0).values_A
+    assert float(said.mean()) > 2
+    policy.save(tmp_path / "policy")
+    loaded = Learner(Policy.load(tmp_path / "policy"), config)
+    assert torch.equal(loaded.estimate(batch, 0).values_A, said)
+    # A checkpoint of an earlier version tells the units in state.json alone.
+    policy.value_head.units = (0.0, 1.0)
+    learner.load_state(learner.state())
+    assert policy.value_head.units == (learner.normaliser.mean, learner.normaliser.std)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_entropy_is_differentiated_only_where_it_is_learned_from(tmp_path, monkeypatch, weight):
+    policy, seen = tiny_models.policy(), []
+    batch = make_batch(gathered(policy, 2), max_turns=3)
+    learner = Learner(policy, toy_config(tmp_path, 3, ppo={"entropy": weight}))
+    whole = learner.loss_of
+    monkeypatch.setattr(learner, "loss_of", lambda scored, *rest: seen.append(scored.entropy.requires_grad) or whole(scored, *rest))
+    _, stats = learner.update(batch, 0)
+    assert set(seen) == {weight > 0}
+    assert stats.entropy > 0
 
 
 def test_target_kl_stops_the_epochs(tmp_path):

@@ -153,7 +153,7 @@ def test_a_saved_adapter_loads_in_peft_and_transformers_and_comes_back_byte_for_
     policy.save(folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "generation_config.json",
-        "system_prompt.txt", "tokenizer.json", "tokenizer_config.json", "value_head.safetensors",
+        "system_prompt.txt", "tokenizer.json", "tokenizer_config.json", "value_head.weights",
     ]  # fmt: skip
     keys = load_file(folder / "adapter_model.safetensors")
     assert "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight" in keys

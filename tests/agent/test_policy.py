@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import tiny_models
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, LlamaConfig
 
 from rlpa_agent import policy as policy_module
 from rlpa_agent.advantages import explained_variance
 from rlpa_agent.chat import Chat
+from rlpa_agent.config import shipped_start
 from rlpa_agent.policy import Policy
-from rlpa_agent.value import TABLE_RATE, ValueHead
+from rlpa_agent.value import TABLE_RATE, ValueHead, head_file
 from rlpa_env.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -233,7 +236,7 @@ def test_save_load_keeps_everything(tmp_path, system_prompt):
         assert torch.equal(tensor, final.lm.state_dict()[name]), name
     for name, tensor in made.value_head.state_dict().items():
         assert torch.equal(tensor, final.value_head.state_dict()[name]), name
-    for name in ("model.safetensors", "value_head.safetensors"):
+    for name in ("model.safetensors", "value_head.weights"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert str(tmp_path) not in "".join(
         path.read_text(encoding="utf-8", errors="replace") for path in (tmp_path / "b").iterdir()
@@ -257,6 +260,45 @@ def test_saved_folder_loads_in_plain_transformers(tmp_path):
     assert (generation.temperature, generation.top_k, generation.top_p) == (0.6, 0, 1.0)
     assert tuple(generation.eos_token_id) == made.chat.end_ids
     assert Chat(AutoTokenizer.from_pretrained(tmp_path), "").glue == made.chat.glue
+
+
+def test_a_server_that_takes_every_safetensors_of_a_folder_finds_the_model_alone(tmp_path):
+    tiny_models.policy().save(tmp_path)
+    for folder in (tmp_path, shipped_start()):
+        assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
+        assert head_file(folder) == folder / "value_head.weights"
+
+
+def test_a_folder_of_an_earlier_version_loads_and_is_saved_as_of_this_one(tmp_path):
+    made = awake(tiny_models.policy())
+    made.save(tmp_path)
+    (tmp_path / "value_head.weights").unlink()
+    save_file(made.value_head.state_dict(), tmp_path / "value_head.safetensors", metadata={"format": "pt"})
+    again = Policy.load(tmp_path)
+    assert torch.equal(again.value_head.outer.weight, made.value_head.outer.weight)
+    assert again.value_head.units == (0.0, 1.0)
+    again.save(tmp_path)
+    assert not (tmp_path / "value_head.safetensors").exists()
+    assert torch.equal(Policy.load(tmp_path).value_head.outer.weight, made.value_head.outer.weight)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "value_head.weights", "tokenizer.json"])
+def test_a_file_that_was_cut_short_is_an_error_that_names_the_folder(tmp_path, name):
+    tiny_models.policy().save(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path)) + ".*expected"):
+        Policy.load(tmp_path)
+
+
+def test_an_entropy_that_nobody_learns_from_is_the_same_figure_without_a_graph():
+    made = awake(tiny_models.policy())
+    (row,) = rows(1)
+    place = (row[None], torch.tensor([len(row)]), torch.tensor([0, 0]), torch.tensor([1, 3]), torch.tensor([0.5, 0.5]))
+    learned, told = (made.score(*place, temperature=0.7, entropy_grad=grad) for grad in (True, False))
+    assert learned.entropy.requires_grad
+    assert not told.entropy.requires_grad
+    assert torch.equal(learned.entropy, told.entropy)
+    assert told.logp.requires_grad
 
 
 def test_half_size_storage_reloads_as_fp32(tmp_path):

@@ -18,7 +18,15 @@ from toy import toy_config
 
 from rlpa_agent import cli
 from rlpa_agent.checkpoint import CheckpointError, read_state
-from rlpa_agent.config import PRESETS, EvalConfig, ModelConfig, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_agent.config import (
+    PRESETS,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    PPOConfig,
+    RolloutConfig,
+    TrainConfig,
+)
 from rlpa_agent.evaluate import PolicyAgent
 from rlpa_agent.lora import LoraSettings
 from rlpa_agent.policy import Policy
@@ -108,7 +116,7 @@ def test_a_style_is_everybodys_and_no_style_leaves_the_hash_as_it_was(tmp_path):
     data = dataclasses.asdict(plain)
     for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
         del data[name]
-    del data["rollout"]["style"]  # as it was hashed before there was one
+    del data["rollout"]["style"], data["optim"]["schedule_iterations"]  # as it was hashed before there was one
     data["rollout"]["server"] = False
     assert plain.hash() == hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
     with pytest.raises(ConfigError, match="style: expected one of"):
@@ -158,7 +166,7 @@ def test_T11_resuming_gives_the_same_run(tmp_path, kind):
     assert [line["kl"] for line in logs[0]] == [line["kl"] for line in logs[1]]
     assert logs[0][0]["kl"] == 0.0
     assert logs[0][2]["kl"] != 0.0
-    for name in ("policy/value_head.safetensors", "state.safetensors", "state.json"):
+    for name in ("policy/value_head.weights", "state.safetensors", "state.json"):
         assert (whole.last / name).read_bytes() == (second.last / name).read_bytes(), name
 
 
@@ -297,6 +305,14 @@ def test_the_health_line_names_the_likeliest_trouble(figures, expected):
         (lambda: PPOConfig(gamma_turn=1.5), r"ppo\.gamma_turn: expected 0\.0 … 1\.0; got 1\.5"),
         (lambda: PPOConfig(kl_kind="k1"), "k2"),
         (lambda: PPOConfig(horizon="never"), "terminal"),
+        (lambda: PPOConfig(dual_clip=1.0), r"ppo\.dual_clip: expected more than 1.*got 1\.0"),
+        (lambda: PPOConfig(value_clip=-0.1), r"ppo\.value_clip: expected at least 0; got -0\.1"),
+        (lambda: PPOConfig(target_kl=-0.1), r"ppo\.target_kl: expected at least 0"),
+        (lambda: PPOConfig(max_kl=-1.0), r"ppo\.max_kl: expected at least 0"),
+        (lambda: PPOConfig(lam_critic=1.1), r"ppo\.lam_critic: expected 0\.0 … 1\.0"),
+        (lambda: OptimConfig(schedule_iterations=0), r"optim\.schedule_iterations: expected at least 1"),
+        (lambda: TrainConfig(save_every=0), r"train\.save_every: expected at least 1"),
+        (lambda: RolloutConfig(max_user_tokens=-1), r"rollout\.max_user_tokens: expected at least 1"),
         (lambda: RolloutConfig(dialogues=0), "dialogues"),
         (lambda: RolloutConfig(temperature=0.0), "more than 0"),
         (lambda: EvalConfig(split="vanilla/test"), "validation split"),
@@ -314,6 +330,8 @@ def test_the_hash_covers_what_is_learned_and_nothing_else(tmp_path):
     base = PRESETS["tiny"]
     same = dataclasses.replace(base, iterations=7, minutes=3.0, out=tmp_path)
     assert same.hash() == base.hash()
+    assert base.hash() == "72b50bd13065d337"  # that of runs which were trained with this preset
+    assert dataclasses.replace(base, optim=dataclasses.replace(base.optim, schedule_iterations=60)).hash() != base.hash()
     assert dataclasses.replace(base, seed=1).hash() != base.hash()
     assert dataclasses.replace(base, ppo=dataclasses.replace(base.ppo, beta=0.02)).hash() != base.hash()
 

@@ -106,6 +106,20 @@ def test_a_process_whose_partner_is_silent_takes_every_second_micro_batch(tmp_pa
     assert ours == [(2,), (0,)]
 
 
+def test_processes_meet_over_main_memory_where_there_is_a_gpu_too(monkeypatch):
+    """Every tensor that is summed lies there; nccl would refuse it."""
+    from torch import distributed
+
+    asked = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(distributed, "init_process_group", asked.append)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    assert World.from_environment().rank == 1
+    assert asked == ["gloo"]
+
+
 def test_gradients_of_a_process_with_none_are_zeros():
     a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
     a.grad = torch.tensor([1.0, 2.0])

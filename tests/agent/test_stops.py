@@ -1,0 +1,315 @@
+"""How a run stops and goes on: SIGTERM, a policy that ran away, rewards that are no numbers, damage; and what is left of it then."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import tiny_models
+import torch
+from tiny_models import Script
+from toy import toy_config
+
+from rlpa_agent.checkpoint import CheckpointError, read_state, save_checkpoint, settle
+from rlpa_agent.config import EvalConfig
+from rlpa_agent.policy import Policy
+from rlpa_agent.trainer import DivergedError, Trainer, checkpointed_policy
+from rlpa_env import RLPAError
+
+TURNS = 3
+FILES = ("policy/model.safetensors", "policy/value_head.weights", "state.safetensors", "state.json")
+
+
+def paid(text, turn):
+    """Something that a random model earns more or less of."""
+    return len(text) % 3
+
+
+def trainer_of(tmp_path, *, resume=False, pay=paid, evaluate=None, every=0, save_every=1, **changes):
+    rollout = {"dialogues": 2, "concurrent": 2, "max_new_tokens": 6}
+    config = toy_config(tmp_path, TURNS, rollout=rollout, **({"iterations": 6} | changes))
+    fields = {name: getattr(config, name) for name in config.__dataclass_fields__}
+    config = type(config)(**fields | {"save_every": save_every, "eval": EvalConfig(every=every, users=1)})
+    if resume:
+        policy = Policy.load(checkpointed_policy(config.out), max_user_tokens=96)
+    else:
+        policy = tiny_models.policy(seed=0, context=1024, max_user_tokens=96)
+    trainer = Trainer(config, policy, lambda: Script(("Well.",), turns=TURNS, pay=pay), evaluate, quiet=True)
+    if resume:
+        trainer.resume()
+    return trainer
+
+
+def after_iteration(trainer, number, do):
+    """Have ``do(figures)`` happen at the end of an iteration."""
+    iterate = trainer.one_iteration
+
+    def iterated(*arguments):
+        figures = iterate(*arguments)
+        if trainer.iteration == number:
+            do(figures)
+        return figures
+
+    trainer.one_iteration = iterated
+    return trainer
+
+
+def terminate(figures):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_away(figures):
+    figures["stop"] = True
+
+
+def log_of(trainer, name="metrics.jsonl"):
+    return [json.loads(line) for line in (trainer.config.out / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("save_every", "kept"), [(1, 2), (2, 2), (3, 0), (50, 0)])
+def test_a_policy_that_ran_away_does_not_replace_the_last_good_one(tmp_path, save_every, kept):
+    """The fourth iteration's dialogues show that the third left a policy too far from the start."""
+    trainer, weights = trainer_of(tmp_path, save_every=save_every, ppo={"max_kl": 1e6}), {}
+    start = trainer.policy.lm.get_output_embeddings().weight
+    weights[0] = start.detach().clone()
+    for number in (1, 2, 3):
+        after_iteration(trainer, number, lambda _, number=number: weights.update({number: start.detach().clone()}))
+    assert after_iteration(trainer, 4, run_away).run()["stop"]
+    assert read_state(trainer.last)["iteration"] == kept
+    stored = Policy.load(checkpointed_policy(trainer.config.out)).lm.get_output_embeddings().weight
+    assert torch.equal(stored, weights[kept])
+    assert not torch.equal(weights[2], weights[3])
+    assert sorted(path.name for path in trainer.config.out.glob("last*")) == ["last"]
+    assert log_of(trainer)[-1]["iteration"] == 4
+
+
+def test_a_policy_that_was_saved_by_sigterm_and_then_proves_to_have_run_away_is_not_kept_either(tmp_path):
+    options = {"save_every": 2, "ppo": {"max_kl": 1e6}}
+    with pytest.raises(SystemExit):
+        after_iteration(trainer_of(tmp_path, **options), 3, terminate).run()
+    second = trainer_of(tmp_path, resume=True, **options)
+    assert second.iteration == 3
+    after_iteration(second, 4, run_away).run()
+    assert read_state(second.last)["iteration"] == 2
+
+
+def test_the_kl_of_real_dialogues_decides_what_is_kept(tmp_path):
+    optim = {"policy_lr": 1e-2, "warmup_iterations": 0}
+    trainer = trainer_of(tmp_path, iterations=50, ppo={"max_kl": 1e-4}, optim=optim)
+    trainer.run()
+    kl = [line["kl_per_turn"] for line in log_of(trainer)]
+    assert kl[-1] > 1e-4 >= max(kl[:-1])
+    assert read_state(trainer.last)["iteration"] == len(kl) - 2  # whose dialogues were the last to be near the start
+    whole = trainer_of(tmp_path / "whole", iterations=2, ppo={"max_kl": 1e6})
+    whole.run()
+    assert sorted(path.name for path in whole.config.out.glob("last*")) == ["last"]  # nothing is left over of an ordinary run
+
+
+def test_a_checkpoint_on_trial_is_dropped_or_kept_whole(tmp_path):
+    policy, folder = tiny_models.policy(), tmp_path / "last"
+
+    def save(number):
+        save_checkpoint(folder, policy=policy, optimizers={}, state={"number": number}, on_trial=True)
+
+    for number in (1, 2, 3):  # 1 is the last that was found good
+        save(number)
+    settle(folder, good=False)
+    assert read_state(folder)["number"] == 1
+    save(4)
+    settle(folder, good=True)
+    settle(folder, good=False)  # no trial, no verdict
+    assert read_state(folder)["number"] == 4
+    folder.rename(tmp_path / "last.old")  # a kill between the two renames
+    settle(folder, good=True)
+    assert read_state(folder)["number"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_rewards_that_are_no_numbers_stop_the_run_with_the_batch_and_sound_weights(tmp_path):
+    trainer = trainer_of(tmp_path, pay=lambda text, turn: float("nan"), ppo={"epochs": 4})
+    with pytest.raises(DivergedError, match=r"iteration 1: expected finite .* three optimizer steps .*bad_batch\.pt.*policy-lr") as caught:
+        trainer.run()
+    assert isinstance(caught.value, RLPAError)
+    assert torch.load(trainer.config.out / "bad_batch.pt", weights_only=False)["reward_A"].isnan().any()
+    stored = Policy.load(checkpointed_policy(trainer.config.out))
+    assert all(bool(weight.isfinite().all()) for weight in (*stored.lm.parameters(), *stored.value_head.parameters()))
+    assert read_state(trainer.last)["normaliser"] == [0.0, 1.0, 0]
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=1)
+    trainer.run()
+    before = (trainer.last / "policy" / "value_head.weights").read_bytes()
+    for weight in (next(trainer.policy.parameters_value()), next(trainer.policy.parameters_policy())):
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight.flatten()[0] = float("inf")
+        trainer.save()
+        with torch.no_grad():
+            weight.copy_(kept)
+    assert (trainer.last / "policy" / "value_head.weights").read_bytes() == before
+    stored = Policy.load(checkpointed_policy(trainer.config.out))
+    assert all(bool(weight.isfinite().all()) for weight in stored.lm.parameters())
+
+
+@pytest.mark.parametrize("stopped", ["by SIGTERM", "by its iterations"])
+def test_T11_six_iterations_are_three_and_three_under_a_falling_rate(tmp_path, stopped):
+    """The same command after SIGTERM; or two commands, where schedule_iterations says when the rate is 0."""
+    optim = {"schedule": "linear", "schedule_iterations": None if stopped == "by SIGTERM" else 6}
+    whole = trainer_of(tmp_path / "whole", optim=optim)
+    whole.run()
+    if stopped == "by SIGTERM":
+        with pytest.raises(SystemExit):
+            after_iteration(trainer_of(tmp_path / "parts", optim=optim), 3, terminate).run()
+    else:
+        trainer_of(tmp_path / "parts", optim=optim, iterations=3).run()
+    second = trainer_of(tmp_path / "parts", resume=True, optim=optim)
+    assert second.iteration == 3
+    second.run()
+    for name in FILES:
+        assert (whole.last / name).read_bytes() == (second.last / name).read_bytes(), name
+    assert log_of(whole)[-1]["kl"] == log_of(second)[-1]["kl"] != 0.0
+
+
+def test_schedule_iterations_are_all_that_its_schedule_depends_on(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=4, minutes=1.0, optim={"schedule_iterations": 8})
+    trainer.iteration = 2
+    assert trainer._done(59.0) == 0.25
+    trainer.iteration = 9
+    assert trainer._done(0.0) == 1.0
+
+
+def test_a_resumed_run_has_only_the_minutes_that_are_left(tmp_path):
+    first = trainer_of(tmp_path, iterations=1)
+    first.run()
+    (line,) = log_of(first)
+    later = line | {"iteration": 2, "seconds": 1e6}  # of an iteration that a kill has lost
+    text = "".join(json.dumps(record) + "\n" for record in (line | {"seconds": 599.9999}, later))
+    (first.config.out / "metrics.jsonl").write_text(text)
+    second = trainer_of(tmp_path, resume=True, iterations=50, minutes=10.0)
+    assert second.training_seconds == 599.9999
+    second.run()
+    assert second.iteration == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "value_head.weights"])
+def test_weights_of_best_never_stand_in_for_damaged_ones_of_last(tmp_path, name):
+    trainer = trainer_of(tmp_path, iterations=1, every=1, evaluate=lambda policy: {"return": 1.0})
+    trainer.run()
+    assert checkpointed_policy(trainer.config.out, "best").parts[-2:] == ("best", "policy")
+    (trainer.last / "policy" / name).unlink()
+    with pytest.raises(CheckpointError, match=r"last.policy: expected a model.*damaged"):
+        checkpointed_policy(trainer.config.out)
+
+
+def test_sigterm_does_not_wait_for_a_dialogue_to_end(tmp_path):
+    turns = []
+
+    def pay(text, turn):
+        turns.append(turn)
+        if len(turns) == 1:
+            terminate({})
+        return 0.0
+
+    trainer = trainer_of(tmp_path, pay=pay)
+    with pytest.raises(SystemExit) as caught:
+        trainer.run()
+    assert caught.value.code == 0
+    assert turns == [0]
+    assert read_state(trainer.last)["iteration"] == 0
+
+
+def test_sigterm_that_an_environment_swallowed_or_that_came_between_rollouts_is_not_forgotten(tmp_path):
+    turns = []
+
+    def pay(text, turn):
+        turns.append(turn)
+        try:
+            if len(turns) == 1:
+                terminate({})
+        except BaseException:  # as an environment might
+            return 0.0
+        return 0.0
+
+    trainer = trainer_of(tmp_path, pay=pay)
+    with pytest.raises(SystemExit):
+        trainer.run()
+    assert 1 < len(turns) <= 2 * TURNS
+    assert read_state(trainer.last)["iteration"] == 0
+    turns.clear()
+    again = trainer_of(tmp_path / "again", pay=pay, every=1, evaluate=lambda policy: terminate({}) or {"return": 1.0})
+    with pytest.raises(SystemExit):
+        again.run()
+    assert turns == []
+
+
+def judge_of(returns):
+    """Returns by iteration, in their order; an exception is raised, as if the process was killed there."""
+    left = list(returns)
+
+    def judged(policy):
+        value = left.pop(0)
+        if isinstance(value, BaseException):
+            raise value
+        return {"return": value}
+
+    return judged
+
+
+def test_best_is_not_replaced_by_a_worse_policy_after_a_kill(tmp_path):
+    """``last`` was saved before the validation of its iteration, so it knows nothing of the 5 that ``best`` earned."""
+
+    def die(figures):
+        raise KeyboardInterrupt
+
+    first = trainer_of(tmp_path, every=1, evaluate=judge_of([1.0, 5.0]), iterations=2)
+    with pytest.raises(KeyboardInterrupt):
+        after_iteration(first, 2, die).run()
+    assert read_state(first.last)["best"] == 1.0
+    with (first.config.out / "validation.jsonl").open("a") as file:
+        file.write('{"iteration": 2, "return": 9.0}\n{"iterat')  # of an iteration that is lost
+    second = trainer_of(tmp_path, resume=True, every=1, evaluate=judge_of([3.0]), iterations=2)
+    second.run()
+    assert read_state(second.config.out / "best")["iteration"] == 1
+    assert [(line["iteration"], line["return"]) for line in log_of(second, "validation.jsonl")] == [(0, 1.0), (1, 5.0), (2, 3.0)]
+
+
+def test_a_validation_that_a_kill_prevented_is_made_up_for(tmp_path):
+    first = trainer_of(tmp_path, every=1, evaluate=judge_of([1.0, KeyboardInterrupt()]), iterations=2)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = trainer_of(tmp_path, resume=True, every=1, evaluate=judge_of([5.0, 3.0]), iterations=2)
+    second.run()
+    assert [(line["iteration"], line["return"]) for line in log_of(second, "validation.jsonl")] == [(0, 1.0), (1, 5.0), (2, 3.0)]
+    assert read_state(second.config.out / "best")["iteration"] == 1
+
+
+def test_lines_of_another_run_that_never_saved_are_not_taken_for_its_own(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "validation.jsonl").write_text('{"iteration": 0, "return": 99.0}\n')
+    trainer = trainer_of(tmp_path, every=1, evaluate=judge_of([1.0, 2.0]), iterations=1)
+    trainer.run()
+    assert [line["return"] for line in log_of(trainer, "validation.jsonl")] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"algo": "rloo", "rollout": {"group": 2}, "ppo": {"lam_turn": 0.5}}, "lam_turn=0.5 does nothing with algo='rloo'"),
+        ({"algo": "grpo", "rollout": {"group": 2}, "ppo": {"critic_steps": 7}}, "critic_steps=7 does nothing"),
+        ({"algo": "rloo", "rollout": {"group": 2}, "ppo": {"baseline": "turn"}}, "baseline='turn' does nothing.*grpo's"),
+        ({"rollout": {"window": 2}}, "window=2 does nothing with context='append'"),
+    ],
+)
+def test_settings_that_nothing_reads_are_told(tmp_path, changes, said):
+    config = toy_config(tmp_path, TURNS, **changes)
+    with pytest.warns(UserWarning, match=said):
+        Trainer(config, tiny_models.policy(), lambda: Script(("Well.",)), quiet=True)
+
+
+def test_settings_that_are_read_are_not_told(tmp_path):
+    grouped = toy_config(tmp_path, TURNS, algo="grpo", rollout={"group": 2, "context": "window", "window": 2}, ppo={"baseline": "turn"})
+    Trainer(grouped, tiny_models.policy(), lambda: Script(("Well.",)), quiet=True)  # a warning would be an error here

@@ -107,6 +107,12 @@ class RolloutConfig:
     server: str | None = None
     """URL of a vLLM server that samples the rollouts, started on the base of a policy with LoRA; see `rlpa_agent.served`.
     None: the trainer samples itself."""
+    base_url: str | None = None
+    """Of an OpenAI-compatible server, such as http://localhost:8000/v1, for RLPA-LLM-v0 and matcher=llm."""
+    model_name: str | None = None
+    """Name of a model that it serves."""
+    matcher: str = "lexical"
+    """lexical, embedding or llm: what compares a profile with the truth."""
     cues: str = "mixed"
     style: str | None = None
     """How all people talk: plain, terse, chatty, evasive or impatient; None: each as their personality suggests."""
@@ -333,9 +339,10 @@ class TrainConfig:
         data: dict[str, Any] = dataclasses.asdict(self)
         for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
             del data[name]
-        if self.rollout.style is None:  # so that runs from before there was a choice can be resumed
-            del data["rollout"]["style"]
-        data["rollout"]["server"] = self.rollout.server is not None  # where it is changes nothing
+        later = {"style": None, "model_name": None, "matcher": "lexical"}  # so that runs from before there was a choice can be resumed
+        kept = {name: value for name, value in data["rollout"].items() if name not in later or value != later[name]}
+        del kept["base_url"]  # where a server is changes nothing
+        data["rollout"] = kept | {"server": self.rollout.server is not None}
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @classmethod
@@ -351,9 +358,7 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able data, without ``out``."""
-        data = dataclasses.asdict(self)
-        del data["out"]
-        return data
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
 
 
 # Every line of a profile is paid for itself, every reply for its verdict: then a right line stands out of the noise of 64
@@ -376,25 +381,20 @@ PRESETS: dict[str, TrainConfig] = {
         eval=EvalConfig(every=20),
     ),
     "qwen2.5-0.5b": TrainConfig(
-        model=ModelConfig(
-            path="Qwen/Qwen2.5-0.5B-Instruct", lora_rank=16, lora_alpha=32, rollout_dtype="bfloat16", gradient_checkpointing=True
-        ),
+        model=ModelConfig("Qwen/Qwen2.5-0.5B-Instruct", lora_rank=16, lora_alpha=32, rollout_dtype="bfloat16", gradient_checkpointing=True),
         rollout=RolloutConfig(max_new_tokens=128, profile_weight=5.0),
         ppo=_OWN_PPO,
         # A dialogue is a row of up to 2,500 tokens, and one row of it fills the cores.
         optim=OptimConfig(policy_lr=1e-4, critic_lr=1e-3, schedule="linear", token_budget=2048),
     ),
-    # Hyper-parameters of arXiv 2505.15456. Its critic is a model of its own; ours is a head on the policy's states.
+    # Hyper-parameters of arXiv 2505.15456 and its code. Its critic is a model of its own, ours a head on the policy's states;
+    # its 4,096 tokens an answer would not fit the model's 32,768 ten times over.
     "qwen2.5-3b-paper": TrainConfig(
-        model=ModelConfig(
-            path="Qwen/Qwen2.5-3B-Instruct", update_dtype="bfloat16", rollout_dtype="bfloat16", gradient_checkpointing=True
-        ),
-        rollout=RolloutConfig(dialogues=256, concurrent=64, max_turns=10, max_new_tokens=4096, max_user_tokens=256),
-        ppo=PPOConfig(
-            gamma_token=1.0, gamma_turn=1.0, lam_token=0.95, lam_turn=0.95, clip_low=0.2, clip_high=0.2, value_clip=0.2,
-            beta=0.01, kl_in="reward", epochs=1, minibatches=2, target_kl=None, max_kl=None, critic_warmup=0,
-        ),
+        model=ModelConfig("Qwen/Qwen2.5-3B-Instruct", update_dtype="bfloat16", rollout_dtype="bfloat16", gradient_checkpointing=True),
+        rollout=RolloutConfig(dialogues=256, concurrent=64, context="latest", samples=4, max_turns=10, max_new_tokens=1024, max_user_tokens=256),
+        ppo=PPOConfig(gamma_turn=0.0, value_clip=0.2, beta=0.01, kl_in="reward", epochs=1, minibatches=2, target_kl=None, max_kl=None, critic_warmup=0),
         optim=OptimConfig(policy_lr=5e-7, critic_lr=9e-6, token_budget=4 * (4096 + 4096)),
+        mode="official",
     ),
 }
 """Starting points by name; every field can be set on the command line."""

@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from rlpa_agent.baseline_config import BASELINES, DPO, SFT, as_training
-from rlpa_agent.config import PRESETS, SHIPPED, EvalConfig, RolloutConfig, TrainConfig, shipped_start
+from rlpa_agent.config import PRESETS, SHIPPED, RolloutConfig, TrainConfig, shipped_start
 from rlpa_env import ConfigError, RLPAError, evaluate, instructions, parse_action
 from rlpa_env.encoders import MINILM
 from rlpa_env.evaluate import results_table
@@ -60,7 +60,13 @@ class Eval:
     agent: tuple[str, ...] = ()
     """Reference agents by name, scored on the same users."""
     env: str = "RLPA-v0"
-    """Environment id."""
+    """Environment id; RLPA-LLM-v0 takes its user and judge from BASE_URL."""
+    base_url: str | None = None
+    """Of an OpenAI-compatible server, such as http://localhost:8000/v1."""
+    model_name: str | None = None
+    """Name of a model that it serves."""
+    matcher: str = "lexical"
+    """lexical, embedding, or llm: the model at BASE_URL."""
     split: str = "vanilla/test"
     """A bundled split, or the path of a JSONL file of profiles."""
     users: int | None = None
@@ -69,8 +75,8 @@ class Eval:
     """One dialogue per user and seed."""
     temperature: float | None = None
     """Sampling temperature; 0 is greedy; the policy's own if not given."""
-    max_new_tokens: int = 160
-    """Tokens a turn, at most."""
+    max_new_tokens: int | None = None
+    """Tokens a turn, at most; as in the run that trained a policy if not given, 160 for other models."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of all weights; a policy with LoRA has its base's if not given, others float32."""
     out: Path = Path("runs/eval")
@@ -97,15 +103,16 @@ class Chat:
 class Replay:
     """Compare estimators on the same kept dialogues: noise of each one's gradient, and where it points.
 
-    Needs a run trained with --keep-rollouts; grpo and rloo need --rollout.group 2 or more, ppo a critic. Dialogues of
-    several iterations may be pooled while the policy stands still, e.g. --iterations 8 --ppo.critic-warmup 8.
+    Needs a run trained with --keep-rollouts; ppo needs a critic; grpo and rloo need --rollout.group 2 or more and, beside the
+    others, --ppo.profile-paid turn --ppo.gamma-turn 1, so that all are about one objective. Dialogues of several iterations
+    may be pooled while the policy stands still, e.g. --iterations 8 --ppo.critic-warmup 8.
 
     Example: rlpa-agent replay runs/tiny --algo ppo rloo --iteration 7 8
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     algo: tuple[str, ...] = ()
-    """Of ppo, grpo, rloo, reinforce; all that the run has a critic and groups for if none are named."""
+    """Of ppo, grpo, rloo, reinforce; if none are named, all that the run has a critic, groups and one objective for."""
     iteration: tuple[int, ...] = ()
     """Kept iterations to pool; the newest if none are named."""
     seed: int = 0
@@ -143,17 +150,18 @@ def _plain_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "adapter_config.json")) and not (folder / "last").exists()
 
 
-def validation(config: EvalConfig, env_id: str, seed: int, max_new_tokens: int) -> Any:
-    """What the trainer calls every ``config.every`` iterations: mean figures on fixed validation users."""
+def validation(config: TrainConfig) -> Any:
+    """What the trainer calls every ``config.eval.every`` iterations: mean figures on fixed validation users, in the run's task."""
     from rlpa_agent.evaluate import PolicyAgent
     from rlpa_env.evaluate import Setting, collect
     from rlpa_env.results import per_turn, returns
 
-    people = min(config.users, _size(config.split))
-    setting = Setting(env_id, config.split, people, (seed,))
+    judged, seed = config.eval, config.seed
+    people = min(judged.users, _size(judged.split))
+    setting = Setting(config.rollout.env_id, judged.split, people, (seed,), tuple(_task(config.rollout).items()))
 
     def figures(policy: Any) -> dict[str, float]:
-        agent = PolicyAgent(policy, temperature=config.temperature, seed=seed, max_new_tokens=max_new_tokens)
+        agent = PolicyAgent(policy, temperature=judged.temperature, seed=seed, max_new_tokens=config.rollout.max_new_tokens)
         records = collect({"policy": agent}, setting, quiet=True)["policy"]
         names = {"profile_f1": "f1", "profile_grounded_f1": "grounded_f1", "response": "response", "ceiling": "ceiling"}
         means = {name: float(per_turn(records, key).mean()) for name, key in names.items()}
@@ -168,16 +176,30 @@ def _size(split: str) -> int:
     return len(profiles_of(split))
 
 
+def _task(rollout: RolloutConfig) -> dict[str, Any]:
+    """Arguments of ``gym.make`` that a run trains and is judged with; its weights and people are not among them."""
+    named = {name: getattr(rollout, name) for name in ("max_turns", "cues", "style", "credit")}
+    asked = _models(rollout.env_id, rollout.matcher, rollout.base_url, rollout.model_name)
+    return {"max_episode_steps": rollout.max_turns} | named | asked
+
+
+def _models(env_id: str, matcher: str, base_url: str | None, model_name: str | None) -> dict[str, Any]:
+    """The matcher, where it is not the usual one, and the model behind it or behind user and judge."""
+    chosen = {} if matcher == "lexical" else {"matcher": matcher}
+    if matcher != "llm" and env_id != "RLPA-LLM-v0":
+        return chosen
+    if not base_url or not model_name:
+        raise ConfigError(
+            f"{env_id} with matcher={matcher!r}: expected the base_url and model_name of a served model; got {base_url} and {model_name}. "
+            "Name them with --rollout.base-url and --rollout.model-name (eval: --base-url and --model-name)."
+        )
+    return chosen | {"llm": {"base_url": base_url, "model": model_name}}
+
+
 def environments(rollout: RolloutConfig) -> Callable[[], gym.Env]:
     """What makes one environment to train in."""
-
-    names = ("max_turns", "split", "cues", "style", "credit", "profile_weight", "response_weight")
-    options = {name: getattr(rollout, name) for name in names}
-
-    def make() -> gym.Env:
-        return gym.make(f"rlpa_env:{rollout.env_id}", max_episode_steps=rollout.max_turns, **options)
-
-    return make
+    options = _task(rollout) | {name: getattr(rollout, name) for name in ("split", "profile_weight", "response_weight")}
+    return lambda: gym.make(f"rlpa_env:{rollout.env_id}", **options)
 
 
 def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
@@ -194,7 +216,7 @@ def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = Fa
         raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")
     policy = load_policy(config, str(checkpointed_policy(config.out, "last")) if resume else policy_path(config.model.path))
 
-    judge = validation(config.eval, rollout.env_id, config.seed, rollout.max_new_tokens) if config.eval.every else None
+    judge = validation(config) if config.eval.every else None
     generator = None
     if rollout.server is not None:
         ends, banned = policy.chat.end_ids, policy.banned_V.nonzero()[:, 0].tolist()
@@ -220,10 +242,7 @@ def load_policy(config: TrainConfig, source: str) -> Any:
         dtype=None if model.base_dtype == "auto" else getattr(torch, model.base_dtype),
         rollout_dtype=getattr(torch, model.rollout_dtype),
         gradient_checkpointing=model.gradient_checkpointing,
-        seed=config.seed,
-        temperature=rollout.temperature,
-        value_grad=model.value_grad,
-        max_user_tokens=rollout.max_user_tokens,
+        seed=config.seed, temperature=rollout.temperature, value_grad=model.value_grad, max_user_tokens=rollout.max_user_tokens,
     )
     if policy.adapter is not None and not model.lora_rank:
         raise ConfigError(
@@ -273,22 +292,14 @@ def _eval(args: Eval) -> None:
     from rlpa_agent.evaluate import policy_agent
     from rlpa_agent.prompted import PromptedPolicy
 
-    agents: dict[str, Any] = {
-        name: policy_agent(
-            policy_path(name),
-            dtype=args.dtype,
-            temperature=args.temperature,
-            seed=args.seed[0],
-            max_new_tokens=args.max_new_tokens,
-        )
-        for name in args.policy
-    }
+    shared: dict[str, Any] = {"dtype": args.dtype, "temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
+    agents: dict[str, Any] = {name: policy_agent(policy_path(name), seed=args.seed[0], **shared) for name in args.policy}
     for name, method in itertools.product(args.policy, args.prompting):
         agents[f"{name}, {method}"] = PromptedPolicy(agents[name], method, args.embedding_model)
     agents |= dict.fromkeys(args.agent)
-    rows = evaluate(
-        agents, env_id=args.env, split=args.split, users=args.users, seeds=args.seed, out=args.out
-    )
+    setting: dict[str, Any] = {"env_id": args.env, "split": args.split, "users": args.users, "seeds": args.seed}
+    models = _models(args.env, args.matcher, args.base_url, args.model_name)
+    rows = evaluate(agents, env_kwargs=models, out=args.out, **setting)
     title = f"{args.env} · {args.split} · {rows[0]['users']} users · seeds {list(args.seed)}"
     Console(width=None if sys.stdout.isatty() else 160).print(results_table(rows, title))
     print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
@@ -375,13 +386,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             does: dict[Any, Any] = {Eval: _eval, Chat: _chat, Replay: _replay, Inspect: _inspect}
             sub = tyro.conf.subcommand
-            commands: Any = Annotated[
-                Annotated[Eval, sub("eval")]
-                | Annotated[Chat, sub("chat")]
-                | Annotated[Replay, sub("replay")]
-                | Annotated[Inspect, sub("inspect")],
-                None,
-            ]
+            eval_or_chat = Annotated[Eval, sub("eval")] | Annotated[Chat, sub("chat")]
+            commands: Any = Annotated[eval_or_chat | Annotated[Replay, sub("replay")] | Annotated[Inspect, sub("inspect")], None]
             description = f"{__doc__}\n\nTraining: rlpa-agent train | sft | dpo PRESET --help (presets: {', '.join(PRESETS)}; sft and dpo: tiny, paper)"
             args = tyro.cli(commands, args=arguments, prog="rlpa-agent", description=description)
             does[type(args)](args)

@@ -26,10 +26,7 @@ def shipped_start() -> Path:
     """Folder of the start checkpoint of the preset "tiny"; `rlpa_agent.start` says how it was made."""
     folder = Path(__file__).parent / "data" / "tiny"
     if not (folder / "model.safetensors").is_file():
-        raise ConfigError(
-            f"{folder}: expected the start checkpoint that comes with the package; it is missing. Reinstall, or make it "
-            "anew with `python -m rlpa_agent.start OUT`."
-        )
+        raise ConfigError(f"{folder}: expected the start checkpoint of the package; it is missing. Reinstall, or run `python -m rlpa_agent.start {folder}`.")
     return folder
 
 
@@ -73,10 +70,8 @@ class ModelConfig:
         _in_range("model", "lora_rank", self.lora_rank, 0)
         _in_range("model", "lora_alpha", self.lora_alpha, 1)
         if not self.lora_rank and self.base_dtype != "auto":
-            raise ConfigError(
-                f"model.base_dtype: expected auto without LoRA, where every weight is trained in float32; got {self.base_dtype!r}. "
-                "Set --model.lora-rank, or leave it out."
-            )
+            told = "expected auto without LoRA (--model.lora-rank), where every weight is trained in float32"
+            raise ConfigError(f"model.base_dtype: {told}; got {self.base_dtype!r}.")
 
 
 @dataclass(frozen=True)
@@ -107,6 +102,12 @@ class RolloutConfig:
     server: str | None = None
     """URL of a vLLM server that samples the rollouts, started on the base of a policy with LoRA; see `rlpa_agent.served`.
     None: the trainer samples itself."""
+    base_url: str | None = None
+    """Of an OpenAI-compatible server, such as http://localhost:8000/v1, for RLPA-LLM-v0 and matcher=llm."""
+    model_name: str | None = None
+    """Name of a model that it serves."""
+    matcher: str = "lexical"
+    """lexical, embedding or llm: what compares a profile with the truth."""
     cues: str = "mixed"
     style: str | None = None
     """How all people talk: plain, terse, chatty, evasive or impatient; None: each as their personality suggests."""
@@ -339,10 +340,10 @@ class TrainConfig:
         data: dict[str, Any] = dataclasses.asdict(self)
         for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
             del data[name]
-        for group, name in (("rollout", "style"), ("optim", "schedule_iterations")):
-            if data[group][name] is None:  # so that runs from before there was a choice can be resumed
-                del data[group][name]
-        data["rollout"]["server"] = self.rollout.server is not None  # where it is changes nothing
+        data["rollout"] |= {"server": self.rollout.server is not None, "base_url": None}  # where a server is changes nothing
+        later = {"rollout": {"style": None, "base_url": None, "model_name": None, "matcher": "lexical"}, "optim": {"schedule_iterations": None}}
+        for group, before in later.items():  # so that runs from before there was a choice can be resumed
+            data[group] = {name: value for name, value in data[group].items() if name not in before or value != before[name]}
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @classmethod
@@ -358,9 +359,7 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able data, without ``out``."""
-        data = dataclasses.asdict(self)
-        del data["out"]
-        return data
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
 
 
 # Every line of a profile is paid for itself, every reply for its verdict: then a right line stands out of the noise of 64
@@ -380,21 +379,20 @@ PRESETS: dict[str, TrainConfig] = {
         eval=EvalConfig(every=20),
     ),
     "qwen2.5-0.5b": TrainConfig(
-        model=ModelConfig(path="Qwen/Qwen2.5-0.5B-Instruct", lora_rank=16, lora_alpha=32, rollout_dtype="bfloat16", gradient_checkpointing=True),
+        model=ModelConfig("Qwen/Qwen2.5-0.5B-Instruct", lora_rank=16, lora_alpha=32, rollout_dtype="bfloat16", gradient_checkpointing=True),
         rollout=RolloutConfig(max_new_tokens=128, profile_weight=5.0),
         ppo=_OWN_PPO,
         # A dialogue is a row of up to 2,500 tokens, and one row of it fills the cores.
         optim=OptimConfig(policy_lr=1e-4, critic_lr=1e-3, schedule="linear", token_budget=2048),
     ),
-    # Hyper-parameters of arXiv 2505.15456. Its critic is a model of its own; ours is a head on the policy's states.
+    # Hyper-parameters of arXiv 2505.15456 and its code. Its critic is a model of its own, ours a head on the policy's states;
+    # its 4,096 tokens an answer would not fit the model's 32,768 ten times over.
     "qwen2.5-3b-paper": TrainConfig(
-        model=ModelConfig(path="Qwen/Qwen2.5-3B-Instruct", update_dtype="bfloat16", rollout_dtype="bfloat16", gradient_checkpointing=True),
-        rollout=RolloutConfig(dialogues=256, concurrent=64, max_turns=10, max_new_tokens=4096, max_user_tokens=256),
-        ppo=PPOConfig(
-            gamma_token=1.0, gamma_turn=1.0, lam_token=0.95, lam_turn=0.95, clip_low=0.2, clip_high=0.2, value_clip=0.2,
-            beta=0.01, kl_in="reward", epochs=1, minibatches=2, target_kl=None, max_kl=None, critic_warmup=0,
-        ),
+        model=ModelConfig("Qwen/Qwen2.5-3B-Instruct", update_dtype="bfloat16", rollout_dtype="bfloat16", gradient_checkpointing=True),
+        rollout=RolloutConfig(dialogues=256, concurrent=64, context="latest", samples=4, max_turns=10, max_new_tokens=1024, max_user_tokens=256),
+        ppo=PPOConfig(gamma_turn=0.0, value_clip=0.2, beta=0.01, kl_in="reward", epochs=1, minibatches=2, target_kl=None, max_kl=None, critic_warmup=0),
         optim=OptimConfig(policy_lr=5e-7, critic_lr=9e-6, token_budget=4 * (4096 + 4096)),
+        mode="official",
     ),
 }
 """Starting points by name; every field can be set on the command line."""

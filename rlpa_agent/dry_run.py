@@ -2,13 +2,15 @@
 
 About 20 seconds of trying on the real model: a few dialogues of a few turns, decoding steps at the row counts and
 context lengths to come, and one micro-batch forward and backward. From these, an iteration is played through on paper
-with the rollout's own rule for when rows wait. Nothing is kept: the policy is bitwise what it was.
+with the rollout's own rule for when rows wait. A rewritten context is taken to be read anew, and to open a row, every turn
+after the second. Nothing is kept: the policy is bitwise what it was.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,12 +21,15 @@ import torch
 from rich.table import Table
 
 from rlpa_agent.batch import make_batch, micro_batches
+from rlpa_agent.contexts import ContextKind
 from rlpa_agent.generation import Sampler, decoder
 from rlpa_agent.learner import CRITIC_TOKENS
 from rlpa_agent.progress import peak_memory_mb
 from rlpa_agent.rollout import RolloutCounts, collect
 from rlpa_agent.trajectory import Trajectory, Turn
+from rlpa_env import ConfigError
 
+APPEND = ContextKind()
 MANY = 32  # dialogues that show how long turns are, where time allows
 
 
@@ -36,7 +41,7 @@ class Forecast:
     trainable: int
     action_tokens: float  # sampled
     row_tokens: float  # fed to the update in one pass over the rows
-    longest_row: float  # tokens of a dialogue that nobody left, on average
+    longest_row: float  # tokens of the longest row of a dialogue that nobody left, on average
     rollout_seconds: float
     update_seconds: float
     memory_mb: float  # largest resident set
@@ -51,26 +56,61 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Talk:
-    """How dialogues go: tokens sampled and fed in each turn."""
+    """How dialogues go: tokens sampled and fed in each turn. A dialogue on paper is (fed, sampled) of every answer."""
 
     sampled: list[list[int]]  # [turn][any number of examples]
-    fed: list[list[int]]  # [turn]; the opening, then the glue and user text before each turn
+    fed: list[list[int]]  # [turn]; the opening, then the glue and user text before each turn; or by what contexts grew
     leaving: list[float]  # [turn]; share of dialogues that end with it
+    kept: ContextKind = APPEND
+    samples: int = 1  # answers a turn
+
+    @property
+    def anew_from(self) -> float:
+        """Number of the first answer of a dialogue for which the whole context is read anew, as are all after it."""
+        return 1 if self.samples > 1 else math.inf if self.kept.kind == "append" else 2
 
     def draw(self, dialogues: int, turns: int, rng: np.random.Generator) -> list[list[tuple[int, int]]]:
-        """(fed, sampled) of every turn of some dialogues."""
+        """(fed, sampled) of every answer in some dialogues."""
         last = len(self.sampled) - 1
         drawn = []
         for _ in range(dialogues):
             talk: list[tuple[int, int]] = []
+            context = 0
             for k in range(turns):
                 seen = min(k, last)
                 fed = self.fed[seen] if k == 0 or seen else self.fed[0][:1]
-                talk.append((int(rng.choice(fed)), int(rng.choice(self.sampled[seen]))))
+                full = self.kept.kind == "window" and k > max(last, self.kept.window)
+                heard = 0 if full else int(rng.choice(fed))
+                context = max(1, context + heard)
+                for _ in range(self.samples):
+                    new = context if len(talk) >= self.anew_from else heard
+                    if 0 < len(talk) < self.anew_from < math.inf:  # growth holds the answer before it, which is in the cache
+                        new = max(1, heard - talk[-1][1] + 1)
+                    talk.append((new, int(rng.choice(self.sampled[seen]))))
                 if rng.random() < self.leaving[seen]:
                     break
             drawn.append(talk)
         return drawn
+
+    def held(self, trajectory: Trajectory) -> list[tuple[int, int]]:
+        """The same of a dialogue that was really held."""
+        talk: list[tuple[int, int]] = []
+        known = 0
+        for turn in trajectory.turns:
+            for answer in (turn, *turn.others):
+                context = len(turn.context_ids)
+                talk.append((context if len(talk) >= self.anew_from else context - known, len(answer.action_ids)))
+            known = len(turn.context_ids) + len(turn.action_ids)
+        return talk
+
+    def rows(self, talk: Sequence[tuple[int, int]]) -> list[int]:
+        """Tokens of the rows that a dialogue takes in the update, see `batch.make_batch`."""
+        ends: list[int] = []
+        for number, (fed, said) in enumerate(talk):
+            ends.append(fed + said + (ends[-1] if ends and number < self.anew_from else 0))
+        appends = self.kept.kind == "append"
+        into_next = {n for n in range(0, len(talk) - self.samples, self.samples) if appends or n == 0}
+        return [end for number, end in enumerate(ends) if number not in into_next]
 
 
 @dataclass(frozen=True)
@@ -84,8 +124,11 @@ class _Costs:
     prefill_token: float
     turn: float  # of the environment, and of one more row in a prefill
 
-    def play(self, dialogues: Sequence[Sequence[tuple[int, int]]], rows: int) -> float:
-        """Seconds of a rollout that holds ``rows`` of the dialogues at a time, after the rule of `rollout.collect`."""
+    def play(self, dialogues: Sequence[Sequence[tuple[int, int]]], rows: int, anew_from: float = math.inf) -> float:
+        """Seconds of a rollout that holds ``rows`` of the dialogues at a time, after the rule of `rollout.collect`.
+
+        Answers from number ``anew_from`` of a dialogue on begin with an empty cache.
+        """
         left, at, length = list(range(rows, len(dialogues))), [(i, 0, 0) for i in range(rows)], [0] * rows
         seconds = 0.0
         while at:
@@ -94,7 +137,7 @@ class _Costs:
                 fed = [dialogues[at[i][0]][at[i][1]][0] for i in waiting]
                 seconds += self.prefill + self.prefill_token * sum(fed)
                 for i, tokens in zip(waiting, fed, strict=True):
-                    length[i] += tokens
+                    length[i] = tokens if at[i][1] >= anew_from else length[i] + tokens
                     at[i] = (at[i][0], at[i][1], dialogues[at[i][0]][at[i][1]][1])
             seconds += self.step + len(at) * (self.row + self.token * max(length))
             for i in reversed(range(len(at))):
@@ -139,6 +182,7 @@ def _listen(trainer: Any, budget: float) -> tuple[_Talk, RolloutCounts, list[Tra
             temperature=rollout.temperature,
             max_new_tokens=rollout.max_new_tokens,
             max_turns=turns,
+            samples=rollout.samples,
             counts=counts,
         )
         return held, counts
@@ -154,20 +198,26 @@ def _listen(trainer: Any, budget: float) -> tuple[_Talk, RolloutCounts, list[Tra
     if turns == rollout.max_turns and more > few:
         few = more
         held, counts = hold()
+    whole = rollout.samples > 1 or trainer.config.context.kind != "append"  # contexts are counted, and not what is new in them
     sampled, fed, leaving = [], [], []
     for k in range(max(len(t.turns) for t in held)):
         there = [t for t in held if len(t.turns) > k]
-        sampled.append([len(t.turns[k].action_ids) for t in there])
-        before = [len(t.turns[k - 1].context_ids) + len(t.turns[k - 1].action_ids) - 1 if k else 0 for t in there]
+        sampled.append([len(answer.action_ids) for t in there for answer in (t.turns[k], *t.turns[k].others)])
+        before = [_known(t.turns[k - 1], whole) if k else 0 for t in there]
         fed.append([len(t.turns[k].context_ids) - known for t, known in zip(there, before, strict=True)])
         leaving.append(float(np.mean([t.terminated and len(t.turns) == k + 1 for t in there])))
     if len(fed) == 1:  # what follows a first turn is known even where there is no second
-        fed.append([len(t.final_context_ids) - len(t.turns[0].context_ids) - len(t.turns[0].action_ids) + 1 for t in held])
+        fed.append([len(t.final_context_ids) - _known(t.turns[0], whole) for t in held])
         sampled, leaving = sampled * 2, leaving * 2
-    return _Talk(sampled, fed, leaving), counts, held, turns
+    return _Talk(sampled, fed, leaving, trainer.config.context, rollout.samples), counts, held, turns
 
 
-def _decoding(trainer: Any, opening: int, final: int, talk: _Talk, turn_seconds: float, budget: float) -> _Costs:
+def _known(turn: Turn, whole: bool) -> int:
+    """What the next context is counted from: this one, or all that is in the cache by then."""
+    return len(turn.context_ids) + (0 if whole else len(turn.action_ids) - 1)
+
+
+def _decoding(trainer: Any, opening: int, final: int, usual: float, turn_seconds: float, budget: float) -> _Costs:
     """Time steps at the first and last context length and with few rows, and prefills of a few and many tokens."""
     policy, rows = trainer.policy, len(trainer.envs)
     cache = decoder(policy.lm, rows, policy.context_limit, policy.rollout_dtype)
@@ -199,7 +249,7 @@ def _decoding(trainer: Any, opening: int, final: int, talk: _Talk, turn_seconds:
     token = max(0.0, long - short) / max(1, rows * (final - opening))
     row = max(0.0, (short - narrow) / max(1, rows - few) - token * opening)
     base = max(0.0, short - rows * (row + token * opening))
-    small = max(1, int(np.mean(talk.fed[-1])))
+    small = max(1, min(int(usual), (cache.capacity - opening) // 2))
     large = min(max(256, 4 * small), cache.capacity - opening)
     one, several, much = prefill(1, small), prefill(few, small), prefill(1, large)
     each = max(0.0, much - one) / (large - small)
@@ -270,31 +320,34 @@ def predict(trainer: Any, seconds: float = 20.0) -> Forecast:
     began = time.perf_counter()
     policy, config = trainer.policy, trainer.config
     rollout, rng = config.rollout, np.random.default_rng([config.seed, 14])
+    if rollout.server is not None:
+        raise ConfigError(
+            f"dry run: expected rollouts that are sampled here; got rollout.server={rollout.server!r}, whose speed it cannot foresee. "
+            "Leave --rollout.server out to see the cost of sampling here, and of the update."
+        )
     talk, counts, held, turns = _listen(trainer, 0.35 * seconds)
     talks = talk.draw(rollout.dialogues, rollout.max_turns, rng)
     sampled = float(sum(said for dialogue in talks for _, said in dialogue))
-    fed = float(sum(heard for dialogue in talks for heard, _ in dialogue))
-    full = [sum(heard + said for heard, said in dialogue) for dialogue in talks]
-    longest = float(np.mean([n for n, dialogue in zip(full, talks, strict=True) if len(dialogue) == max(map(len, talks))]))
+    rows = [talk.rows(dialogue) for dialogue in talks]
+    row_tokens = float(sum(map(sum, rows)))
+    longest = float(np.mean([max(own) for own, dialogue in zip(rows, talks, strict=True) if len(dialogue) == max(map(len, talks))]))
     opening = int(np.mean(talk.fed[0]))
-    spoken = sum(len(t.turns) for t in held)
+    spoken = sum(len(talk.held(t)) for t in held)
     final = min(max(opening + 1, int(longest)), policy.context_limit - 1)
-    costs = _decoding(trainer, opening, final, talk, counts.environment_seconds / spoken, 0.2 * seconds)
+    usual = np.mean(talk.fed[-1]) if talk.anew_from == math.inf else np.mean([fed for dialogue in talks for fed, _ in dialogue])
+    costs = _decoding(trainer, opening, final, float(usual), counts.environment_seconds / spoken, 0.2 * seconds)
     # What the paper play leaves out (bookkeeping, a busy machine) shows in the dialogues that were really held.
-    known = [len(t.turns[k - 1].context_ids) + len(t.turns[k - 1].action_ids) if k else 0 for t in held for k in range(len(t.turns))]
-    flat = [(len(turn.context_ids), len(turn.action_ids)) for t in held for turn in t.turns]
-    chunks = iter([(context - old, said) for (context, said), old in zip(flat, known, strict=True)])
-    really = counts.seconds / costs.play([[next(chunks) for _ in t.turns] for t in held], len(held))
-    rollout_seconds = costs.play(talks, min(len(trainer.envs), rollout.dialogues)) * float(np.clip(really, 0.5, 2.0))
-    row = (sampled + fed) / rollout.dialogues
-    update_seconds = _updating(trainer, held, row, sampled / (sampled + fed), rollout.dialogues, 0.45 * seconds)
+    really = counts.seconds / costs.play([talk.held(t) for t in held], len(held), talk.anew_from)
+    rollout_seconds = costs.play(talks, min(len(trainer.envs), rollout.dialogues), talk.anew_from) * float(np.clip(really, 0.5, 2.0))
+    count = sum(map(len, rows))
+    update_seconds = _updating(trainer, held, row_tokens / count, sampled / row_tokens, count, 0.45 * seconds)
     kept = sampled * policy.lm.config.hidden_size * 4 / 2**20 if config.ppo.critic_steps else 0.0
     every = [*policy.lm.parameters(), *policy.parameters_value()]
     return Forecast(
         parameters=sum(p.numel() for p in every),
         trainable=sum(p.numel() for p in every if p.requires_grad),
         action_tokens=sampled,
-        row_tokens=sampled + fed,
+        row_tokens=row_tokens,
         longest_row=longest,
         rollout_seconds=rollout_seconds,
         update_seconds=update_seconds,

@@ -6,9 +6,11 @@ the same keys and values in its cache. So an evaluated policy sees exactly what 
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,13 @@ from rlpa_agent.chat import Chat
 from rlpa_agent.contexts import Pieces, read_context
 from rlpa_agent.generation import Decoder, Sampler, decoder
 from rlpa_agent.policy import Policy, flush_denormals
+from rlpa_env.errors import ConfigError
 
 REMEMBERED = 4096
 """Dialogues whose sampled ids are kept; an older one that comes back is encoded from its text."""
+
+MAX_NEW_TOKENS = 160
+"""Of an answer, where no run says otherwise."""
 
 History = tuple[tuple[str, str], ...]
 
@@ -49,7 +55,7 @@ class PolicyAgent:
         *,
         temperature: float | None = None,
         seed: int = 0,
-        max_new_tokens: int = 160,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         chat: Chat | None = None,
     ) -> None:
         self.policy, self.chat, self.seed = policy, chat or policy.chat, seed
@@ -168,10 +174,33 @@ def _fingerprint(lm: Any) -> tuple[float, ...]:
     return tuple(torch.stack([tensor.flatten()[:256].float().sum() for tensor in lm.parameters()]).tolist())
 
 
-def policy_agent(path: Any, *, dtype: str | None = None, **options: Any) -> PolicyAgent:
-    """The agent in a policy folder or Hugging Face model; ``dtype`` of all weights; options go to ``PolicyAgent``."""
+def policy_agent(path: Any, *, dtype: str | None = None, max_new_tokens: int | None = None, **options: Any) -> PolicyAgent:
+    """The agent in a policy folder or Hugging Face model; ``dtype`` of all weights; options go to ``PolicyAgent``.
+
+    User messages and, by default, answers are cut where the run that left the folder cut them.
+    """
     flush_denormals()
-    chosen = None if dtype is None else getattr(torch, dtype)
-    policy = Policy.from_pretrained(path, dtype=chosen, reference=False)
+    chosen, limits = None if dtype is None else getattr(torch, dtype), _limits(path)
+    policy = Policy.from_pretrained(path, dtype=chosen, reference=False, max_user_tokens=limits.get("max_user_tokens"))
     policy.chat.kept = read_context(path)
-    return PolicyAgent(policy, **options)
+    longest = limits.get("max_new_tokens", MAX_NEW_TOKENS) if max_new_tokens is None else max_new_tokens
+    return PolicyAgent(policy, max_new_tokens=longest, **options)
+
+
+def _limits(path: Any) -> dict[str, int]:
+    """``max_new_tokens`` and ``max_user_tokens`` of the run RUN behind a folder RUN/best/policy; {} for other models."""
+    folder = Path(path).resolve()
+    if folder.name != "policy":
+        return {}
+    for file, place in (("config.json", ("rollout",)), ("baseline.json", ("config", "data"))):
+        source = folder.parents[1] / file
+        if not source.is_file():
+            continue
+        try:
+            found = json.loads(source.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{source}: expected the settings of a run, as JSON; {error}.") from error
+        for name in place:
+            found = found.get(name, {})
+        return {name: found[name] for name in ("max_new_tokens", "max_user_tokens") if name in found}
+    return {}

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gymnasium as gym
+
 from rlpa_agent.protocols import EnvPool, Messages, Opening, Step, TextEnv
-from rlpa_env import fork, restore
+from rlpa_env import RLPAEnv, fork, restore
 from rlpa_env.errors import ConfigError
+from rlpa_env.vector import make_calls
 
 
 class GymPool:
@@ -29,7 +32,9 @@ class GymPool:
         return Opening(self._said[slot], f"{getattr(getattr(inner, 'profile', None), 'id', type(inner).__name__)}#{int(seed)}")
 
     def step(self, slots: Sequence[int], texts: Sequence[str]) -> list[Step]:
-        """See `EnvPool`. One after another."""
+        """See `EnvPool`. One after another, once the model calls of all of them were made together."""
+        ours = [(self.envs[slot], text) for slot, text in zip(slots, texts, strict=True) if _hears(self.envs[slot])]
+        make_calls([env for env, _ in ours], [text for _, text in ours])  # type: ignore[misc]
         steps = [self._stepped(slot, self.envs[slot], text) for slot, text in zip(slots, texts, strict=True)]
         for slot, step in zip(slots, steps, strict=True):
             self._said[slot] = step.messages
@@ -55,6 +60,13 @@ class GymPool:
 def as_pool(envs: EnvPool | Sequence[TextEnv]) -> EnvPool:
     """A pool as it is, and environments as a `GymPool`."""
     return envs if isinstance(envs, EnvPool) else GymPool(envs)
+
+
+def _hears(env: Any) -> bool:
+    """Whether the text that ``env`` is stepped with is what an `RLPAEnv` inside it will be: its calls can be made ahead."""
+    while isinstance(env, gym.Wrapper) and not isinstance(env, gym.ActionWrapper):
+        env = env.env
+    return isinstance(env, RLPAEnv)
 
 
 def _messages(info: Mapping[str, Any]) -> Messages:

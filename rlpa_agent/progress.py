@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rlpa_agent.batch import Batch
 from rlpa_agent.estimates import Estimates, UpdateStats
-from rlpa_agent.rollout import RolloutCounts
+from rlpa_agent.rollout import PROFILE_TOKENS, RolloutCounts
 from rlpa_agent.trajectory import Trajectory
 from rlpa_env import parse_action
 
@@ -37,6 +38,8 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
     """Means over episodes and turns; turns after the user left count 0, unscored ones are left out.
 
     Figures of profiles and replies are there only where the environment tells of them, in the infos of every turn.
+    ``by_turn/`` has a number for each turn, of length ``max_turns``. Rates and lengths (length stops, tokens, points listed)
+    are means over the dialogues that held the turn, and 0 where none did.
     """
     figures: dict[str, Any] = {}
     valid = [[turn for turn in t.turns if turn.valid] for t in trajectories]
@@ -44,10 +47,16 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
     figures["return"] = float(np.mean(total))
     figures["return_std"] = float(np.std(total))
     figures["turns"] = float(np.mean([len(turns) for turns in valid]))
-    figures["left_early"] = float(np.mean([t.terminated for t in trajectories]))
     figures["failures"] = sum(len(turns) < len(t.turns) for turns, t in zip(valid, trajectories, strict=True))
     every = [turn for turns in valid for turn in turns]
     figures["length_stops"] = float(np.mean([turn.stop == "length" for turn in every])) if every else 0.0
+    figures["by_turn/return"] = [total / len(valid) for total in _by_turn(valid, max_turns, lambda turn: turn.reward, np.sum)]
+    figures["by_turn/length_stops"] = _by_turn(valid, max_turns, lambda turn: turn.stop == "length")
+    figures["by_turn/action_tokens"] = _by_turn(valid, max_turns, lambda turn: len(turn.action_ids))
+    if every and all(PROFILE_TOKENS in turn.parts for turn in every):
+        profile = _by_turn(valid, max_turns, lambda turn: turn.parts[PROFILE_TOKENS])
+        figures["by_turn/profile_tokens"] = profile
+        figures["by_turn/reply_tokens"] = [a - p for a, p in zip(figures["by_turn/action_tokens"], profile, strict=True)]
     for key in _TURN_FIGURES:
         if every and all(key in turn.parts for turn in every):
             table = np.zeros((len(valid), max_turns))
@@ -56,10 +65,20 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
             figures[key] = float(table.mean())
             figures[f"by_turn/{key}"] = [round(value, 4) for value in table.mean(axis=0).tolist()]
     has_format = not every or any("reward/profile" in turn.parts for turn in every)
-    return figures | (_text_figures(trajectories) if has_format else {})
+    ended = "left_early" if has_format else "terminated"  # elsewhere an end may as well be a game that was won
+    last = [[len(t.turns) == k + 1 and t.terminated for t in trajectories] for k in range(max_turns)]
+    figures[ended] = float(np.mean([t.terminated for t in trajectories]))
+    figures[f"by_turn/{ended}"] = [float(np.mean(here)) for here in last]
+    return figures | (_text_figures(trajectories, max_turns) if has_format else {})
 
 
-def _text_figures(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+def _by_turn(dialogues: Sequence[Sequence[Any]], max_turns: int, figure: Callable[[Any], float], pool: Callable[..., Any] = np.mean) -> list[float]:
+    """A figure of every turn, pooled over the dialogues that held it; 0 where none did."""
+    held = ([figure(dialogue[k]) for dialogue in dialogues if len(dialogue) > k] for k in range(max_turns))
+    return [float(pool(here)) if here else 0.0 for here in held]
+
+
+def _text_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[str, Any]:
     """Figures of what was written: points listed, share of the profile block, how alike the replies after the first are."""
     dialogues = [[content for role, content in t.messages if role == "assistant"] for t in trajectories]
     texts = [text for dialogue in dialogues for text in dialogue]
@@ -72,6 +91,7 @@ def _text_figures(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     grams = [pair for reply in replies for pair in zip(reply.split(), reply.split()[1:])]
     profile_chars = sum(text.find("</profile>") + len("</profile>") for text in texts if "</profile>" in text)
     return {
+        "by_turn/guessed_points": _by_turn(actions, max_turns, lambda action: len(action.profile)),
         "guessed_points": float(np.mean([len(action.profile) for dialogue in actions for action in dialogue])),
         "malformed": float(np.mean([bool(action.error) for dialogue in actions for action in dialogue])),
         "most_common_reply": max(later.values(), default=0) / max(1, later.total()),
@@ -92,6 +112,9 @@ def work_figures(counts: RolloutCounts, stats: UpdateStats, rollout_seconds: flo
         "head_ratio": stats.head_positions / max(1, stats.action_tokens),
         "pad_share": 1 - stats.real_tokens / max(1, stats.padded_tokens),
         "context_stops": counts.context_stops,
+        "prefill_seconds": counts.prefill_seconds,
+        "decode_steps": counts.decode_steps,
+        "decode_rows": counts.decode_rows,
         "environment_seconds": counts.environment_seconds,
         "peak_memory_mb": peak_memory_mb(),
     }
@@ -101,10 +124,13 @@ def update_figures(batch: Batch, estimates: Estimates, stats: UpdateStats) -> di
     """What the update did."""
     steps = max(1, stats.steps)
     kl_A = estimates.logp_old_A - estimates.logp_ref_A
+    by_turn = {"by_turn/kl": kl_A, "by_turn/entropy": -batch.logp_old_A}  # of what was sampled, −log p is the entropy on average
+    count_K = torch.bincount(batch.turn_A).clamp(min=1)
     turns = len({(c, t) for c, t in zip(batch.chain_A.tolist(), batch.turn_A.tolist(), strict=True)})
     return {
         "kl": float(kl_A.mean()),
         "kl_per_turn": float(kl_A.sum()) / max(1, turns),
+        **{name: (torch.bincount(batch.turn_A, value_A.double()) / count_K).tolist() for name, value_A in by_turn.items()},
         "served": estimates.weights_A is not None,
         "sampling_mismatch": float((estimates.logp_old_A - batch.logp_old_A).abs().mean()),
         "sampling_mismatch_max": float((estimates.logp_old_A - batch.logp_old_A).abs().max()),

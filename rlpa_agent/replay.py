@@ -139,6 +139,29 @@ def noise_figures(sketch_UD: Tensor, tokens_U: Tensor, seed: int = 0) -> dict[st
     }
 
 
+def one_objective(config: TrainConfig, algos: Sequence[str]) -> str:
+    """Why ``algos`` would not be about one objective on what a run of ``config`` keeps; "" if they are.
+
+    In mdp mode `GROUP_ALGOS` compare undiscounted returns of segments that all answers have, and the others discount
+    between the run's own segments.
+    """
+    grouped, ppo = [algo for algo in algos if algo in GROUP_ALGOS], config.ppo
+    if config.mode != "mdp" or not grouped:
+        return ""
+    discounts = (ppo.gamma_token, ppo.gamma_turn)
+    if config.profile_paid == "line":
+        return "this one pays profiles line by line, and the lines of two have nothing in common"
+    if len(grouped) < len(algos) and discounts != (1.0, 1.0):
+        return f"the others discount by gamma_token, gamma_turn = {discounts}"
+    return ""
+
+
+def _under(config: TrainConfig, algo: str) -> TrainConfig:
+    """The run under another estimator. Its KL stays where it was; but in the loss under `GROUP_ALGOS`, which know no other place."""
+    kl_in = "loss" if algo in GROUP_ALGOS else config.kl_in
+    return dataclasses.replace(config, algo=algo, ppo=dataclasses.replace(config.ppo, kl_in=kl_in))
+
+
 def compare(learner: Learner, batch: Batch, algos: Sequence[str] = ALGOS, *, seed: int = 0) -> dict[str, Any]:
     """Gradients of all ``algos`` on one batch, see `noise_figures`; cosines between their full gradients in ``between``.
 
@@ -147,17 +170,20 @@ def compare(learner: Learner, batch: Batch, algos: Sequence[str] = ALGOS, *, see
     config = learner.config
     if "ppo" in algos and not config.has_critic:
         raise ConfigError(f"replay: expected a run with a critic for ppo; this one was trained with {config.algo}.")
+    apart = one_objective(config, algos)
+    if apart:
+        raise ConfigError(
+            f"replay: expected one objective for {', '.join(algos)}. grpo and rloo compare whole returns at the same place of several "
+            f"answers; {apart}. Leave them out, or train with --ppo.profile-paid turn --ppo.gamma-turn 1 --ppo.gamma-token 1."
+        )
     fixed = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, update_dtype="float32"),
         rollout=dataclasses.replace(config.rollout, group=config.group, dialogues=config.group * len(batch.starts_C)),
         ppo=dataclasses.replace(config.ppo, critic_steps=0),
     )
-    scorer, moved = Learner(learner.policy, fixed), dataclasses.replace(fixed.ppo, kl_in="auto")
-    learners = {
-        algo: scorer if algo == config.algo else Learner(learner.policy, dataclasses.replace(fixed, algo=algo, ppo=moved))
-        for algo in algos
-    }
+    scorer = Learner(learner.policy, fixed)
+    learners = {algo: scorer if algo == config.algo else Learner(learner.policy, _under(fixed, algo)) for algo in algos}
     scorer.normaliser = learner.normaliser
     scored = scorer.estimate(batch, 0)
     estimates = {}
@@ -208,11 +234,13 @@ def replay(
 ) -> dict[str, Any]:
     """`compare` on kept iterations of a run, at its last checkpoint; left in RUN/replay.json.
 
-    By default all estimators that the run has a critic and groups for, on the newest iteration.
+    By default all estimators that the run has a critic and groups for and that share the objective of its own, see
+    `one_objective`; on the newest iteration.
     """
     learner = open_run(run, load)
-    able = {"ppo": learner.config.has_critic} | dict.fromkeys(GROUP_ALGOS, learner.config.group > 1)
-    algos = algos or [algo for algo in ALGOS if able.get(algo, True)]
+    config = learner.config
+    able = {"ppo": config.has_critic} | dict.fromkeys(GROUP_ALGOS, config.group > 1)
+    algos = algos or [algo for algo in ALGOS if able.get(algo, True) and not one_objective(config, [config.algo, algo])]
     chosen = list(iterations) or kept_iterations(run)[-1:]
     batches = [load_rollout(run, number).batch for number in chosen] or [load_rollout(run).batch]  # which says what is missing
     found = {"iterations": chosen} | compare(learner, joined(batches), algos, seed=seed)

@@ -26,6 +26,9 @@ from rlpa_agent.protocols import BranchingPool, EnvPool, Generator, Sampled, Ste
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env.errors import ConfigError
 
+PROFILE_TOKENS = "tokens/profile"
+"""Among the parts of a turn of the RLPA format: how many of its tokens are its profile block."""
+
 
 @dataclass
 class RolloutCounts:
@@ -325,7 +328,7 @@ class _Job:
             action_ids=np.asarray(action, dtype=np.int64),
             logp=np.asarray(state.logp, dtype=np.float32),
             reward=step.reward,
-            parts=_parts(step.info),
+            parts=_parts(step.info) | ({PROFILE_TOKENS: float(self.chat.block_tokens(action))} if "reward/profile" in step.info else {}),
             partial=tuple(step.info.get("profile/partial") or ()),
             valid=bool(step.info.get("reward/valid", True)),
             stop=stop,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import re
 from functools import partial
 
 import pytest
@@ -11,10 +14,15 @@ from tiny_models import Script
 from toy import toy_config
 
 from rlpa_agent import cli, dry_run
+from rlpa_agent.batch import make_batch
+from rlpa_agent.contexts import ContextKind
 from rlpa_agent.dry_run import _Costs, _Talk, predict
 from rlpa_agent.lora import LoraSettings
 from rlpa_agent.policy import Policy
+from rlpa_agent.pool import GymPool
+from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer
+from rlpa_env import ConfigError
 
 torch.set_num_threads(1)
 
@@ -46,6 +54,78 @@ def test_later_turns_are_like_the_last_one_seen_and_people_leave_as_they_did():
     assert talk.draw(2, 4, np.random.default_rng(0)) == [[(50, 3), (9, 7), (9, 7), (9, 7)]] * 2
     leaving = _Talk(sampled=[[3], [7]], fed=[[50], [9]], leaving=[0.0, 1.0])
     assert leaving.draw(1, 4, np.random.default_rng(0)) == [[(50, 3), (9, 7)]]
+
+
+def test_contexts_that_are_read_anew_are_fed_whole_and_open_rows():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    anew = {"prefill_token": 1.0, "token": 1.0}
+    latest = _Talk(sampled=[[3]], fed=[[50], [9]], leaving=[0.0, 0.0], kept=ContextKind("latest"))
+    twice = _Talk([[3], [7]], [[50], [9]], [0.0, 0.0], ContextKind("latest"), samples=2)
+    # Contexts of 50, 59 and 68: the second goes on from the first, whose answer and 7 more tokens it holds.
+    (talk,) = dataclasses.replace(latest, sampled=[[3], [3]]).draw(1, 3, rng)
+    assert talk == [(50, 3), (7, 3), (68, 3)]
+    assert latest.rows(talk) == [63, 71]
+    assert _Costs(**(NOTHING | {"prefill_token": 1.0})).play([talk], 1, latest.anew_from) == 125
+    assert _Costs(**(NOTHING | anew)).play([talk], 1, latest.anew_from) == 125 + (50 + 51 + 52) + (60 + 61 + 62) + (68 + 69 + 70)
+    (talk,) = twice.draw(1, 3, rng)
+    assert talk == [(50, 3), (50, 3), (59, 7), (59, 7), (68, 7), (68, 7)]
+    assert twice.rows(talk) == [53, 66, 66, 75, 75]  # the first answer's row is gone on with
+    assert dataclasses.replace(twice, kept=ContextKind()).rows(talk) == [53, 66, 75, 75]
+    window = _Talk([[3], [3]], [[50], [9]], [0.0, 0.0], ContextKind("window", 2))
+    assert window.draw(1, 5, rng) == [[(50, 3), (7, 3), (68, 3), (68, 3), (68, 3)]]
+
+
+class Copied(GymPool):
+    """Slots of environments that branch by being copied whole."""
+
+    def attempt(self, slot, text):
+        twin = copy.deepcopy(self.envs[slot])
+        step = self._stepped(slot, twin, text)
+        return step, (twin, step.messages)
+
+    def settle(self, slot, attempted):
+        self.envs[slot], self._said[slot] = attempted
+
+
+@pytest.mark.parametrize("kind", ["latest", "window", "append"])
+def test_a_forecast_counts_all_answers_of_official_mode(tmp_path, kind, monkeypatch):
+    policy = tiny_models.policy(context=1024, max_user_tokens=96)
+    policy.chat.kept = ContextKind(kind, 1)
+    rollout = {"dialogues": 6, "concurrent": 3, "max_new_tokens": 12, "max_turns": 4, "samples": 3, "context": kind, "window": 1}
+    config = toy_config(tmp_path, 4, rollout=rollout, mode="official")
+    trainer = Trainer(config, policy, Copied([Script(("Well, I bake.", "No."), turns=4) for _ in range(3)]), quiet=True)
+    asked = []
+    monkeypatch.setattr(dry_run, "collect", lambda *a, **options: asked.append(options["samples"]) or collect(*a, **options))
+    forecast = predict(trainer, 1.0)
+    assert set(asked) == {3}  # else it times a rollout that is never held
+    trajectories, counts = trainer.gather()
+    assert all(len(turn.others) == 2 for t in trajectories for turn in t.turns)
+    batch = make_batch(trajectories, max_turns=4, per_turn=True)
+    assert forecast.action_tokens == pytest.approx(counts.action_tokens, rel=0.1)
+    if kind == "append":  # a policy that writes no blocks: other contexts would go on in their rows here
+        assert forecast.row_tokens == pytest.approx(sum(map(len, batch.rows)), rel=0.15)
+    else:
+        assert sum(map(len, batch.rows)) * 0.85 < forecast.row_tokens < sum(map(len, batch.rows)) * 1.4
+
+
+def test_rollouts_from_a_server_are_not_foretold(tmp_path):
+    trainer = Trainer(toy_config(tmp_path, 2), tiny_models.policy(), lambda: Script(("No.",), turns=2), quiet=True)
+    trainer.config = dataclasses.replace(trainer.config, rollout=dataclasses.replace(trainer.config.rollout, server="http://127.0.0.1:9"))
+    with pytest.raises(ConfigError, match=r"dry run: expected rollouts that are sampled here; got rollout\.server"):
+        predict(trainer, 1.0)
+
+
+def test_the_paper_preset_starts(tmp_path, capsys, monkeypatch):
+    tiny_models.policy(context=32_768, system_prompt=None).save(tmp_path / "start")
+    monkeypatch.setattr(dry_run, "predict", partial(predict, seconds=1.0))
+    few = ["--rollout.dialogues", "2", "--rollout.concurrent", "2", "--rollout.max-turns", "2", "--rollout.max-new-tokens", "8"]
+    cli.main(["train", "qwen2.5-3b-paper", "--model", str(tmp_path / "start"), "--out", str(tmp_path / "run"), *few, "--dry-run"])
+    shown = capsys.readouterr().out
+    assert "seconds an iteration" in shown
+    sampled = float(re.search(r"tokens sampled\D*([\d,.]+)", shown).group(1).replace(",", ""))
+    assert sampled > 2 * 4 * 8 / 2  # four answers a turn
 
 
 @pytest.mark.parametrize("adapters", [False, True])

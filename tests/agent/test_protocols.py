@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import Future
 
 import gymnasium as gym
@@ -13,14 +14,16 @@ import torch
 from tiny_models import Script
 from toy import ToyEnv, char_policy, toy_config
 
+import rlpa_env
 from rlpa_agent.checkpoint import read_state
 from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.policy import Policy
 from rlpa_agent.pool import GymPool
-from rlpa_agent.progress import health
+from rlpa_agent.progress import health, rollout_figures
 from rlpa_agent.protocols import BranchingPool, EnvPool, Opening, Sampled, Step
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer, checkpointed_policy
+from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -58,6 +61,10 @@ def test_a_plain_gymnasium_environment_is_learned_through_the_trainer(tmp_path):
     assert last["return"] > 1.8
     assert not [key for key in last if key.startswith(("profile/", "reward/", "judge/")) or key in ("malformed", "most_common_reply")]
     assert "malformed" not in health(last)
+    assert (last["terminated"], last["by_turn/terminated"]) == (0.0, [0.0, 0.0])
+    won = rollout_figures([Trajectory((Turn(np.zeros(1), np.zeros(1), np.zeros(1), 1.0),), np.zeros(1), True, False)], max_turns=2)
+    assert (won["terminated"], won["by_turn/terminated"], health(won)) == (1.0, [1.0, 0.0], "ok")
+    assert not {"left_early", "by_turn/left_early"} & (set(last) | set(won))
     (trajectory,) = collect(trainer.policy, [Letters()], seeds=[3], max_new_tokens=1, max_turns=2)
     roles, texts = zip(*trajectory.messages)
     assert roles == ("user", "assistant", "user", "assistant", "user")
@@ -221,3 +228,59 @@ def test_tokens_of_any_generator_that_is_given_are_weighed(tmp_path):
     assert torch.allclose(weights, logp.exp().clamp(max=config.ppo.importance_cap))
     assert float(weights.max()) < 1.0
     assert trainer.config is config
+
+
+class Crowd(rlpa_env.ChatClient):
+    """A client that answers only when ``size`` calls are in flight together, or after two seconds; no server is asked."""
+
+    def __init__(self, size):
+        super().__init__(base_url="http://127.0.0.1:9/v1", model="m")
+        self.size, self.waiting, self.most = size, [], 0
+
+    def begin(self, messages, **options):
+        asked, future = json.loads(messages[1]["content"]), Future()
+        verdict = {name: {"reason": "why", "pass": True} for name in rlpa_env.CRITERIA}
+        self.waiting.append((future, asked["say"] if "say" in asked else json.dumps(verdict)))
+        self.most = max(self.most, len(self.waiting))
+        if len(self.waiting) >= self.size:
+            self.answer()
+        else:
+            threading.Timer(2.0, self.answer).start()
+        return future
+
+    def answer(self):
+        while self.waiting:
+            future, text = self.waiting.pop()
+            future.set_result(text)
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, rlpa_env.LastMessage])
+def test_the_model_calls_of_all_slots_are_in_flight_together(wrap):
+    said = [rlpa_env.format_action([], f"I made tea {n} times. What do you do for work?") for n in range(6)]
+    crowd = Crowd(size=12)
+
+    def env(**parts):
+        return wrap(gym.make("RLPA-v0", **parts))
+
+    waiting = [env(user=rlpa_env.LLMUser(crowd), judge=rlpa_env.LLMJudge(crowd)) for _ in range(6)]
+    pool = GymPool([waiting[0], OwnEnv(), *waiting[1:]])  # one that waits for nothing among them
+    for slot in range(7):
+        pool.reset(slot, seed=3)
+    steps = pool.step([6, 5, 4, 1, 3, 2, 0], [*said[:3], "Hi", *said[3:]])
+    assert crowd.most == 12  # a user and a judge for each of six
+    assert steps[3].reward == 2.0
+    assert [step.messages[-2][1] for step in steps] == [*said[:3], "Hi", *said[3:]]
+    alone = GymPool([env(user=rlpa_env.LLMUser(Crowd(1)), judge=rlpa_env.LLMJudge(Crowd(1)))])
+    alone.reset(0, seed=3)
+    assert alone.step([0], [said[0]])[0] == steps[0]
+
+
+def test_an_environment_that_hears_another_text_than_it_is_given_makes_its_calls_alone():
+    louder = gym.wrappers.TransformAction(
+        gym.make("RLPA-v0", user=rlpa_env.LLMUser(Crowd(1))), lambda text: text + " Really.", None
+    )
+    pool = GymPool([louder])
+    pool.reset(0, seed=3)
+    (step,) = pool.step([0], [rlpa_env.format_action([], "Hi there.")])
+    assert step.info["reward/valid"]
+    assert "Really." in louder.unwrapped.dialogue[1].content

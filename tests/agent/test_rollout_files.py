@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,16 @@ from toy import toy_config
 from rlpa_agent import cli
 from rlpa_agent.batch import micro_batches
 from rlpa_agent.config import TrainConfig
-from rlpa_agent.replay import Sketch, compare, noise_figures, open_run, replay, units_of
+from rlpa_agent.replay import (
+    Sketch,
+    _under,
+    compare,
+    noise_figures,
+    one_objective,
+    open_run,
+    replay,
+    units_of,
+)
 from rlpa_agent.rollout_files import joined, kept_iterations, load_rollout, save_rollout
 from rlpa_agent.token_table import episode_notes, html_page, terminal_table, token_lines
 from rlpa_agent.trainer import Trainer
@@ -265,6 +275,42 @@ def test_replay_compares_all_estimators_and_leaves_its_figures(run, capsys):
     assert found["between"]["ppo"]["ppo"] == pytest.approx(1)
     with pytest.raises(SystemExit, match="algo: expected one of"):
         cli.main(["replay", str(out), "--algo", "dpo"])
+
+
+def test_estimators_are_compared_on_one_objective_or_not_at_all(tmp_path):
+    def config(algo="ppo", mode="mdp", **ppo):
+        samples = {"samples": 2} if mode == "official" else {}
+        return toy_config(tmp_path, 3, algo=algo, mode=mode, rollout={"group": 2, **samples}, ppo=ppo)
+
+    everybody = ("ppo", "grpo", "rloo", "reinforce")
+    for one in (config(), config(profile_paid="block"), config(mode="official", gamma_turn=0.0)):
+        assert one_objective(one, everybody) == ""
+    assert "(1.0, 0.0)" in one_objective(config(gamma_turn=0.0), everybody)
+    assert "(0.5, 1.0)" in one_objective(config(gamma_token=0.5), ["reinforce", "rloo"])
+    assert "line by line" in one_objective(config(profile_paid="line"), ["ppo", "rloo"])
+    assert "line by line" in one_objective(config(profile_paid="auto"), ["rloo"])  # as the preset "tiny" pays
+    assert one_objective(config(gamma_turn=0.0, profile_paid="line"), ["ppo", "reinforce"]) == ""
+    assert one_objective(config(gamma_turn=0.0), ["grpo", "rloo"]) == ""  # neither discounts
+    for kl_in, under in (("loss", ["loss"] * 4), ("auto", ["reward", "loss", "loss", "reward"])):
+        assert [_under(config(kl_in=kl_in), algo).kl_in for algo in everybody] == under
+
+
+def test_replay_of_a_run_with_own_credit_for_every_line_leaves_the_group_estimators_out(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=1, ppo={"gamma_turn": 0.0, "profile_paid": "auto", "beta": 0.1, "kl_in": "loss", "kl_kind": "k2"})
+    trainer.run()
+    found = replay(trainer.config.out, cli.load_policy)
+    assert [row["algo"] for row in found["rows"]] == ["ppo", "reinforce"]
+    with pytest.raises(ConfigError, match=r"one objective for ppo, rloo.* --ppo\.profile-paid turn --ppo\.gamma-turn 1"):
+        replay(trainer.config.out, cli.load_policy, ["ppo", "rloo"])
+
+
+def test_the_commands_of_the_docs_give_a_run_that_replay_compares(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "agent.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    train = re.search(r"^rlpa-agent train (.*--keep-rollouts.*)$", page, re.MULTILINE).group(1).split()
+    algos = re.search(r"^rlpa-agent replay .*--algo (.*)$", page, re.MULTILINE).group(1).split()
+    config = cli.parse_preset("train", train).config
+    assert one_objective(config, algos) == ""
+    assert config.group > 1
 
 
 def test_estimators_that_the_run_cannot_give_are_refused(tmp_path):

@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import signal
+import sys
+from concurrent.futures import Future
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +19,7 @@ from tiny_models import Script
 from toy import toy_config
 
 from rlpa_agent import cli
+from rlpa_agent.batch import make_batch
 from rlpa_agent.checkpoint import CheckpointError, read_state
 from rlpa_agent.config import (
     PRESETS,
@@ -27,14 +30,15 @@ from rlpa_agent.config import (
     RolloutConfig,
     TrainConfig,
 )
-from rlpa_agent.evaluate import PolicyAgent
+from rlpa_agent.estimates import Estimates, UpdateStats
+from rlpa_agent.evaluate import PolicyAgent, policy_agent
 from rlpa_agent.lora import LoraSettings
 from rlpa_agent.policy import Policy
-from rlpa_agent.progress import health, rollout_figures
+from rlpa_agent.progress import health, rollout_figures, update_figures
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer, checkpointed_policy, shuffled_rewards
-from rlpa_agent.trajectory import Trajectory
-from rlpa_env import ConfigError, format_action, instructions
+from rlpa_agent.trajectory import Trajectory, Turn
+from rlpa_env import CRITERIA, ChatClient, ConfigError, LLMMatcher, format_action, instructions
 
 TURNS = 3
 
@@ -72,7 +76,10 @@ def test_a_run_leaves_metrics_checkpoints_and_the_best_policy(tmp_path):
     wanted = {"return", "kl", "entropy", "explained_variance", "profile/f1", "by_turn/profile/f1", "reward/response", "health"}
     wanted |= {"action_tokens", "prefill_ratio", "head_ratio", "pad_share", "peak_memory_mb", "left_early", "length_stops"}
     wanted |= {"judge/relevance", "guessed_points", "rollout_tokens_per_second", "update_tokens_per_second", "seconds"}
+    wanted |= {"prefill_seconds", "decode_steps", "decode_rows", "by_turn/profile_tokens", "by_turn/kl", "by_turn/entropy"}
     assert wanted <= set(lines[0])
+    assert lines[0]["decode_rows"] >= lines[0]["decode_steps"] > 0
+    assert lines[0]["prefill_seconds"] > 0
     assert lines[0]["head_ratio"] == 1.0
     assert lines[0]["prefill_ratio"] <= 1.1
     assert lines[0]["kl"] == 0.0  # the reference is the start
@@ -116,7 +123,9 @@ def test_a_style_is_everybodys_and_no_style_leaves_the_hash_as_it_was(tmp_path):
     data = dataclasses.asdict(plain)
     for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
         del data[name]
-    del data["rollout"]["style"], data["optim"]["schedule_iterations"]  # as it was hashed before there was one
+    del data["optim"]["schedule_iterations"]
+    for name in ("style", "base_url", "model_name", "matcher"):  # as it was hashed before there were these
+        del data["rollout"][name]
     data["rollout"]["server"] = False
     assert plain.hash() == hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
     with pytest.raises(ConfigError, match="style: expected one of"):
@@ -357,6 +366,70 @@ def test_command_line_trains_resumes_and_evaluates(tmp_path, capsys):
         cli.main(["eval", "--policy", str(tmp_path / "nowhere"), "--users", "1"])
 
 
+def spoken(self, messages, **options):
+    """In the place of `ChatClient.begin`: a user who says its draft, a judge who finds all well."""
+    asked, future = json.loads(messages[1]["content"]), Future()
+    future.set_result(asked["say"] if "say" in asked else json.dumps({name: {"reason": "why", "pass": True} for name in CRITERIA}))
+    return future
+
+
+def test_the_command_line_trains_and_evaluates_with_a_served_model(tmp_path, monkeypatch):
+    policy_of().save(tmp_path / "start")
+    asked = []
+    monkeypatch.setattr(ChatClient, "begin", lambda self, *a, **o: asked.append(self.config) or spoken(self, *a, **o))
+    run = ["train", "tiny", "--model", str(tmp_path / "start"), "--rollout.dialogues", "2", "--rollout.env-id", "RLPA-LLM-v0"]
+    run += ["--rollout.max-turns", "2", "--rollout.max-new-tokens", "8", "--eval.users", "1", "--iterations", "1"]
+    with pytest.raises(SystemExit, match=r"RLPA-LLM-v0.*expected the base_url and model_name of a served model.*--rollout\.base-url"):
+        cli.main([*run, "--out", str(tmp_path / "none")])
+    served = ["--rollout.base-url", "http://127.0.0.1:9/v1", "--rollout.model-name", "m"]
+    cli.main([*run, *served, "--out", str(tmp_path / "run")])
+    assert {(config.base_url, config.model) for config in asked} == {("http://127.0.0.1:9/v1", "m")}
+    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["failures"] == 0
+    assert json.loads((tmp_path / "run" / "validation.jsonl").read_text().splitlines()[0])["users"] == 1
+    told = []
+
+    def heard(agents, *, env_id, env_kwargs, **_):
+        told.append((env_id, env_kwargs))
+        raise ConfigError("that is all")
+
+    monkeypatch.setattr(cli, "evaluate", heard)
+    options = ["--env", "RLPA-LLM-v0", "--base-url", "http://127.0.0.1:9/v1", "--model-name", "m", "--matcher", "llm"]
+    with pytest.raises(SystemExit, match="that is all"):
+        cli.main(["eval", "--policy", str(tmp_path / "run"), *options])
+    assert told == [("RLPA-LLM-v0", {"matcher": "llm", "llm": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}})]
+    with pytest.raises(ConfigError, match="matcher='llm': expected the base_url"):
+        cli.environments(RolloutConfig(matcher="llm"))
+    env = cli.environments(RolloutConfig(matcher="llm", base_url="http://127.0.0.1:9/v1", model_name="m"))()
+    assert isinstance(env.unwrapped._matcher, LLMMatcher)
+
+
+def test_validation_and_evaluation_see_the_limits_and_the_task_of_the_run(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys.modules["rlpa_env.evaluate"], "collect", lambda agents, setting, **_: seen.append((agents["policy"], setting)) or {"policy": []})
+    rollout = RolloutConfig(max_turns=3, cues="explicit", style="terse", credit="grounded", max_new_tokens=12, profile_weight=5.0)
+    config = dataclasses.replace(config_of(tmp_path), rollout=rollout, eval=EvalConfig(users=2))
+    with pytest.raises(Exception):  # noqa: B017, PT011 - there are no records to take means of
+        cli.validation(config)(policy_of())
+    agent, setting = seen[0]
+    env = setting.make()
+    assert (agent.max_new_tokens, env.spec.max_episode_steps, env.unwrapped.max_turns) == (12, 3, 3)
+    assert (env.unwrapped.credit, env.unwrapped.profile_weight) == ("grounded", 1.0)  # scores are those of equal weights
+    assert dict(setting.env_kwargs)["cues"] == "explicit"
+    assert dict(setting.env_kwargs)["style"] == "terse"
+    trainer_of(tmp_path, iterations=1).run()
+    agent = policy_agent(cli.policy_path(str(tmp_path / "run")))
+    assert (agent.max_new_tokens, agent.chat.max_user_tokens) == (10, 96)
+    assert policy_agent(tmp_path / "run" / "last" / "policy", max_new_tokens=7).max_new_tokens == 7
+    policy_of().save(tmp_path / "plain" / "last" / "policy")
+    (tmp_path / "plain" / "baseline.json").write_text('{"config": {"data": {"max_new_tokens": 5, "max_user_tokens": 6}}}')
+    agent = policy_agent(tmp_path / "plain" / "last" / "policy")
+    assert (agent.max_new_tokens, agent.chat.max_user_tokens) == (5, 6)
+    policy_of().save(tmp_path / "other")
+    agent = policy_agent(tmp_path / "other")
+    assert (agent.max_new_tokens, agent.chat.max_user_tokens) == (160, None)
+
+
 def test_chat_shows_what_the_policy_believes(tmp_path, capsys, monkeypatch):
     import io
 
@@ -391,29 +464,107 @@ def test_the_command_line_trains_adapters_and_everything_else_reads_them(tmp_pat
         cli.main([*options, "--model", str(run), "--out", str(tmp_path / "other"), "--iterations", "1"])
 
 
-def test_the_paper_preset_has_the_hyper_parameters_of_the_paper():
-    """arXiv 2505.15456 and its code: PPO."""
+# arXiv 2505.15456 and the code that its authors published (a fork of OpenRLHF): "PPO" and the appendix on training.
+PAPER = {
+    "model": "Qwen/Qwen2.5-3B-Instruct",
+    "weights trained": "all",
+    "each turn": "a sample of its own",  # no credit across turns
+    "gamma across turns": 0.0,
+    "samples a turn": 4,  # the dialogue goes on with the best of them
+    "profile blocks in the context": "latest",
+    "gamma": 1.0,
+    "lambda": 0.95,
+    "clip": 0.2,
+    "value clip": 0.2,
+    "KL": (0.01, "reward"),  # k1 towards the frozen start
+    "actor lr": 5e-7,
+    "critic lr": 9e-6,
+    "rollout batch": 256,
+    "train batch": 128,
+    "tokens of a micro batch": 4 * (4096 + 4096),  # four of them, prompt and completion up to 4,096 each
+    "epochs": 1,
+    "turns": 10,
+    "precision": "bfloat16",
+    "reward": "profile F1 + response",
+}
+
+
+def test_the_paper_preset_is_what_the_paper_says():
     preset = PRESETS["qwen2.5-3b-paper"]
-    ppo, optim, rollout = preset.ppo, preset.optim, preset.rollout
-    assert preset.model.path == "Qwen/Qwen2.5-3B-Instruct"
-    assert preset.model.lora_rank == 0
-    assert (ppo.gamma_token, ppo.gamma_turn, ppo.lam_token, ppo.lam_turn) == (1.0, 1.0, 0.95, 0.95)
-    assert (ppo.clip_low, ppo.clip_high, ppo.value_clip) == (0.2, 0.2, 0.2)
-    assert (ppo.beta, ppo.kl_in) == (0.01, "reward")  # k1
-    assert (optim.policy_lr, optim.critic_lr) == (5e-7, 9e-6)
-    assert rollout.dialogues == 256
-    assert rollout.dialogues // ppo.minibatches == 128  # train batch
-    assert optim.token_budget == 4 * (4096 + 4096)  # micro batch 4, prompt and completion up to 4,096 each
-    assert ppo.epochs == 1
-    assert rollout.max_turns == 10
-    assert rollout.max_new_tokens == 4096
-    assert (preset.model.update_dtype, preset.model.rollout_dtype) == ("bfloat16", "bfloat16")
-    assert (rollout.profile_weight, rollout.response_weight, rollout.credit) == (1.0, 1.0, "paper")
+    ppo, optim, rollout, model = preset.ppo, preset.optim, preset.rollout, preset.model
+    assert ppo.clip_low == ppo.clip_high
+    assert ppo.lam_token == ppo.lam_turn
+    assert model.update_dtype == model.rollout_dtype
+    assert (rollout.profile_weight, rollout.response_weight, rollout.credit, ppo.line_cost) == (1.0, 1.0, "paper", 0.0)
+    assert {
+        "model": model.path,
+        "weights trained": "adapters" if model.lora_rank else "all",
+        "each turn": {"official": "a sample of its own", "mdp": "part of a chain"}[preset.mode],
+        "gamma across turns": ppo.gamma_turn,
+        "samples a turn": rollout.samples,
+        "profile blocks in the context": preset.context.kind,
+        "gamma": ppo.gamma_token,
+        "lambda": ppo.lam_token,
+        "clip": ppo.clip_low,
+        "value clip": ppo.value_clip,
+        "KL": (ppo.beta, preset.kl_in),
+        "actor lr": optim.policy_lr,
+        "critic lr": optim.critic_lr,
+        "rollout batch": rollout.dialogues,
+        "train batch": rollout.dialogues // ppo.minibatches,
+        "tokens of a micro batch": optim.token_budget,
+        "epochs": ppo.epochs,
+        "turns": rollout.max_turns,
+        "precision": model.update_dtype,
+        "reward": "profile F1 + response",
+    } == PAPER
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_fits_the_context_of_its_model(tmp_path, name):
+    tiny_models.policy(context=3072 if name == "tiny" else 32_768, system_prompt="" if name == "tiny" else None).save(tmp_path / "start")
+    preset = PRESETS[name]
+    config = dataclasses.replace(preset, model=dataclasses.replace(preset.model, path=str(tmp_path / "start")))
+    policy = cli.load_policy(config, str(tmp_path / "start"))
+    assert policy.chat.kept == preset.context
 
 
 def test_unknown_presets_name_the_choices():
     with pytest.raises(SystemExit, match="expected one of tiny"):
         cli.main(["train", "huge"])
+
+
+def test_figures_of_every_turn_are_those_counted_by_hand():
+    def held(*turns, left=False):
+        made = []
+        for profile, reply, reward, stop in turns:
+            ids = np.zeros(profile + reply, np.int64)
+            made.append(Turn(ids[:1], ids, np.zeros(len(ids), np.float32), reward, {"reward/profile": 0.0, "tokens/profile": profile}, stop=stop))
+        said = [("assistant", format_action([("Age", str(30 + i)) for i in range(k)], "Hi.")) for k, _ in enumerate(turns)]
+        return Trajectory(tuple(made), np.arange(1), left, not left, "user_left" if left else "", messages=(("user", "Hello"), *said))
+
+    figures = rollout_figures([held((4, 6, 1.0, "eos"), (2, 2, 3.0, "length")), held((0, 2, 2.0, "length"), left=True)], max_turns=3)
+    assert figures["by_turn/return"] == [1.5, 1.5, 0.0]
+    assert sum(figures["by_turn/return"]) == figures["return"]
+    assert figures["by_turn/length_stops"] == [0.5, 1.0, 0.0]
+    assert figures["by_turn/action_tokens"] == [6.0, 4.0, 0.0]
+    assert figures["by_turn/profile_tokens"] == [2.0, 2.0, 0.0]
+    assert figures["by_turn/reply_tokens"] == [4.0, 2.0, 0.0]
+    assert figures["by_turn/guessed_points"] == [0.0, 1.0, 0.0]
+    assert figures["by_turn/left_early"] == [0.5, 0.0, 0.0]
+    assert figures["left_early"] == 0.5
+
+
+def test_kl_and_entropy_of_every_turn_are_means_over_its_tokens():
+    logp = [np.array([-1.0, -2.0]), np.array([-3.0]), np.array([-4.0])]
+    turns = [Turn(np.array([1]), np.zeros(len(a), np.int64), a.astype(np.float32), 1.0) for a in logp]
+    talks = [Trajectory((turns[0], dataclasses.replace(turns[1], context_ids=np.array([2]))), np.arange(1), True, False)]
+    talks.append(Trajectory((turns[2],), np.arange(1), True, False))
+    batch = make_batch(talks, max_turns=3)
+    old, zeros = torch.tensor([1.0, 2.0, 5.0, 6.0]), torch.zeros(4)
+    figures = update_figures(batch, Estimates(old, zeros, None, zeros, zeros, zeros, None), UpdateStats())
+    assert figures["by_turn/kl"] == [3.0, 5.0]
+    assert figures["by_turn/entropy"] == pytest.approx([7 / 3, 3.0])
 
 
 def test_the_most_common_reply_is_looked_for_after_the_first_turn():

@@ -36,7 +36,7 @@ class Models:
     """Name of the environment variable that holds the key."""
     llm: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A further setting of the model, once for each: temperature=0, timeout=120, concurrency=8, language=zh, mode=record,
-    store=FOLDER, price=0.15,0.6 (per million prompt and completion tokens), budget=5 (in the same money) or another of
+    store=FOLDER, price=0.15,0.6 (per million prompt and completion tokens) with budget=5 (in the same money), or another of
     docs/models.md."""
     matcher: Literal["lexical", "embedding", "llm"] | None = None
     """Decides which guessed points are true ones: by words (the default), by EMBEDDING_MODEL, or by the model at BASE_URL."""
@@ -54,7 +54,7 @@ class Eval:
 
     rlpa-env eval --agent attentive script --split vanilla/test --users 74 --out runs/references
 
-    rlpa-env eval --agent base --env RLPA-LLM-v0 --base-url http://localhost:8000/v1 --model NAME --llm temperature=0 --llm budget=5
+    rlpa-env eval --agent base --env RLPA-LLM-v0 --base-url http://localhost:8000/v1 --model NAME --llm temperature=0
     """
 
     agent: tuple[str, ...] = ("attentive",)

@@ -178,7 +178,7 @@ def test_another_model_of_one_name_is_not_taken_for_this_one_and_the_same_resume
     (row,) = held({"base": PromptingAgent(second, method)}, tmp_path)
     assert first.asked == second.asked > 0
     assert row["identity"] == {"method": method, "llm": {"model": "one", "temperature": 0.7, "max_tokens": 512, "language": "en", **other}}
-    again, elsewhere = Answering(), Answering(timeout=1.0, concurrency=2, budget=9.0, **other)
+    again, elsewhere = Answering(), Answering(timeout=1.0, concurrency=2, budget=9.0, price=(1.0, 1.0), **other)
     held({"base": PromptingAgent(again)}, tmp_path)
     held({"base": PromptingAgent(elsewhere, method)}, tmp_path)
     assert again.asked == elsewhere.asked == 0
@@ -282,14 +282,14 @@ def test_a_spent_budget_ends_the_evaluation_and_a_larger_one_goes_on(tmp_path):
         return GOOD
 
     with pytest.raises(BudgetError, match=r"1.01 is spent. Finished episodes are in .*episodes.jsonl; .*larger budget goes on"):
-        held({"script": None, "base": PromptingAgent(Answering(spent, budget=1.0))}, tmp_path)
+        held({"script": None, "base": PromptingAgent(Answering(spent, budget=1.0, price=(1.0, 1.0)))}, tmp_path)
     assert [line["agent"] for line in lines(tmp_path)] == ["script", "script"]
-    held({"script": None, "base": PromptingAgent(Answering(budget=2.0))}, tmp_path)
+    held({"script": None, "base": PromptingAgent(Answering(budget=2.0, price=(1.0, 1.0)))}, tmp_path)
     assert [line["agent"] for line in lines(tmp_path)] == ["script", "script", "base", "base"]
 
 
 def test_a_spent_budget_of_the_environment_leaves_no_failed_episodes(tmp_path):
-    llm = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "budget": 0.0}
+    llm = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "budget": 0.0, "price": (1.0, 1.0)}
     with pytest.raises(BudgetError, match="larger budget goes on"):
         held(["script"], tmp_path, env_kwargs={"judge": "llm", "llm": llm})
     assert not (tmp_path / "episodes.jsonl").exists()

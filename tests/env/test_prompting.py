@@ -147,8 +147,8 @@ def test_the_command_line_hands_settings_matcher_and_references_on(monkeypatch):
         raise ConfigError("enough")
 
     monkeypatch.setattr("rlpa_env.cli.evaluate", instead)
-    where = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--llm", "temperature=0", "--llm", "budget=5"]
-    llm = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "OPENAI_API_KEY", "temperature": 0.0, "budget": 5.0}
+    where = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--llm", "temperature=0", "--llm", "price=1,2", "--llm", "budget=5"]
+    llm = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "OPENAI_API_KEY", "temperature": 0.0, "price": (1.0, 2.0), "budget": 5.0}
     for more in (["--env", "RLPA-LLM-v0", "--agent", "base"], ["--matcher", "llm", "--references", "none"], ["--matcher", "embedding"], []):
         with pytest.raises(SystemExit, match="enough"):
             main(["eval", *where, *more])

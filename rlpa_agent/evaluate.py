@@ -6,6 +6,7 @@ the same keys and values in its cache. So an evaluated policy sees exactly what 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,16 @@ class PolicyAgent:
         self._cache: Decoder | None = None
         self._sampler: Sampler | None = None
         self._weights: tuple[float, ...] = ()
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What tells it from other policies in an evaluation's records: all weights, and how they are asked."""
+        weights = hashlib.blake2b(digest_size=6)
+        for name, tensor in self.policy.lm.named_parameters():
+            weights.update(name.encode())
+            weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        asked = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens, "context": str(self.chat.kept)}
+        return {"weights": weights.hexdigest(), **asked, "system_prompt": self.chat.system_prompt}
 
     def act(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The policy's completion for a dialogue that ends with a user message."""

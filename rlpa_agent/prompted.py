@@ -46,6 +46,13 @@ class PromptedPolicy:
             agent.policy, temperature=agent.temperature, seed=agent.seed, max_new_tokens=agent.max_new_tokens, chat=chat
         )
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The policy's, and the method with the language of its prompts."""
+        prompting = self._prompting.identity
+        more = {"encoder": prompting["encoder"]} if "encoder" in prompting else {}
+        return {**self._agent.identity, "method": prompting["method"], "language": self._prompting.client.config.language, **more}
+
     def act(self, messages: Messages) -> str:
         """One completion for a dialogue that ends with a user message."""
         return self.act_batch([messages])[0]

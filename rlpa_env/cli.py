@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import tyro
@@ -14,34 +16,55 @@ from rich.console import Console
 
 import rlpa_env
 from rlpa_env.agents import AGENTS, make_agent
+from rlpa_env.clients import ChatConfig
 from rlpa_env.encoders import MINILM
-from rlpa_env.errors import ConfigError, RLPAError
+from rlpa_env.errors import ConfigError, ModelError, RLPAError, unknown_choice
 from rlpa_env.evaluate import evaluate, results_table
 from rlpa_env.prompting import METHODS, PromptingAgent
 from rlpa_env.report import DIALOGUES, write_report
 
 
 @dataclass(frozen=True)
+class Models:
+    """Models behind user, judge, matcher and prompted agents."""
+
+    base_url: str | None = None
+    """An OpenAI-compatible server, such as http://localhost:8000/v1."""
+    model: str | None = None
+    """Name of a model that it serves."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key."""
+    llm: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A further setting of the model, once for each: temperature=0, timeout=120, concurrency=8, language=zh, mode=record,
+    store=FOLDER, price=0.15,0.6 (per million prompt and completion tokens) with budget=5 (in the same money), or another of
+    docs/models.md."""
+    matcher: Literal["lexical", "embedding", "llm"] | None = None
+    """Decides which guessed points are true ones: by words (the default), by EMBEDDING_MODEL, or by the model at BASE_URL."""
+    embedding_model: str = MINILM
+    """Of the matcher embedding and the agent rag: name or local folder of a sentence-transformers model."""
+
+
+@dataclass(frozen=True)
 class Eval:
     """Score reference agents on held-out users and write episodes.jsonl and results.json.
 
-    The agents `prior` (the floor) and `oracle` (the scale of the normalised score) are always run.
+    The agents `prior` (the floor) and `oracle` (the scale of the normalised score) are run beside them; see --references.
 
-    Example: rlpa-env eval --agent attentive script --split vanilla/test --users 74 --out runs/references
+    Examples:
+
+    rlpa-env eval --agent attentive script --split vanilla/test --users 74 --out runs/references
+
+    rlpa-env eval --agent base --env RLPA-LLM-v0 --base-url http://localhost:8000/v1 --model NAME --llm temperature=0
     """
 
     agent: tuple[str, ...] = ("attentive",)
     """Reference agents by name; base, reminder, self-critic, cot and rag prompt the model at BASE_URL."""
     env: str = "RLPA-v0"
     """Environment id; RLPA-LLM-v0 takes its user and judge from BASE_URL."""
-    base_url: str | None = None
-    """An OpenAI-compatible server, such as http://localhost:8000/v1."""
-    model: str | None = None
-    """Name of a model that it serves."""
-    embedding_model: str = MINILM
-    """Of the agent rag: name or local folder of a sentence-transformers model."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key."""
+    models: Annotated[Models, tyro.conf.arg(name="")] = field(default_factory=Models)
+    references: Literal["auto", "all", "prior", "none"] = "auto"
+    """Who is played along for the normalised scores: all (prior and oracle), prior, or none. auto is all, but prior where
+    user, judge or matcher is a model: the oracle asks it hundreds of times a turn."""
     split: str = "vanilla/test"
     """A bundled split, or the path of a JSONL file of profiles."""
     users: int | None = None
@@ -59,10 +82,13 @@ class Play:
     """Talk to a simulated user yourself; your profile guess is what you type after '-'.
 
     Type a reply, or lines beginning with '- ' for guesses and then a reply. An empty line sends.
+
+    Example: rlpa-env play --env RLPA-LLM-v0 --base-url http://localhost:8000/v1 --model NAME --llm temperature=0.3
     """
 
     env: str = "RLPA-v0"
-    """Environment id."""
+    """Environment id; RLPA-LLM-v0 takes its user and judge from BASE_URL."""
+    models: Annotated[Models, tyro.conf.arg(name="")] = field(default_factory=Models)
     split: str = "vanilla/test"
     """Whom to meet."""
     profile: str | None = None
@@ -106,11 +132,13 @@ def _report(args: Report) -> None:
 
 
 def _eval(args: Eval) -> None:
-    llm = _llm(args)
-    prompted = {name: PromptingAgent(llm, name, args.embedding_model) for name in args.agent if name in METHODS} if llm else {}
+    methods = [name for name in args.agent if name in METHODS]
+    env_kwargs = _env_kwargs(args.env, args.models)
+    prompted = {name: PromptingAgent(_llm(args.models, name), name, args.models.embedding_model) for name in methods}
     rows = evaluate(
         {name: prompted.get(name) for name in args.agent},
-        env_kwargs={"llm": llm} if args.env == "RLPA-LLM-v0" else None,
+        env_kwargs=env_kwargs,
+        references=args.references,
         env_id=args.env,
         split=args.split,
         users=args.users,
@@ -123,17 +151,66 @@ def _eval(args: Eval) -> None:
     print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
 
 
-def _llm(args: Eval) -> dict[str, Any] | None:
-    wanted = [name for name in args.agent if name in METHODS] + ["RLPA-LLM-v0"] * (args.env == "RLPA-LLM-v0")
-    if not wanted:
-        return None
-    if not args.base_url or not args.model:
-        raise ConfigError(f"{wanted[0]}: expected --base-url and --model of a served model; got {args.base_url} and {args.model}.")
-    return {"base_url": args.base_url, "model": args.model, "api_key_env": args.api_key_env}
+def _env_kwargs(env: str, models: Models) -> dict[str, Any]:
+    """Arguments of the environment that name its models."""
+    found: dict[str, Any] = {"matcher": models.matcher} if models.matcher else {}
+    if models.matcher == "embedding":
+        found["embedding_model"] = models.embedding_model
+    asks = env if env == "RLPA-LLM-v0" else "matcher llm" if models.matcher == "llm" else ""
+    llm_settings(models.llm)  # a setting with a typing error is one, whether or not anybody is asked
+    return found | ({"llm": _llm(models, asks)} if asks else {})
+
+
+def _llm(models: Models, who: str) -> dict[str, Any]:
+    """Settings of the served model for the one who asks it."""
+    named = {"base_url": models.base_url, "model": models.model, "api_key_env": models.api_key_env}
+    found = {key: value for key, value in named.items() if value} | llm_settings(models.llm)
+    if not found.get("base_url") or not found.get("model"):
+        raise ConfigError(f"{who}: expected --base-url and --model of a served model; got {models.base_url} and {models.model}.")
+    return found
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"expected true or false; got {text!r}")
+    return text.lower() == "true"
+
+
+def _two_numbers(text: str) -> tuple[float, float]:
+    first, second = map(float, text.split(","))
+    return first, second
+
+
+_READERS: dict[str, Callable[[str], Any]] = {  # declared type of a setting -> its value from text; of any other: JSON
+    "str": str, "str | None": str, "int": int, "float": float, "float | None": float, "bool": _truth,
+    "tuple[float, float]": _two_numbers,
+}  # fmt: skip
+
+
+def llm_settings(texts: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE texts as settings of a served model, each with the type of the field of `ChatConfig`.
+
+    >>> llm_settings(("temperature=0", "price=0.15,0.6", "seeds=true"))
+    {'temperature': 0.0, 'price': (0.15, 0.6), 'seeds': True}
+    """
+    types = {spec.name: str(spec.type) for spec in fields(ChatConfig)}
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if key not in types:
+            raise unknown_choice("--llm KEY=VALUE", key, types)
+        try:
+            if not equals:
+                raise ValueError("no value")
+            found[key] = _READERS.get(types[key], json.loads)(value)
+        except ValueError as error:
+            raise ConfigError(f"--llm {key}: expected {key}=VALUE with a value of type {types[key]}; got {text!r}.") from error
+    return found
 
 
 def _play(args: Play) -> None:
-    env = gym.make(f"rlpa_env:{args.env}", split=args.split, style=args.style, render_mode="ansi")
+    models = _env_kwargs(args.env, args.models)
+    env = gym.make(f"rlpa_env:{args.env}", split=args.split, style=args.style, render_mode="ansi", **models)
     options = {"profile": args.profile} if args.profile else None
     _, info = env.reset(seed=args.seed, options=options)
     agent = make_agent(args.agent) if args.agent else None
@@ -151,6 +228,8 @@ def _play(args: Play) -> None:
         note = f"profile reward {info['reward/profile']:.2f} · response reward {info['reward/response']:.0f}"
         console.print(f"[dim]{note}{' · ' + info['parse_error'] if info['parse_error'] else ''}[/]")
         over = terminated or truncated
+    if info["error"]:
+        raise ModelError(f"the dialogue ended: {info['error']}")  # drawing the end would ask the matcher again
     print(env.render())
 
 
@@ -192,7 +271,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-__all__ = ["AGENTS", "Eval", "Play", "Report", "main"]
+__all__ = ["AGENTS", "Eval", "Models", "Play", "Report", "llm_settings", "main"]
 
 if __name__ == "__main__":
     main()

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import rlpa_env  # noqa: F401 - registers the ids, in worker processes too
 from rlpa_env.agents import Agent, make_agent
-from rlpa_env.errors import ConfigError
+from rlpa_env.errors import BudgetError, ConfigError, ModelError
+from rlpa_env.flows import run
 from rlpa_env.judges import Judge, RuleJudge
-from rlpa_env.parts import profiles_of
-from rlpa_env.results import paired_difference, returns, summarise
-from rlpa_env.types import CRITERIA, Message
+from rlpa_env.parts import check_choice, profiles_of
+from rlpa_env.results import budget_spent, off_schema, summarise, ties
+from rlpa_env.types import CRITERIA, Message, StopReason
 from rlpa_env.vector import make_calls
-from rlpa_env.wrappers import append_line, end_torn_line, read_episodes, scored_on
+from rlpa_env.wrappers import (
+    append_line,
+    described,
+    digest,
+    end_torn_line,
+    read_episodes,
+    scored_on,
+    without_credentials,
+)
 
-REFERENCES = ("prior", "oracle")  # always run: the floor and the scale of every normalised score
+REFERENCES = {"all": ("prior", "oracle"), "prior": ("prior",), "none": ()}  # the floor and the scale of every normalised score
 _BATCH = 32  # dialogues that a batching agent holds at once
 
 
@@ -41,17 +48,25 @@ class Setting:
     seeds: tuple[int, ...] = (0,)
     env_kwargs: tuple[tuple[str, Any], ...] = ()
 
-    @property
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """``env_kwargs`` as they stand in records; see `described`."""
+        return described(dict(self.env_kwargs))
+
+    @cached_property
     def key(self) -> str:
-        """Short name of the setting, for caches and resumed files."""
-        text = json.dumps([self.env_id, self.split, list(map(list, self.env_kwargs))], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Short name of the setting, for caches and resumed files; another model is another setting, another server is not."""
+        return digest([self.env_id, self.split, list(map(list, self.arguments.items()))])
 
     def make(self) -> gym.Env:
-        """The environment of this setting."""
-        return gym.make(f"rlpa_env:{self.env_id}", split=self.split, **dict(self.env_kwargs))
+        """The environment of this setting. Objects among its arguments are copied: dialogues side by side share no user."""
+        try:
+            kwargs = copy.deepcopy(dict(self.env_kwargs))
+        except TypeError as error:
+            raise ConfigError(f"env_kwargs: expected objects that copy.deepcopy copies ({error}). Give their class a __deepcopy__.") from error
+        return gym.make(f"rlpa_env:{self.env_id}", split=self.split, **kwargs)
 
-    @property
+    @cached_property
     def waits(self) -> bool:
         """Whether its turns call models."""
         return self.make().unwrapped.waits  # type: ignore[attr-defined]
@@ -92,9 +107,10 @@ class _Run:
     def __init__(self, setting: Setting, env: gym.Env, episode: tuple[str, int], agent: Agent, judge: Judge) -> None:
         self.env, self.agent, self.judge, self.setting = env, agent, judge, setting
         self.profile_id, self.seed = episode
+        self.limit = env.spec.max_episode_steps if env.spec else None  # now: a user in the midst of its part may not be copied
         self.observation, self.info = env.reset(seed=self.seed, options={"profile": self.profile_id})
         self.turns: list[dict[str, Any]] = []
-        self.done = False
+        self.done = self.left = False
         self.counter: Callable[[str], int] = getattr(agent, "count_tokens", _count_words)
         if hasattr(agent, "attach"):
             agent.attach(env)
@@ -102,6 +118,12 @@ class _Run:
     @property
     def messages(self) -> list[dict[str, str]]:
         return self.info["messages"]
+
+    def answer(self) -> str | ModelError:
+        try:
+            return self.agent.act(self.messages)
+        except ModelError as failure:
+            return failure
 
     def step(self, completion: str) -> None:
         core = self.env.unwrapped
@@ -114,8 +136,19 @@ class _Run:
         failed = {c: said[c] for c in CRITERIA if c in said and not self.info[f"judge/{c}"]}
         turn = _turn_record(self.info, float(reward), al, completion, self.counter)
         self.turns.append(turn | {"reasons": failed} | scored_on(core))
-        self.done = terminated or truncated
-        self.left = terminated
+        self.done, self.left = terminated or truncated, terminated
+
+    def fail(self, error: ModelError) -> None:
+        """The agent has no answer: the episode ends in the form of one that a failed model of the environment ends."""
+        core: Any = self.env.unwrapped
+        truth = core.profile.points
+        self.info = {**self.info, **dict.fromkeys((f"judge/{criterion}" for criterion in CRITERIA), False)}
+        self.info |= {"reward/valid": False, "reward/profile": 0.0, "reward/response": 0.0, "parse_error": "", "error": f"agent: {error}"}
+        self.info |= {"stop_reason": StopReason.FAILURE.value, "messages": [*self.messages, {"role": "assistant", "content": ""}]}
+        told = [index for index, point in enumerate(truth) if point in core.revealed]
+        scored = {"reasons": {}, "hits": [], "told": told, "points": [list(point) for point in truth]}
+        self.turns.append(_turn_record(self.info, 0.0, False, "", self.counter) | scored)
+        self.done = True
 
     def record(self, name: str) -> dict[str, Any]:
         core = self.env.unwrapped
@@ -125,12 +158,13 @@ class _Run:
             "setting": self.setting.key,
             "env": self.setting.env_id,
             "split": self.setting.split,
+            "kwargs": self.setting.arguments,
             "profile": self.profile_id,
             "seed": self.seed,
-            "limit": self.env.spec.max_episode_steps if self.env.spec else len(self.turns),
+            "limit": self.limit or len(self.turns),
             "left": self.left,
             "stop_reason": self.info["stop_reason"],
-            "error": self.info["error"],
+            "error": without_credentials(self.info["error"]),
             "truth": core.profile.to_mapping()["slots"],  # type: ignore[attr-defined]
             "messages": self.messages,
             "turns": [{k: v for k, v in turn.items() if k != "points" or v != truth} for turn in self.turns],
@@ -146,29 +180,49 @@ def run_episodes(
 ) -> None:
     """Play ``episodes`` and hand each finished record to ``done``.
 
-    Agents that act in batches, and environments that wait for models, hold several dialogues at once.
+    Agents that act in batches, and environments that wait for models, hold several dialogues at once. An agent's ModelError
+    ends its dialogue as failed, and the others go on.
 
     Args:
         agent: None for the reference agent of that name, a fresh one for each dialogue.
+
+    Raises:
+        BudgetError: a budget is spent, of the agent or of the environment; dialogues that it cut short are not ``done``.
     """
     judge = RuleJudge()
-    batch = getattr(agent, "act_batch", None)
-    many = batch is not None or (bool(episodes) and setting.waits and not hasattr(agent, "attach"))
+    batches = hasattr(agent, "act_batch") or hasattr(agent, "act_flow")
+    many = batches or (bool(episodes) and setting.waits and not hasattr(agent, "attach"))
     waiting = list(reversed(episodes))
     running: list[_Run] = []
     while waiting or running:
         while waiting and len(running) < (_BATCH if many else 1):
             running.append(_Run(setting, setting.make(), waiting.pop(), agent or make_agent(name), judge))
-        if batch is not None:
-            completions = batch([run.messages for run in running])
-        else:
-            completions = [run.agent.act(run.messages) for run in running]
-        make_calls([run.env for run in running], completions)
-        for run, completion in zip(running, completions, strict=True):
-            run.step(completion)
-            if run.done:
-                done(run.record(name))
-        running = [run for run in running if not run.done]
+        answers = list(zip(running, _answers(agent, running), strict=True))
+        spent = [answer for _, answer in answers if isinstance(answer, BudgetError)]
+        said = [(one.env, answer) for one, answer in answers if not isinstance(answer, ModelError)]
+        make_calls([env for env, _ in said], [answer for _, answer in said])
+        for one, answer in answers:
+            if not isinstance(answer, BudgetError):
+                one.fail(answer) if isinstance(answer, ModelError) else one.step(answer)
+            if one.done and budget_spent(one.info["error"]):
+                spent.append(BudgetError(one.info["error"]))
+            elif one.done:
+                done(one.record(name))
+        if spent:
+            raise spent[0]
+        running = [one for one in running if not one.done]
+
+
+def _answers(agent: Any, running: Sequence[_Run]) -> list[str | ModelError]:
+    """One completion for each dialogue; a ModelError in the place of what failed, of a whole batch if that did."""
+    if hasattr(agent, "act_flow"):
+        return run([agent.act_flow(one.messages) for one in running])
+    if hasattr(agent, "act_batch"):
+        try:
+            return list(agent.act_batch([one.messages for one in running]))
+        except ModelError as failure:
+            return [failure] * len(running)
+    return [one.answer() for one in running]
 
 
 def _play_one(name: str, setting: Setting, episode: tuple[str, int]) -> dict[str, Any]:
@@ -182,20 +236,24 @@ def collect(
 ) -> dict[str, list[dict[str, Any]]]:
     """Play every agent on every episode of the setting, resuming from ``out/episodes.jsonl``.
 
+    An episode in the file counts if it is of the same task and the same agent (`described`), and no failure from outside cut
+    it short: a server that was down, a rate limit, a time-out. One that was off schema counts: the agent may have caused it.
+
     Args:
-        agents: name -> agent object; None builds the reference agent of that name, in worker processes.
+        agents: name -> agent object; None builds the reference agent of that name, in worker processes if neither models nor
+            objects are among the arguments of the environment.
 
     Returns:
         Agent name -> episode records in the order of ``setting.episodes()``.
+
+    Raises:
+        BudgetError: a budget is spent; what was finished is kept.
     """
     episodes = setting.episodes()
+    identities = {name: None if agent is None else described(agent) for name, agent in agents.items()}
     path = out / "episodes.jsonl" if out else None
-    found: dict[tuple[str, str, int], dict[str, Any]] = {}
-    if path and path.exists():
-        for record in read_episodes(path):
-            if record.get("setting") == setting.key:
-                found[record["agent"], record["profile"], record["seed"]] = record
-        end_torn_line(path)
+    found = _finished(path, setting, identities) if path and path.exists() else {}
+    apart = workers > 1 and not any(isinstance(value, dict) and "class" in value for value in setting.arguments.values())
     if out:
         out.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -204,15 +262,20 @@ def collect(
             missing = [e for e in episodes if (name, *e) not in found]
             task = progress.add_task(name, total=len(episodes), completed=len(episodes) - len(missing))
 
-            def done(record: dict[str, Any], task=task) -> None:
+            def done(record: dict[str, Any], task=task, identity=identities[name]) -> None:
+                record |= {} if identity is None else {"identity": identity}
                 found[record["agent"], record["profile"], record["seed"]] = record
                 if path:
                     append_line(path, record)
                 progress.advance(task)
 
             if agent is not None or setting.waits:  # models: dialogues side by side in this process, which ctrl-C reaches
-                run_episodes(agent, name, setting, missing, done)
-            elif workers > 1 and len(missing) > 8:
+                try:
+                    run_episodes(agent, name, setting, missing, done)
+                except BudgetError as error:
+                    kept = f"Finished episodes are in {path}; the same evaluation with a larger budget goes on from there."
+                    raise BudgetError(f"{error} {kept if path else 'Finished episodes are lost: no folder `out` was given.'}") from error
+            elif apart and len(missing) > 8:
                 with ProcessPoolExecutor(workers) as pool:
                     for record in pool.map(partial(_play_one, name, setting), missing, chunksize=4):
                         done(record)
@@ -220,6 +283,23 @@ def collect(
                 for episode in missing:
                     done(_play_one(name, setting, episode))
     return {name: [found[name, profile, seed] for profile, seed in episodes] for name in agents}
+
+
+def _finished(path: Path, setting: Setting, identities: Mapping[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """(agent, profile, seed) -> episode of a file that need not be held again; ends a torn last line."""
+    found: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for record in read_episodes(path):
+        name = record.get("agent", "")
+        if record.get("setting") != setting.key or name not in identities:
+            continue
+        own = identities[name]
+        # Of files from before identities were kept; an agent that says what it is has no part in them.
+        unknown = own if own is None or "class" in own else None
+        final = record["stop_reason"] != StopReason.FAILURE.value or off_schema(record)
+        if final and record.get("identity", unknown) == own:
+            found[name, record["profile"], record["seed"]] = record
+    end_torn_line(path)
+    return found
 
 
 def evaluate(
@@ -230,6 +310,7 @@ def evaluate(
     users: int | None = None,
     seeds: Sequence[int] = (0,),
     env_kwargs: Mapping[str, Any] | None = None,
+    references: str = "auto",
     out: str | Path | None = None,
     workers: int = 2,
     quiet: bool = False,
@@ -239,25 +320,35 @@ def evaluate(
     Args:
         agents: names of reference agents, or a mapping name -> agent object (None: the reference agent of that name).
         users: the first so many profiles in file order, each once per seed; None: all.
-        out: folder for ``episodes.jsonl`` (resumed if it is there) and ``results.json``.
+        env_kwargs: of the environment; objects too, such as ``judge=RuleJudge()``.
+        references: who is played beside them: "all" is prior and oracle, the two ends of the normalised scores; "prior";
+            "none". "auto" is "all", but "prior" where user, matcher or judge is a model, which the oracle asks hundreds of
+            times a turn. Without both there are no normalised scores.
+        out: folder for ``episodes.jsonl`` (resumed if it is there, see `collect`) and ``results.json``.
 
     Returns:
-        One row per agent, in the order given, then those of `REFERENCES` that were not asked for. ``tied_with`` names
-        the neighbours in the ranking by return whose paired interval covers 0.
+        One row per agent, in the order given, then the references that were not asked for. ``tied_with`` names the
+        neighbours in the ranking by return whose paired interval covers 0; ``kwargs`` and ``identity`` say on which
+        models it rests.
+
+    Raises:
+        ModelError: an agent has no episode without a failure.
+        BudgetError: a budget is spent; what was finished is in ``out``.
     """
+    check_choice("references", references, ("auto", *REFERENCES))
     wanted: dict[str, Agent | None] = dict(agents) if isinstance(agents, Mapping) else dict.fromkeys(agents)
     kwargs = tuple(sorted((env_kwargs or {}).items()))
     setting = Setting(env_id, split, users, tuple(seeds), kwargs)
-    everybody = {**wanted, **{name: None for name in REFERENCES if name not in wanted}}
+    if references == "auto":
+        references = "prior" if setting.waits else "all"
+    everybody = {**wanted, **{name: None for name in REFERENCES[references] if name not in wanted}}
     folder = Path(out) if out else None
     records = collect(everybody, setting, folder, workers, quiet)
-    prior, oracle = records["prior"], records["oracle"]
+    rows = [summarise(name, own, records.get("prior"), records.get("oracle"), setting.seeds) for name, own in records.items()]
     tied = ties(records)
-    rows = [
-        summarise(name, records[name], prior, oracle, setting.seeds)
-        | {"tied_with": [b if a == name else a for a, b in tied if name in (a, b)]}
-        for name in everybody
-    ]
+    for name, row in zip(records, rows, strict=True):
+        row |= {"kwargs": setting.arguments, "tied_with": [b if a == name else a for a, b in tied if name in (a, b)]}
+        row |= {"identity": records[name][0]["identity"]} if "identity" in records[name][0] else {}
     if folder:
         (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return rows
@@ -272,29 +363,26 @@ _COLUMNS = (
     ("profile_grounded_f1", "grounded F1", 3),
     ("avg", "AL AVG", 1),
 )
+_NO_SCALE = (
+    "No normalised scores: prior and oracle were not both played. --references all (references=\"all\") plays them; "
+    "where user, judge or matcher is a model, the oracle asks it hundreds of times a turn."
+)
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
-    """The rows as a table, every score with its 95 % interval, best return first."""
-    table = Table(title=title, title_justify="left")
+    """The rows as a table, every score with its 95 % interval, best return first; – for one that there is not."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("agent")
     for _, heading, _ in _COLUMNS:
         table.add_column(heading, justify="right")
     for row in sorted(rows, key=lambda row: -row["return"]):
-        cells = [f"{row[k]:.{d}f} [dim]{row[f'{k}_lo']:.{d}f}…{row[f'{k}_hi']:.{d}f}[/]" for k, _, d in _COLUMNS]
+        cells = [f"{row[k]:.{d}f} [dim]{row[f'{k}_lo']:.{d}f}…{row[f'{k}_hi']:.{d}f}[/]" if k in row else "–" for k, _, d in _COLUMNS]
         equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
         if not row.get("ranked", True):
             equal = f"\n[red]not ranked: {row['off_schema']} turns off schema[/]"
+        if row.get("failures", 0) > row.get("off_schema", 0):
+            equal += f"\n[red]{row['failures'] - row['off_schema']} episodes failed, not counted[/]"
         table.add_row(f"{row['agent']}{equal}", *cells)
+    if not all("normalised" in row for row in rows):
+        table.caption = _NO_SCALE
     return table
-
-
-def ties(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
-    """Neighbours in the ranking by return whose paired 95 % interval covers 0: not to be told apart."""
-    ranked = sorted(records, key=lambda name: -float(np.nanmean(returns(records[name]))))
-    tied = []
-    for better, worse in pairwise(ranked):
-        _, low, high = paired_difference(records[better], records[worse])
-        if low <= 0 <= high:
-            tied.append((better, worse))
-    return tied

@@ -47,12 +47,17 @@ class PromptingAgent:
         if method == "rag":
             self._encode: Encoder = encoder_of(encoder, "method 'rag'") if isinstance(encoder, str) else encoder
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What tells it from other prompted agents: the method and its model; see `Agent`."""
+        return {"method": self.method, "llm": self.client, **({"encoder": self._encode} if self.method == "rag" else {})}
+
     def act(self, messages: Messages) -> str:
         """One completion; waits for the model. Raises ModelError if it cannot be reached."""
         return alone(self.act_flow(messages))
 
     def act_batch(self, dialogues: Sequence[Messages]) -> list[str]:
-        """One completion a dialogue, all calls in flight together."""
+        """One completion a dialogue, all calls in flight together. Raises ModelError if any fails; ``act_flow`` keeps the others."""
         outcomes = run([self.act_flow(messages) for messages in dialogues])
         for outcome in outcomes:
             if isinstance(outcome, Exception):

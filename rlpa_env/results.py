@@ -6,6 +6,7 @@ Axes: U users (mean over their seeds first), K turns, B bootstrap draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,11 @@ Records = Sequence[Mapping[str, Any]]
 def off_schema(record: Mapping[str, Any]) -> bool:
     """Whether an episode ended because a model's answers stayed off schema: what the agent said may have caused it."""
     return bool(record["error"].startswith("off schema"))
+
+
+def budget_spent(error: str) -> bool:
+    """Whether the error of an episode is that a budget was spent (`BudgetError`)."""
+    return error.startswith("llm budget")
 
 
 def as_zero(records: Records) -> list[dict[str, Any]]:
@@ -113,6 +119,17 @@ def paired_difference(a: Records, b: Records, key: str = "return", seed: int = 0
     return interval(float(np.nanmean(difference)), _weighted(weights(len(difference), seed), difference))
 
 
+def ties(records: Mapping[str, Records]) -> list[tuple[str, str]]:
+    """Neighbours in the ranking by return whose paired 95 % interval covers 0: not to be told apart."""
+    ranked = sorted(records, key=lambda name: -float(np.nanmean(returns(records[name]))))
+    tied = []
+    for better, worse in pairwise(ranked):
+        _, low, high = paired_difference(records[better], records[worse])
+        if low <= 0 <= high:
+            tied.append((better, worse))
+    return tied
+
+
 def normalised(
     records: Records, prior: Records, oracle: Records, key: str = "reward", seed: int = 0
 ) -> tuple[float, float, float]:
@@ -183,7 +200,7 @@ def summarise(
 def _counts(records: Records) -> dict[str, Any]:
     turns = [turn for record in records for turn in record["turns"]]
     return {
-        "tokens_per_turn": float(np.mean([turn["tokens"] for turn in turns])),
+        "tokens_per_turn": float(np.mean([turn["tokens"] for turn in turns if turn["valid"]])),
         "left_early": float(np.mean([bool(record["left"]) for record in records])),
         "failures": sum(record["stop_reason"] == "failure" for record in records),
         "off_schema": sum(map(off_schema, records)),

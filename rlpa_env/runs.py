@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import warnings
@@ -16,7 +15,7 @@ import gymnasium as gym
 
 from rlpa_env.errors import ConfigError, RLPAError
 from rlpa_env.types import CRITERIA
-from rlpa_env.wrappers import read_episodes
+from rlpa_env.wrappers import digest, read_episodes
 
 EPISODES, RESULTS, METRICS, VALIDATION = "episodes.jsonl", "results.json", "metrics.jsonl", "validation.jsonl"
 UNFINISHED = "unfinished"  # stop_reason of a recorded episode that was left before its end
@@ -149,13 +148,34 @@ def _records(lines: Iterable[Mapping[str, Any]], path: Path, name: str) -> tuple
             what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             wrong.append(f"record {number}: {what}")
             continue
-        kept[tuple(record[key] for key in ("env", "split", "setting", "agent", "profile", "seed"))] = record
+        kept[(*(record[key] for key in ("env", "split", "setting", "agent", "profile", "seed")), json.dumps(record.get("identity"), sort_keys=True))] = record
     if wrong and not kept:
         raise RLPAError(f"{path}: expected recorded episodes, one a line; {wrong[0]}. Is this a file of rlpa-env eval or RecordEpisodes?")
     notes = [f"{path}: {len(wrong)} of {total} lines are no episodes and were skipped (first: {wrong[0]})."] if wrong else []
     if total - len(wrong) > len(kept):
         notes.append(f"{path}: {total - len(wrong) - len(kept)} episodes stand there twice; the last of each counts.")
-    return tuple(kept.values()), tuple(notes)
+    return tuple(_told_apart(kept.values())), tuple(notes)
+
+
+def _told_apart(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """Where different agents have one name, each gets its model behind it, or a digest of what it is."""
+    records = list(records)
+    kinds: dict[str, dict[str, Any]] = {}  # name -> text of an identity -> the identity
+    for record in records:
+        kinds.setdefault(record["agent"], {})[json.dumps(record.get("identity"), sort_keys=True)] = record.get("identity")
+    for record in records:
+        own, others = record.get("identity"), kinds[record["agent"]].values()
+        if len(others) > 1 and own is not None:
+            models = [_model(other) for other in others]
+            label = _model(own) if _model(own) and models.count(_model(own)) == 1 else digest(own)[:6]
+            yield {**record, "agent": f"{record['agent']} ({label})"}
+        else:
+            yield record
+
+
+def _model(identity: Any) -> str:
+    llm = identity.get("llm") if isinstance(identity, Mapping) else None
+    return str(llm.get("model", "")) if isinstance(llm, Mapping) else ""
 
 
 def evaluation_form(raw: Mapping[str, Any], name: str, number: int) -> dict[str, Any]:
@@ -177,7 +197,7 @@ def evaluation_form(raw: Mapping[str, Any], name: str, number: int) -> dict[str,
     spec = gym.registry.get(raw["env"])
     return {
         "agent": name,
-        "setting": hashlib.sha256(json.dumps([raw["env"], raw.get("kwargs", {})], sort_keys=True).encode()).hexdigest()[:12],
+        "setting": digest([raw["env"], raw.get("kwargs", {})]),
         "env": raw["env"],
         "split": str(raw.get("kwargs", {}).get("split", "")),
         "profile": raw["profile"]["id"],

@@ -1,15 +1,21 @@
-"""Wrappers: the newest message alone as observation, and episodes on disk."""
+"""Wrappers: the newest message alone as observation, and episodes on disk, with what tells who and which task it was."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
+from rlpa_env.clients import ChatClient, ChatConfig
+from rlpa_env.encoders import SentenceEncoder
 from rlpa_env.errors import RLPAError
 from rlpa_env.spaces import UnicodeText
 
@@ -29,9 +35,9 @@ class LastMessage(gym.ObservationWrapper):
 class RecordEpisodes(gym.Wrapper):
     """Append every finished episode to a JSONL file, one line an episode, flushed to disk as it ends.
 
-    A line holds the environment id and arguments, the seed, the hidden profile, the messages with the agent's raw
-    completions, and for each turn its reward, every scalar of ``info`` and what the guess was scored on (`scored_on`;
-    ``points`` only where they are not those of the profile). An episode left by ``reset`` before its end is written
+    A line holds the environment id and arguments (`described`: of ``llm`` the model and how it is asked, never where), the
+    seed, the hidden profile, the messages with the agent's raw completions, and for each turn its reward, every scalar of
+    ``info`` and what the guess was scored on (`scored_on`; ``points`` only where they are not those of the profile). An episode left by ``reset`` before its end is written
     with ``"finished": false``.
     """
 
@@ -50,7 +56,7 @@ class RecordEpisodes(gym.Wrapper):
             self._write(finished=False)
         observation, info = self.env.reset(seed=seed, options=options)
         spec = self.env.spec
-        kwargs = {k: v for k, v in (spec.kwargs if spec else {}).items() if _plain(v)}
+        kwargs = described(spec.kwargs if spec else {})
         self._episode = {
             "env": spec.id if spec else type(self.unwrapped).__name__,
             "kwargs": kwargs,
@@ -67,6 +73,7 @@ class RecordEpisodes(gym.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._episode is not None:
             scalars = {k: v for k, v in info.items() if isinstance(v, (bool, int, float, str))}
+            scalars["error"] = without_credentials(info["error"])
             scored = scored_on(self.unwrapped)
             if scored["points"] == self._points:
                 del scored["points"]
@@ -104,8 +111,53 @@ def scored_on(core: Any) -> dict[str, list[list[Any]] | list[int]]:
     }
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str, type(None)))
+def described(value: Any, depth: int = 2) -> Any:
+    """What tells an argument or an agent from others, as JSON, equal in every process: part of records and of their keys.
+
+    Plain values, and lists and mappings of them, are themselves. Of a model it is its name and what else its answers depend
+    on; not where it is served, how hard it is tried or what it may cost. An object is its ``identity`` if it has one, else its
+    class, the models in it, and a digest of its other attributes, whose text may be anything, a key too.
+    """
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    if isinstance(value, (np.generic, os.PathLike)):
+        return value.item() if isinstance(value, np.generic) else os.fspath(value)
+    if isinstance(value, (ChatClient, ChatConfig)):
+        return _model(value.config if isinstance(value, ChatClient) else value)
+    if isinstance(value, SentenceEncoder):
+        return value.model
+    if isinstance(value, Mapping):
+        configs = {key: ChatConfig.from_mapping(own) for key, own in value.items() if key == "llm" and isinstance(own, Mapping)}
+        return {str(key): described(own, depth) for key, own in {**value, **configs}.items()}
+    if isinstance(value, (list, tuple)):
+        return [described(own, depth) for own in value]
+    identity = getattr(value, "identity", None)
+    if isinstance(identity, Mapping):
+        return described(identity, depth)
+    if hasattr(value, "__qualname__"):  # a function or a class
+        return value.__qualname__
+    parts = {key: described(own, depth - 1) for key, own in vars(value).items()} if depth and hasattr(value, "__dict__") else {}
+    models = {key: parts.pop(key) for key, own in vars(value).items() if isinstance(own, (ChatClient, ChatConfig))} if parts else {}
+    return {"class": type(value).__qualname__, **models, **({"settings": digest(parts)} if parts else {})}
+
+
+def _model(config: ChatConfig) -> dict[str, Any]:
+    found: dict[str, Any] = {name: getattr(config, name) for name in ("model", "temperature", "max_tokens", "language")}
+    return found | ({"extra_body": digest(config.extra_body)} if config.extra_body else {})
+
+
+def digest(value: Any) -> str:
+    """Twelve hexadecimal digits of plain JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def without_credentials(text: str) -> str:
+    """A text, such as an error, without the user and password of addresses in it.
+
+    >>> without_credentials("m at https://me:secret@host/v1: no answer")
+    'm at https://host/v1: no answer'
+    """
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def end_torn_line(path: Path) -> None:

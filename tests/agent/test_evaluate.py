@@ -8,6 +8,7 @@ import torch
 from tiny_models import Script
 
 from rlpa_agent.evaluate import PolicyAgent, policy_agent
+from rlpa_agent.prompted import PromptedPolicy
 from rlpa_agent.rollout import collect
 
 torch.set_num_threads(1)
@@ -127,3 +128,18 @@ def test_a_saved_policy_answers_the_same(tmp_path):
     assert agent.act(messages) == PolicyAgent(policy, seed=4, max_new_tokens=12).act(messages)
     assert agent.temperature == 0.5
     assert agent.count_tokens("<|im_end|>") > 1
+
+
+def test_an_evaluation_tells_policies_by_their_weights_and_how_they_are_asked():
+    policy = tiny_models.policy()
+    agent = PolicyAgent(policy, temperature=0.0, max_new_tokens=8)
+    own = agent.identity
+    assert own == PolicyAgent(policy, seed=4, temperature=0.0, max_new_tokens=8).identity  # more seeds are not another policy
+    assert own != PolicyAgent(policy, temperature=0.5, max_new_tokens=8).identity
+    assert own != PolicyAgent(policy, temperature=0.0, max_new_tokens=9).identity
+    prompted = PromptedPolicy(agent, "reminder")
+    assert prompted.identity["method"] == "reminder"
+    assert prompted.identity["weights"] == own["weights"]
+    with torch.no_grad():
+        next(iter(policy.lm.parameters())).view(-1)[-1] += 1.0  # the last weight of a tensor, far from its head
+    assert own != agent.identity

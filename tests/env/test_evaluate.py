@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+import threading
+from concurrent.futures import Future
 
 import pytest
 from rich.console import Console
 
-from rlpa_env import ConfigError, Point, format_action
+from rlpa_env import (
+    BudgetError,
+    ChatClient,
+    ConfigError,
+    LLMJudge,
+    ModelError,
+    Point,
+    PromptingAgent,
+    RuleJudge,
+    ScriptedUser,
+    format_action,
+)
 from rlpa_env.agents import AGENTS, TRICKS, constant_profile, make_agent
-from rlpa_env.evaluate import Setting, collect, evaluate, results_table, ties
+from rlpa_env.evaluate import Setting, collect, evaluate, results_table
 from rlpa_env.population import load_split
-from rlpa_env.results import paired_difference, per_turn
+from rlpa_env.results import paired_difference, per_turn, ties
+from rlpa_env.runs import read_runs
+from rlpa_env.wrappers import described
 
 USERS = 24
 
@@ -125,3 +141,224 @@ def test_the_same_agent_twice_is_a_tie():
     text = Console(width=200, file=io.StringIO(), record=True)
     text.print(results_table(rows))
     assert "tied with again" in text.export_text()
+
+
+GOOD = format_action([Point("Gender", "woman")], "I made soup. What do you do for a living?")
+
+
+class Answering(ChatClient):
+    """A client that answers by itself; ``script(messages)`` may raise."""
+
+    def __init__(self, script=lambda messages: GOOD, **settings):
+        super().__init__(base_url="http://me:secret@127.0.0.1:9/v1", **{"model": "one", **settings})
+        self.script, self.asked = script, 0
+
+    def begin(self, messages, **options):
+        self.asked += 1
+        future = Future()
+        try:
+            future.set_result(self.script(messages))
+        except ModelError as error:
+            future.set_exception(error)
+        return future
+
+
+def held(agents, out, users=2, **more):
+    return evaluate(agents, users=users, out=out, references="none", quiet=True, workers=1, **more)
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("method", "other"), [("base", {"model": "two"}), ("base", {"temperature": 0.0}), ("reminder", {})])
+def test_another_model_of_one_name_is_not_taken_for_this_one_and_the_same_resumes(tmp_path, method, other):
+    first, second = Answering(), Answering(**other)
+    held({"base": PromptingAgent(first)}, tmp_path)
+    (row,) = held({"base": PromptingAgent(second, method)}, tmp_path)
+    assert first.asked == second.asked > 0
+    assert row["identity"] == {"method": method, "llm": {"model": "one", "temperature": 0.7, "max_tokens": 512, "language": "en", **other}}
+    again, elsewhere = Answering(), Answering(timeout=1.0, concurrency=2, budget=9.0, price=(1.0, 1.0), **other)
+    held({"base": PromptingAgent(again)}, tmp_path)
+    held({"base": PromptingAgent(elsewhere, method)}, tmp_path)
+    assert again.asked == elsewhere.asked == 0
+    assert len(lines(tmp_path)) == 4
+    agents = {episode["agent"] for run in read_runs([tmp_path]) for episode in run.episodes}
+    assert len(agents) == 2  # in the report too
+    assert agents == {"base (one)", "base (two)"} or "model" not in other
+
+
+def test_an_agent_without_an_identity_is_told_by_its_class_and_attributes(tmp_path):
+    class Mine:
+        def __init__(self, key):
+            self._key, self.played = key, []
+
+        def act(self, messages):
+            self.played.append(1)
+            return GOOD
+
+    agents = [Mine("sk-one"), Mine("sk-two"), Mine("sk-one")]
+    for agent in agents:
+        held({"mine": agent}, tmp_path)
+    assert [bool(agent.played) for agent in agents] == [True, True, False]
+    assert "sk-" not in (tmp_path / "episodes.jsonl").read_text()  # an attribute may be anything: only its digest is kept
+
+
+def test_episodes_from_before_identities_are_nobodys_model(tmp_path):
+    held({"base": PromptingAgent(Answering())}, tmp_path)
+    old = [{key: value for key, value in line.items() if key != "identity"} for line in lines(tmp_path)]
+    (tmp_path / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    client = Answering()
+    held({"base": PromptingAgent(client)}, tmp_path)
+    assert client.asked > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "again"), [("m at http://host/v1: no answer after 5 attempts", True), ("agent: no answer", True), ("off schema: judge: none", False)]
+)
+def test_failures_from_outside_are_held_again_and_those_off_schema_stay(tmp_path, error, again):
+    held({"base": PromptingAgent(Answering())}, tmp_path)
+    kept = lines(tmp_path)
+    kept[0] |= {"stop_reason": "failure", "error": error}
+    kept[0]["turns"][-1]["valid"] = False
+    (tmp_path / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    client = Answering()
+    (row,) = held({"base": PromptingAgent(client)}, tmp_path)
+    assert (client.asked == len(kept[0]["turns"])) is again
+    assert row["failures"] == (0 if again else 1)
+    assert len(lines(tmp_path)) == (3 if again else 2)
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_an_agents_failure_ends_its_own_episode_and_is_held_again(tmp_path, batches):
+    def failing(messages):
+        if len(messages) > 4:
+            bad.append(messages[3]["content"])
+            if messages[3]["content"] == bad[0]:
+                raise ModelError("one at http://me:secret@host/v1: no answer")
+        return GOOD
+
+    class Alone:
+        identity = {"is": "alone"}  # noqa: RUF012
+
+        def act(self, messages):
+            return failing(messages)
+
+    bad = []
+    (row,) = held({"base": PromptingAgent(Answering(failing)) if batches else Alone()}, tmp_path, users=3)
+    assert (row["failures"], row["off_schema"], row["users"]) == (1, 0, 3)
+    assert row["tokens_per_turn"] == len(GOOD.split())  # of what it said; the call that failed said nothing
+    (failed,) = [line for line in lines(tmp_path) if line["stop_reason"] == "failure"]
+    assert failed["error"] == "agent: one at http://host/v1: no answer"
+    assert [turn["valid"] for turn in failed["turns"]] == [True, True, False]
+    assert failed["messages"][-1] == {"role": "assistant", "content": ""}
+    assert failed["turns"][2]["reward"] == failed["turns"][2]["response"] == 0.0
+    assert failed["turns"][2]["hits"] == []
+    (run,) = read_runs([tmp_path])
+    assert len(run.episodes) == 3
+    assert run.notes == ()
+    text = Console(width=200, file=io.StringIO(), record=True)
+    text.print(results_table([row]))
+    assert "1 episodes failed, not counted" in text.export_text()
+    bad[0] = ""  # the server is up again
+    (row,) = held({"base": PromptingAgent(Answering(failing)) if batches else Alone()}, tmp_path, users=3)
+    assert row["failures"] == 0
+    assert len(lines(tmp_path)) == 4
+
+
+def test_a_batch_that_fails_as_a_whole_fails_each_of_its_dialogues():
+    class Batching:
+        def act_batch(self, dialogues):
+            raise ModelError("down")
+
+    with pytest.raises(ModelError, match="broken: expected at least one episode without a failure; the first failed with: agent: down"):
+        held({"broken": Batching()}, None)
+
+
+def test_a_spent_budget_ends_the_evaluation_and_a_larger_one_goes_on(tmp_path):
+    def spent(messages):
+        if len(messages) > 4:
+            raise BudgetError("llm budget: expected at most 1; 1.01 is spent.")
+        return GOOD
+
+    with pytest.raises(BudgetError, match=r"1.01 is spent. Finished episodes are in .*episodes.jsonl; .*larger budget goes on"):
+        held({"script": None, "base": PromptingAgent(Answering(spent, budget=1.0, price=(1.0, 1.0)))}, tmp_path)
+    assert [line["agent"] for line in lines(tmp_path)] == ["script", "script"]
+    held({"script": None, "base": PromptingAgent(Answering(budget=2.0, price=(1.0, 1.0)))}, tmp_path)
+    assert [line["agent"] for line in lines(tmp_path)] == ["script", "script", "base", "base"]
+
+
+def test_a_spent_budget_of_the_environment_leaves_no_failed_episodes(tmp_path):
+    llm = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "budget": 0.0, "price": (1.0, 1.0)}
+    with pytest.raises(BudgetError, match="larger budget goes on"):
+        held(["script"], tmp_path, env_kwargs={"judge": "llm", "llm": llm})
+    assert not (tmp_path / "episodes.jsonl").exists()
+
+
+def test_the_task_is_another_with_another_model_and_the_same_with_another_server():
+    def key(**llm):
+        return Setting("RLPA-LLM-v0", env_kwargs=(("llm", {"base_url": "http://a/v1", "model": "m", **llm}),)).key
+
+    assert len({key(), key(model="n"), key(temperature=0.0), key(language="zh"), key(max_tokens=9), key(extra_body={"top_k": 1})}) == 6
+    same = {"base_url": "http://b/v1", "timeout": 9.0, "budget": 3.0, "concurrency": 2, "api_key_env": "KEY", "temperature": 0.7, "price": (1, 2)}
+    assert key(**same) == key()
+    assert Setting("RLPA-v0", "vanilla/val", env_kwargs=(("style", "terse"),)).key == "8277e78e62c3"  # as ever: old runs resume
+
+
+@pytest.mark.parametrize(("matcher", "names"), [("lexical", ["script", "prior", "oracle"]), ("llm", ["script", "prior"])])
+def test_the_oracle_is_left_out_where_it_would_ask_models(monkeypatch, matcher, names):
+    seen = []
+
+    def instead(agents, *rest):
+        seen.append(list(agents))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(sys.modules["rlpa_env.evaluate"], "collect", instead)  # the package has a function of the module's name
+    more = {"users": 2, "env_kwargs": {"matcher": matcher, "llm": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}}}
+    for references in ({}, {"references": "all"}, {"references": "prior"}, {"references": "none"}):
+        with pytest.raises(ConfigError, match="enough"):
+            evaluate(["script"], **more, **references)
+    assert seen == [names, ["script", "prior", "oracle"], ["script", "prior"], ["script"]]
+    with pytest.raises(ConfigError, match="Did you mean 'none'"):
+        evaluate(["script"], references="nne")
+
+
+def test_without_the_oracle_the_normalised_score_is_missing_and_the_table_says_so(tmp_path):
+    rows = evaluate(["script"], users=2, references="prior", out=tmp_path, quiet=True, workers=1)
+    assert [row["agent"] for row in rows] == ["script", "prior"]
+    assert not any(key.startswith("normalised") for row in rows for key in row)
+    text = Console(width=200, file=io.StringIO(), record=True)
+    text.print(results_table(rows))
+    said = text.export_text()
+    assert "–" in said
+    assert "No normalised scores" in said
+    assert "--references all" in said
+
+
+def test_objects_are_arguments_of_the_environment_and_tell_tasks_apart(tmp_path):
+    class Strict(RuleJudge):
+        def __init__(self, level):
+            self.level = level
+
+    tasks = ({"judge": RuleJudge()}, {"judge": Strict(1)}, {"judge": Strict(2)}, {"judge": RuleJudge()}, {"user": ScriptedUser(style="terse")})
+    for kwargs in tasks:
+        held(["script"], tmp_path, env_kwargs=kwargs)
+    kept = lines(tmp_path)
+    assert len(kept) == 2 * 4
+    assert len({line["setting"] for line in kept}) == 4
+    assert kept[0]["kwargs"] == {"judge": {"class": "RuleJudge"}}
+    assert {line["limit"] for line in kept} == {10}
+    with pytest.raises(ConfigError, match=r"copy\.deepcopy"):
+        held(["script"], tmp_path, env_kwargs={"judge": Strict(threading.Lock())})
+    assert evaluate(["script"], users=9, references="none", quiet=True, env_kwargs={"judge": RuleJudge()})[0]["users"] == 9
+
+
+def test_records_and_rows_name_the_models_and_neither_server_nor_key(tmp_path):
+    llm = {"base_url": "http://me:secret@127.0.0.1:9/v1", "model": "m", "api_key_env": "MY_KEY", "temperature": 0.2}
+    (row,) = held(["script"], tmp_path, env_kwargs={"llm": llm})
+    named = {"model": "m", "temperature": 0.2, "max_tokens": 512, "language": "en"}
+    assert row["kwargs"] == lines(tmp_path)[0]["kwargs"] == {"llm": named}
+    judge = LLMJudge(Answering(model="j"), guard=False)
+    assert described(judge)["client"]["model"] == "j"
+    assert described(judge) != described(LLMJudge(Answering(model="j")))
+    assert "127.0.0.1" not in (tmp_path / "results.json").read_text() + (tmp_path / "episodes.jsonl").read_text() + json.dumps(described(judge))

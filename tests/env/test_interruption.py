@@ -26,7 +26,7 @@ print(sum(map(len, found.values())))
 
 
 def collecting(url, out, *agents):
-    """An evaluation without the references, which are always run by the command and take their time."""
+    """An evaluation without the references, which the command runs beside the agents."""
     return [sys.executable, "-c", COLLECT, url, str(out), str(USERS), *agents]
 
 

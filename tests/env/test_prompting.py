@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from chat_servers import serving
 
-from rlpa_env import ChatClient, ConfigError, ModelError, format_action
-from rlpa_env.cli import main
+from rlpa_env import ChatClient, ChatConfig, ConfigError, ModelError, format_action
+from rlpa_env.cli import llm_settings, main
 from rlpa_env.llm import prompt
 from rlpa_env.prompting import METHODS, PromptingAgent
 
@@ -114,3 +114,59 @@ def test_the_command_line_prompts_a_served_model(tmp_path, capsys):
     assert {row["agent"] for row in json.loads((tmp_path / "results.json").read_text())} == {"base", "prior", "oracle"}
     with pytest.raises(SystemExit, match="--base-url"):
         main(["eval", "--agent", "base"])
+
+
+EVERY = {
+    "base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "K", "temperature": 0.0, "max_tokens": 9, "concurrency": 2, "timeout": 5.0,
+    "retries": 0, "backoff": 0.1, "longest_wait": 1.0, "breaker": 3, "cooldown": 2.0, "price": (0.15, 0.6), "budget": 5.0, "mode": "record",
+    "store": "runs/store", "language": "zh", "seeds": True, "extra_body": {"top_k": 1},
+}  # fmt: skip
+
+
+def typed(value):
+    return ",".join(map(str, value)) if isinstance(value, tuple) else json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
+
+
+def test_every_setting_of_a_model_can_be_typed_and_has_the_type_of_its_field():
+    found = llm_settings(tuple(f"{key}={typed(value)}" for key, value in EVERY.items()))
+    assert {key: found[key] for key in EVERY} == EVERY
+    assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in EVERY.items()}
+    assert ChatConfig.from_mapping(found)
+    with pytest.raises(ConfigError, match=r"--llm KEY=VALUE: expected one of 'base_url', .*Did you mean 'temperature'"):
+        llm_settings(("temprature=1",))
+    for wrong in ("concurrency=1.5", "temperature", "price=1", "seeds=1", "extra_body={"):
+        with pytest.raises(ConfigError, match=rf"--llm {wrong.partition('=')[0]}: expected .* type"):
+            llm_settings((wrong,))
+
+
+def test_the_command_line_hands_settings_matcher_and_references_on(monkeypatch):
+    seen = []
+
+    def instead(agents, **options):
+        seen.append((agents, options))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("rlpa_env.cli.evaluate", instead)
+    where = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--llm", "temperature=0", "--llm", "price=1,2", "--llm", "budget=5"]
+    llm = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "OPENAI_API_KEY", "temperature": 0.0, "price": (1.0, 2.0), "budget": 5.0}
+    for more in (["--env", "RLPA-LLM-v0", "--agent", "base"], ["--matcher", "llm", "--references", "none"], ["--matcher", "embedding"], []):
+        with pytest.raises(SystemExit, match="enough"):
+            main(["eval", *where, *more])
+    assert seen[0][0]["base"].client.config == ChatConfig.from_mapping(llm)
+    assert [options["env_kwargs"] for _, options in seen] == [
+        {"llm": llm}, {"matcher": "llm", "llm": llm},
+        {"matcher": "embedding", "embedding_model": "sentence-transformers/all-MiniLM-L6-v2"}, {},
+    ]  # fmt: skip
+    assert [options["references"] for _, options in seen] == ["auto", "none", "auto", "auto"]
+    with pytest.raises(SystemExit, match="matcher llm: expected --base-url"):
+        main(["eval", "--matcher", "llm"])
+    with pytest.raises(SystemExit, match="Did you mean 'budget'"):
+        main(["eval", "--llm", "budgt=1"])
+
+
+def test_play_talks_with_a_served_user_and_says_why_it_ends():
+    where = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--llm", "retries=0", "--llm", "timeout=5"]
+    with pytest.raises(SystemExit, match=r"the dialogue ended: .*no answer after 1 attempts"):
+        main(["play", "--env", "RLPA-LLM-v0", "--agent", "script", *where])
+    with pytest.raises(SystemExit, match="RLPA-LLM-v0: expected --base-url"):
+        main(["play", "--env", "RLPA-LLM-v0", "--agent", "script"])

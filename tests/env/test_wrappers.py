@@ -12,7 +12,8 @@ import time
 import gymnasium as gym
 import pytest
 
-from rlpa_env import Point, RLPAError, fork, format_action
+from rlpa_env import Point, RLPAError, RuleJudge, fork, format_action
+from rlpa_env.runs import read_runs
 from rlpa_env.wrappers import LastMessage, RecordEpisodes, read_episodes
 
 ACTION = format_action([Point("Occupation", "baker")], "I had a slow morning. What do you do for a living?")
@@ -48,6 +49,30 @@ def test_one_line_an_episode_with_everything_in_it(tmp_path):
     assert episodes[0]["messages"][2]["content"] == ACTION
     assert episodes[0]["profile"]["slots"]
     assert {"reward", "profile/f1", "user/patience"} <= set(episodes[0]["turns"][0])
+
+
+def test_a_line_names_the_models_and_the_report_keeps_their_tasks_apart(tmp_path):
+    def recorded(**kwargs):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        play(RecordEpisodes(gym.make("RLPA-v0", **kwargs), path), 1)
+        return path, read_episodes(path)[0]
+
+    llm = {"base_url": "http://me:secret@127.0.0.1:9/v1", "model": "m", "api_key_env": "MY_KEY"}
+    made = [recorded(llm=llm), recorded(llm=llm | {"model": "n"}), recorded(llm=llm | {"base_url": "http://b/v1"}), recorded(judge=RuleJudge())]
+    assert made[0][1]["kwargs"]["llm"] == {"model": "m", "temperature": 0.7, "max_tokens": 512, "language": "en"}
+    assert made[3][1]["kwargs"]["judge"] == {"class": "RuleJudge"}
+    assert "127.0.0.1" not in made[0][0].read_text()
+    settings = [run.episodes[0]["setting"] for path, _ in made for run in read_runs([path])]
+    assert settings[0] == settings[2]
+    assert len(set(settings)) == 3
+
+
+def test_an_error_is_kept_without_the_password_of_the_server(tmp_path):
+    llm = {"base_url": "http://me:secret@127.0.0.1:9/v1", "model": "m", "retries": 0, "timeout": 5.0}
+    path = tmp_path / "e.jsonl"
+    play(RecordEpisodes(gym.make("RLPA-v0", judge="llm", llm=llm), path), 1)
+    assert "http://127.0.0.1:9/v1: no answer" in read_episodes(path)[0]["turns"][0]["error"]
+    assert "secret" not in path.read_text()
 
 
 def test_an_abandoned_episode_is_marked(tmp_path):

@@ -45,7 +45,8 @@ class Train:
 class Eval:
     """Score policies, and reference agents beside them, on held-out users.
 
-    The agents `prior` (the floor) and `oracle` (the scale of the normalised score) are always run.
+    The agents `prior` (the floor) and `oracle` (the scale of the normalised score) are run beside them; the oracle not where
+    user, matcher or judge is a model, which it would ask hundreds of times a turn.
 
     Example: rlpa-agent eval --policy runs/tiny --split extended/test --out runs/tiny-extended
     """

@@ -1,5 +1,6 @@
 """The client: limits, retries, the breaker, the budget, keys, recording. Against real HTTP servers."""
 
+import asyncio
 import copy
 import json
 import pickle
@@ -15,6 +16,7 @@ from chat_servers import completion, refusal, scripted, serving, stats
 
 from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError, OffSchemaError
 from rlpa_env.clients import client_of
+from rlpa_env.limits import Breaker
 from rlpa_env.store import Store
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -158,13 +160,25 @@ def test_the_breaker_opens_after_failures_in_a_row_and_closes_again():
         own.ask(HELLO)
 
 
-def test_a_rate_limit_is_no_failure_of_the_server():
-    with scripted(lambda number: refusal(429 if number != 2 else 500)) as (url, came):
+@pytest.mark.parametrize("between", [completion(), refusal(429)], ids=["answer", "rate limit"])
+def test_an_answer_ends_a_row_of_failures_and_so_does_a_rate_limit_which_is_none(between):
+    with scripted(lambda number: refusal(500) if number in (0, 3) else between) as (url, came):
         own = client(url, retries=0, breaker=2)
-        for status in (429, 429, 500, 429, 429):
-            with pytest.raises(ModelError, match=f"HTTP {status}"):
-                own.ask(HELLO)
-    assert (len(came), own.usage.refused) == (5, 0)
+        for _ in range(6):
+            wait([own.begin(HELLO)])
+    assert (len(came), own.usage.refused) == (6, 0)
+    assert own.usage.reasons["HTTP 500"] == 2
+
+
+def test_what_was_sent_before_the_breaker_opened_does_not_count_as_a_failed_probe():
+    async def five_at_once():
+        breaker = Breaker(most=2, cooldown=10.0)
+        assert [await breaker.passed() for _ in range(5)] == [True] * 5
+        for _ in range(5):
+            breaker.failed(None)
+        return breaker.row, breaker.openings
+
+    assert asyncio.run(five_at_once()) == (2, 1)
 
 
 def test_calls_that_had_begun_sit_out_the_cooldown_and_one_of_them_probes():

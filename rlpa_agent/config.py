@@ -341,7 +341,7 @@ class TrainConfig:
         for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
             del data[name]
         data["rollout"] |= {"server": self.rollout.server is not None, "base_url": None}  # where a server is changes nothing
-        later = {"rollout": {"style": None, "base_url": None, "model_name": None, "matcher": "lexical"}, "optim": {"schedule_iterations": None}}
+        later: dict[str, dict[str, Any]] = {"rollout": {"style": None, "base_url": None, "model_name": None, "matcher": "lexical"}, "optim": {"schedule_iterations": None}}
         for group, before in later.items():  # so that runs from before there was a choice can be resumed
             data[group] = {name: value for name, value in data[group].items() if name not in before or value != before[name]}
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -123,6 +123,7 @@ class RLPAEnv(gym.Env[str, str]):
         self.observation_space = UnicodeText(MAX_OBSERVATION_CHARS)
         self.action_space = UnicodeText(MAX_ACTION_CHARS)
         self._begun, self._session = False, 0
+        self._dialogue: list[Message] = []
         self._earlier: tuple[Message, ...] = ()  # what this person said in earlier talks
         self._ready: tuple[str, Sequence[Any]] | None = None
         parts = ((self._user, "reply_flow"), (self._matcher, "scores_flow"), (self._judge, "judge_flow"))

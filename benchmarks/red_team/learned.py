@@ -37,7 +37,7 @@ def train(folder: Path, column: str, minutes: float, seed: int, smoke: bool = Fa
     bare = dataclasses.replace(preset.ppo, line_cost=0.0)  # a price per line would be a guard of its own
     config = dataclasses.replace(preset, ppo=bare, out=folder, minutes=minutes, iterations=None, seed=seed)
     if smoke:
-        few = dataclasses.replace(preset.rollout, dialogues=2, concurrent=2, max_new_tokens=40)
+        few = dataclasses.replace(preset.rollout, dialogues=2, concurrent=2)
         once = dataclasses.replace(bare, minibatches=1, critic_steps=1)
         config = dataclasses.replace(config, rollout=few, ppo=once, eval=dataclasses.replace(preset.eval, every=0), minutes=None, iterations=1)
     with without(*removed(column)):

@@ -93,7 +93,8 @@ class Copied(GymPool):
 def test_a_forecast_counts_all_answers_of_official_mode(tmp_path, kind, monkeypatch):
     policy = tiny_models.policy(context=1024, max_user_tokens=96)
     policy.chat.kept = ContextKind(kind, 1)
-    rollout = {"dialogues": 6, "concurrent": 3, "max_new_tokens": 12, "max_turns": 4, "samples": 3, "context": kind, "window": 1}
+    rollout = {"dialogues": 6, "concurrent": 3, "max_new_tokens": 12, "max_turns": 4, "samples": 3, "context": kind}
+    rollout |= {"window": 1} if kind == "window" else {}
     config = toy_config(tmp_path, 4, rollout=rollout, mode="official")
     trainer = Trainer(config, policy, Copied([Script(("Well, I bake.", "No."), turns=4) for _ in range(3)]), quiet=True)
     asked = []

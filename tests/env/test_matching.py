@@ -226,6 +226,15 @@ def test_the_score_is_the_mean_of_the_whole_and_of_the_word_covered_least():
     assert found.tolist() == [[pytest.approx((0.6 + 0.8) / 2)]]  # "repair": 0.6 by "fixes", 0.8 by "roofs"
 
 
+@pytest.mark.parametrize(("guess", "price"), [("works ward", 0.0), ("works ward golf", 0.1), ("works ward golf yoga oboe", 0.3)])
+def test_words_beside_the_point_cost_so_that_several_values_are_no_guess_at_each(guess, price):
+    known = {"works": (0.3, 0.954), "ward": (0.95, 0.312), "golf": (0.1, 0.995), "yoga": (0.0, 1.0), "oboe": (0.2, 0.98), "nurse": (1.0, 0.0)}
+    matcher = EmbeddingMatcher()
+    matcher.encoder = lambda texts: np.array([known.get(text, (0.9, 0.436)) for text in texts], dtype=float)
+    found = matcher.scores([Point("", guess)], [Point("", "nurse")])
+    assert found[0, 0] == pytest.approx((0.9 + 0.95) / 2 - price, abs=0.002)
+
+
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory):
     """A random transformer of 16 dimensions as a folder; sentence-transformers averages its token vectors."""

@@ -18,6 +18,7 @@ from rlpa_env import (
     load_split,
 )
 from rlpa_env.agents import make_agent
+from rlpa_env.disclosure import listen
 
 PERSON = {
     "id": "p",
@@ -110,19 +111,29 @@ def told_again(seed):
 
 
 def test_what_was_told_in_an_earlier_talk_may_be_remembered_in_this_one():
-    asked = remembered = reacted = 0
+    asked = remembered = taken_up = 0
     for seed in range(25):
         env, job = told_again(seed)
         if job is None:
             continue
         asked += 1
-        patience = env.unwrapped._user.patience
-        _, _, _, _, info = env.step(format_action([job], f"Good to see you! As a {job.value} you must have had a busy week. How was it?"))
-        remembered += info["judge/logic"] and not info["profile/invented"]
-        reacted += env.unwrapped._user._mind.trust > 0 and env.unwrapped._user.patience >= patience
+        reply = f"Good to see you! As a {job.value} you must have had a busy week. How was it?"
+        user = env.unwrapped._user
+        taken_up += bool(listen(user._mind, user.style, reply).takes_up)
+        *_, info = env.step(format_action([job], reply))
+        remembered += info["judge/logic"]
     assert asked >= 10
-    assert remembered == asked
-    assert reacted >= 0.9 * asked
+    assert remembered == taken_up == asked
+
+
+def test_what_was_said_in_an_earlier_talk_is_not_invented():
+    env, _ = told_again(0)
+    said = env.unwrapped._earlier[1].content
+    *_, info = env.step(format_action([Point("", said)], "Hi, I had tea. How are you?"))
+    assert info["profile/invented"] == 0.0
+    env.reset(options={"session": 1})
+    *_, info = env.step(format_action([Point("", said)], "Hi, I had tea. How are you?"))
+    assert info["profile/invented"] == 1.0
 
 
 def test_somebody_new_has_said_nothing_before():

@@ -274,6 +274,7 @@ class Learner:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         sums = dict.fromkeys(("policy", "value", "kl", "clipped", "entropy"), 0.0)
+        head_before = self.policy.head_positions
         for micro in self._micro(batch, rows):
             loss, parts = self.loss(batch, micro, estimates, tokens, critic_only)
             loss.backward()
@@ -281,9 +282,10 @@ class Learner:
                 sums[name] += parts[name]
             if first:
                 stats.first_ratio_error = max(stats.first_ratio_error, parts["ratio_error"])
-            stats.head_positions += len(micro.pos_A)
+            stats.policy_positions += 0 if critic_only else len(micro.pos_A)
             stats.padded_tokens += micro.input_ids_BL.numel()
             stats.real_tokens += int(micro.lengths_B.sum())
+        stats.head_positions += self.policy.head_positions - head_before
         stats.action_tokens += tokens
         totals = self.world.summed(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
         sums = dict(zip(sums, totals, strict=True))

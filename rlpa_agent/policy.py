@@ -81,6 +81,7 @@ class Policy:
         if gradient_checkpointing:
             checkpoint_layers(lm)
         self.reference: Any = None
+        self.head_positions = 0  # where the LM head has scored tokens so far
         self.banned_V = torch.zeros(lm.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         self.banned_V[torch.from_numpy(self.chat.banned_ids(len(self.banned_V)))] = True
         check_plain_head(lm)
@@ -318,6 +319,7 @@ class Policy:
             raise ConfigError(
                 f"action ids: expected none that sampling bans; got {ids_A[self.banned_V[ids_A]][:5]}"
             )
+        self.head_positions += len(hidden_AH)
         weight_VH = lm.get_output_embeddings().weight.float()  # once: for a bf16 base this is half of a chunk's work
         size = max(1, CHUNK_LOGITS // len(weight_VH))
         recompute = torch.is_grad_enabled() and len(ids_A) > size

@@ -97,7 +97,7 @@ def test_T15_user_tokens_have_no_gradient(tmp_path):
     batch = make_batch(gathered(policy, 2), max_turns=3)
     learner = Learner(policy, toy_config(tmp_path, 3))
     _, stats = learner.update(batch, 0)
-    assert stats.head_positions == stats.action_tokens  # LM head at action positions only
+    assert stats.head_positions == stats.policy_positions == stats.action_tokens  # LM head at action positions only
     other = tiny_models.policy()
     ids = torch.from_numpy(batch.rows[0])[None]
     hidden = []

@@ -277,14 +277,10 @@ class ChatClient:
         call = self._sdk.post("/chat/completions", cast_to=ChatCompletion, body=sent, options={"timeout": self.config.timeout})
         answer = await asyncio.wait_for(call, self.config.timeout + 1.0)
         self._charge(body, getattr(answer, "usage", None))
-        choice = answer.choices[0]
-        text = choice.message.content or ""
+        text = answer.choices[0].message.content or ""
         if not isinstance(text, str) or len(text) > _MOST_BYTES:
             raise ValueError(f"an answer of {len(text):,} characters, where {_MOST_BYTES:,} are the most that is read")
         self._breaker.answered()
-        if "response_format" in body and getattr(choice, "finish_reason", None) == "length" and _unfinished(text):
-            self._count("cut by max_tokens")
-            raise ModelError(f"{self.config.model}: expected whole JSON; max_tokens={body['max_tokens']} cut it off. Raise `max_tokens`.")
         if self._store and self.config.mode == "record":
             try:
                 text = self._store.write(body, text)
@@ -366,17 +362,6 @@ def _near(base_url: str) -> bool:
         return ipaddress.ip_address(host).is_private
     except ValueError:  # a name
         return "." not in host or host.endswith(".local")
-
-
-def _unfinished(text: str) -> bool:
-    """Whether a text is nothing yet or the beginning of JSON. Any other is off its schema, however many tokens it had."""
-    if text.strip() and not text.lstrip().startswith(("{", "[")):
-        return False
-    try:
-        json.loads(text)
-    except ValueError:
-        return True
-    return False
 
 
 @lru_cache(maxsize=64)

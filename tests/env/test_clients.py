@@ -14,7 +14,7 @@ from email.utils import format_datetime
 import pytest
 from chat_servers import completion, refusal, scripted, serving, stats
 
-from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError, OffSchemaError
+from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError
 from rlpa_env.clients import client_of
 from rlpa_env.limits import Breaker
 from rlpa_env.store import Store
@@ -358,26 +358,6 @@ def test_a_server_elsewhere_needs_one(host, monkeypatch):
 
 
 SCHEMA = {"title": "pairs", "type": "object"}
-
-
-@pytest.mark.parametrize("cut", ['{"pairs": [{"guess": 1, ', "", "\n\n"])
-def test_a_structured_answer_cut_by_max_tokens_is_the_settings_fault(cut, tmp_path):
-    with scripted(lambda number: completion(cut, "length")) as (url, came):
-        own = client(url, max_tokens=9, breaker=1, mode="record", store=str(tmp_path))
-        for _ in range(2):  # no fault of the server's either: the breaker stays closed
-            with pytest.raises(ModelError, match=r"max_tokens=9.*[Rr]aise") as caught:
-                own.ask(HELLO, schema=SCHEMA)
-            assert not isinstance(caught.value, OffSchemaError)
-        assert own.usage.reasons == {"cut by max_tokens": 2}
-        assert (own.usage.attempts, own.usage.failed, own.usage.lost, len(came)) == (2, 2, 2, 2)
-        assert own.ask(HELLO) == cut  # free text may be cut
-    assert len(list(tmp_path.rglob("*.json"))) == 1
-
-
-@pytest.mark.parametrize(("text", "finish"), [('{"pairs": []}', "length"), ("I would say that", "length"), ('{"pairs": [', "stop")])
-def test_a_structured_answer_that_more_tokens_would_not_mend_is_handed_on(text, finish):
-    with scripted(lambda number: completion(text, finish)) as (url, _):
-        assert client(url).ask(HELLO, schema=SCHEMA) == text
 
 
 def test_equal_requests_at_once_get_the_answer_that_is_kept(tmp_path):

@@ -16,6 +16,7 @@ from rlpa_agent.baseline_config import DPO, SFT
 from rlpa_agent.checkpoint import read_state, recovered
 from rlpa_agent.cli import build_trainer
 from rlpa_agent.config import TrainConfig
+from rlpa_agent.progress import records_until
 
 DONE = "done"
 
@@ -63,9 +64,7 @@ def kept_iterations(folder: Path) -> list[dict[str, Any]]:
     last, metrics = recovered(folder / "last"), folder / "metrics.jsonl"
     if not (last / "state.json").exists():  # nothing yet, or a baseline, which has no iterations
         return []
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have torn the last one
-    return [line for line in found if line["iteration"] <= read_state(last)["iteration"]]
+    return records_until(metrics, read_state(last)["iteration"])
 
 
 def is_over(config: TrainConfig, lines: Sequence[Mapping[str, Any]]) -> bool:

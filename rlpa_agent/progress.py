@@ -167,6 +167,19 @@ def health(figures: Mapping[str, Any]) -> str:
     return next((text for bad, text in checks if bad), "ok")
 
 
+def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
+    """Lines of a run's log up to an iteration; without one that a kill has torn. [] where there is no log."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return [record for record in records if record["iteration"] <= iteration]
+
+
+def trim(path: Path, iteration: int) -> None:
+    """Drop what a run's log holds after an iteration; a log that is not there stays so."""
+    if path.exists():
+        path.write_text("".join(json.dumps(record) + "\n" for record in records_until(path, iteration)), encoding="utf-8")
+
+
 class RunLog:
     """Writes metrics.jsonl and TensorBoard events, and drives the progress bar."""
 
@@ -176,18 +189,14 @@ class RunLog:
 
         out.mkdir(parents=True, exist_ok=True)
         self.path = out / "metrics.jsonl"
-        self._trim(keep or 0)
+        self.path.touch()
+        trim(self.path, keep or 0)
         self.board = SummaryWriter(str(out / "tensorboard"))
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
         self.bar = Progress(*columns, TimeElapsedColumn(), disable=quiet)
         self.task = self.bar.add_task("training", total=total, completed=keep or 0, note="")
         self.sub = self.bar.add_task("  dialogues", total=1, note="")
         self.bar.start()
-
-    def _trim(self, keep: int) -> None:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= keep]
-        self.path.write_text("".join(line + "\n" for line in kept))
 
     def dialogues(self, done: int, total: int) -> None:
         """Progress inside an iteration."""

@@ -32,7 +32,15 @@ from rlpa_agent.credit import profile_payments
 from rlpa_agent.loading import holds_model
 from rlpa_agent.policy import Policy
 from rlpa_agent.pool import GymPool
-from rlpa_agent.progress import RunLog, health, rollout_figures, update_figures, work_figures
+from rlpa_agent.progress import (
+    RunLog,
+    health,
+    records_until,
+    rollout_figures,
+    trim,
+    update_figures,
+    work_figures,
+)
 from rlpa_agent.protocols import EnvPool, Generator, Learner, TextEnv
 from rlpa_agent.rollout import RolloutCounts, added, collect
 from rlpa_agent.rollout_files import drop_later, save_rollout
@@ -152,9 +160,7 @@ class Trainer:
         out, keep = self.config.out, self.iteration if self._resumed else -1
         log = RunLog(out, self.config.iterations, self.quiet, keep=self.iteration)
         (out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
-        if (out / "validation.jsonl").exists():
-            kept = records_until(out / "validation.jsonl", keep)
-            (out / "validation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        trim(out / "validation.jsonl", keep)
         drop_later(out, self.iteration)
         return log
 
@@ -331,13 +337,6 @@ class Trainer:
         self.learner.load_state(state)
         restore_random(state["random"])
         self._resumed = True
-
-
-def records_until(path: Path, iteration: int) -> list[dict[str, Any]]:
-    """Lines of a run's log up to an iteration; without one that a kill has torn."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines if line.endswith("}")]
-    return [record for record in records if record["iteration"] <= iteration]
 
 
 def unread_settings(config: TrainConfig) -> list[str]:

@@ -15,7 +15,7 @@ from toy import toy_config
 from rlpa_agent.checkpoint import CheckpointError, read_state, save_checkpoint, settle
 from rlpa_agent.config import EvalConfig
 from rlpa_agent.policy import Policy
-from rlpa_agent.trainer import DivergedError, Trainer, checkpointed_policy
+from rlpa_agent.trainer import DivergedError, Trainer, checkpointed_policy, unread_settings
 from rlpa_env import RLPAError
 
 TURNS = 3
@@ -312,4 +312,5 @@ def test_settings_that_nothing_reads_are_told(tmp_path, changes, said):
 
 def test_settings_that_are_read_are_not_told(tmp_path):
     grouped = toy_config(tmp_path, TURNS, algo="grpo", rollout={"group": 2, "context": "window", "window": 2}, ppo={"baseline": "turn"})
+    assert unread_settings(grouped) == []
     Trainer(grouped, tiny_models.policy(), lambda: Script(("Well.",)), quiet=True)  # a warning would be an error here

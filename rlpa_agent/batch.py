@@ -36,6 +36,7 @@ class Batch:
     bootstrapped_C: Tensor  # bool; False: the value after the chain is 0
     episode_C: tuple[int, ...]  # index of the trajectory behind each chain
     group_C: Tensor  # int64; equal for chains that began alike and are compared with each other
+    states_AH: Tensor | None = None  # float32; hidden states that the tokens were drawn from, where rollouts keep them
 
     @property
     def tokens(self) -> int:
@@ -120,6 +121,7 @@ class _Layout:
         self.flat: dict[str, list[np.ndarray]] = {
             name: [] for name in ("row", "pos", "turn", "segment", "chain", "fraction", "logp", "reward")
         }
+        self.states: list[np.ndarray | None] = []
         self.starts: list[int] = []
         self.boot: list[tuple[int, int, float, bool]] = []
         self.episodes: list[int] = []
@@ -164,6 +166,7 @@ class _Layout:
             segment = k * _SEGMENTS + np.searchsorted([tokens for tokens, _ in paid], np.arange(size), side="right")
             start = len(turn.context_ids)
             self._add(row, np.arange(start, start + size), k, segment, reward, turn.logp)
+            self.states.append(turn.states)
         row = self._row(final, new=False) if boot else len(self.rows) - 1
         self.boot.append((row, len(self.rows[row]) - 1, (first + len(turns)) / self.max_turns, boot))
 
@@ -194,6 +197,7 @@ class _Layout:
         def flat(name: str, dtype: torch.dtype) -> Tensor:
             return torch.from_numpy(np.concatenate(self.flat[name])).to(dtype)
 
+        states = [part for part in self.states if part is not None]
         rows, positions, fractions, boots = zip(*self.boot)
         return Batch(
             rows=tuple(self.rows),
@@ -204,6 +208,7 @@ class _Layout:
             chain_A=flat("chain", torch.int64),
             fraction_A=flat("fraction", torch.float32),
             logp_old_A=flat("logp", torch.float32),
+            states_AH=torch.from_numpy(np.concatenate(states)) if len(states) == len(self.states) else None,
             reward_A=flat("reward", torch.float32),
             starts_C=torch.tensor(self.starts),
             boot_row_C=torch.tensor(rows),

@@ -241,7 +241,7 @@ def load_policy(config: TrainConfig, source: str) -> Any:
         source,
         lora=LoraSettings(model.lora_rank, model.lora_alpha) if model.lora_rank else None,
         dtype=None if model.base_dtype == "auto" else getattr(torch, model.base_dtype),
-        rollout_dtype=getattr(torch, model.rollout_dtype),
+        rollout_dtype=None if model.rollout_dtype == "auto" else getattr(torch, model.rollout_dtype),
         gradient_checkpointing=model.gradient_checkpointing,
         seed=config.seed, temperature=rollout.temperature, value_grad=model.value_grad, max_user_tokens=rollout.max_user_tokens,
     )

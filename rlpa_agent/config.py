@@ -52,20 +52,20 @@ class ModelConfig:
     update_dtype: str = "auto"
     """Of scoring and updates: float32, bfloat16 (autocast), or auto: whichever multiplies faster on this machine."""
     rollout_dtype: str = "float32"
-    """Weights while sampling: float32 or bfloat16."""
+    """Weights while sampling: float32, bfloat16, or auto: as they are held, which is base_dtype under LoRA, else float32."""
     lora_rank: int = 0
     """Rank of LoRA adapters on every projection of attention and MLP, which alone are trained; 0: all weights are."""
     lora_alpha: int = 32
     """The sum of new adapters is scaled by alpha / rank; those that are loaded keep their own alpha."""
     base_dtype: str = "auto"
-    """Of the frozen base under LoRA: float32, bfloat16, or auto: that of its files. Weights that are trained are float32."""
+    """Of the frozen base under LoRA: float32, bfloat16, or auto: that of its files, or float32 where bfloat16 is slow."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: far less memory, a third more arithmetic."""
 
     def __post_init__(self) -> None:
         _one_of("model", "value_grad", self.value_grad, ("detach", "shared"))
         _one_of("model", "update_dtype", self.update_dtype, ("auto", "float32", "bfloat16"))
-        _one_of("model", "rollout_dtype", self.rollout_dtype, ("float32", "bfloat16"))
+        _one_of("model", "rollout_dtype", self.rollout_dtype, ("auto", "float32", "bfloat16"))
         _one_of("model", "base_dtype", self.base_dtype, ("auto", "float32", "bfloat16"))
         _in_range("model", "lora_rank", self.lora_rank, 0)
         _in_range("model", "lora_alpha", self.lora_alpha, 1)
@@ -169,6 +169,9 @@ class PPOConfig:
     importance_cap: float = 2.0
     """With rollout.server: weigh every token by min(cap, p_trainer / p_server), for the two compute a little differently
     (truncated importance sampling)."""
+    old_logp: str = "scored"
+    """scored: by a pass over the rollout, so the first ratios are exactly 1; sampled: as sampling left it, one pass less of four,
+    for float32 only."""
     target_kl: float | None = 0.03
     """Stop the epochs of an iteration when approx_kl exceeds this."""
     max_kl: float | None = 10.0
@@ -185,11 +188,10 @@ class PPOConfig:
         _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block", "line", "auto"))
         _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
         _one_of("ppo", "kl_in", self.kl_in, ("auto", "reward", "loss"))
-        _one_of("ppo", "baseline", self.baseline, ("episode", "turn"))
-        _one_of("ppo", "kl_kind", self.kl_kind, ("k2", "k3"))
-        for name in ("importance_cap", "clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps", "line_cost"):
-            _in_range("ppo", name, getattr(self, name), 0)
-        for name in ("value_clip", "target_kl", "max_kl"):
+        for name, choices in (("baseline", ("episode", "turn")), ("kl_kind", ("k2", "k3")), ("old_logp", ("scored", "sampled"))):
+            _one_of("ppo", name, getattr(self, name), choices)
+        several = ("importance_cap", "clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps", "line_cost")
+        for name in (*several, "value_clip", "target_kl", "max_kl"):
             _in_range("ppo", name, getattr(self, name), 0)
         if self.dual_clip is not None and not self.dual_clip > 1:
             raise ConfigError(f"ppo.dual_clip: expected more than 1, or none; got {self.dual_clip!r}.")
@@ -341,7 +343,7 @@ class TrainConfig:
         for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
             del data[name]
         data["rollout"] |= {"server": self.rollout.server is not None, "base_url": None}  # where a server is changes nothing
-        later: dict[str, dict[str, Any]] = {"rollout": {"style": None, "base_url": None, "model_name": None, "matcher": "lexical"}, "optim": {"schedule_iterations": None}}
+        later: dict[str, dict[str, Any]] = {"rollout": {"style": None, "base_url": None, "model_name": None, "matcher": "lexical"}, "ppo": {"old_logp": "scored"}, "optim": {"schedule_iterations": None}}
         for group, before in later.items():  # so that runs from before there was a choice can be resumed
             data[group] = {name: value for name, value in data[group].items() if name not in before or value != before[name]}
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -379,7 +381,7 @@ PRESETS: dict[str, TrainConfig] = {
         eval=EvalConfig(every=20),
     ),
     "qwen2.5-0.5b": TrainConfig(
-        model=ModelConfig("Qwen/Qwen2.5-0.5B-Instruct", lora_rank=16, lora_alpha=32, rollout_dtype="bfloat16", gradient_checkpointing=True),
+        model=ModelConfig("Qwen/Qwen2.5-0.5B-Instruct", lora_rank=16, lora_alpha=32, rollout_dtype="auto", gradient_checkpointing=True),
         rollout=RolloutConfig(max_new_tokens=128, profile_weight=5.0),
         ppo=_OWN_PPO,
         # A dialogue is a row of up to 2,500 tokens, and one row of it fills the cores.

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlpa_agent.lora import merged, merged_weight
+from rlpa_agent.products import Product
 from rlpa_env.errors import ConfigError
 
 GROWTH = 512
@@ -166,7 +167,7 @@ class Qwen2Decoder(_Cache):
         order = torch.stack([half, half + self.size // 2], dim=1).flatten()
         self.layers = [self._fuse(layer, order) for layer in lm.model.layers]
 
-    def _fuse(self, layer: Any, order: Tensor) -> tuple[Tensor, ...]:
+    def _fuse(self, layer: Any, order: Tensor) -> tuple[Tensor, Product, Product, Tensor, Product, Product]:
         attention, mlp = layer.self_attn, layer.mlp
 
         def reordered(projection: Any) -> tuple[Tensor, Tensor]:
@@ -177,19 +178,18 @@ class Qwen2Decoder(_Cache):
                 bias.view(heads, self.size)[:, order].flatten(),
             )
 
-        def turned(*projections: Any) -> Tensor:
-            return torch.cat([merged_weight(part, self.dtype) for part in projections]).t().contiguous()
+        def together(*projections: Any) -> Product:
+            return Product(torch.cat([merged_weight(part, self.dtype) for part in projections]))
 
         parts = [reordered(attention.q_proj), reordered(attention.k_proj)]
         parts.append((merged_weight(attention.v_proj, self.dtype), attention.v_proj.bias.detach().to(self.dtype)))
         return (
             layer.input_layernorm.weight.detach().to(self.dtype),
-            torch.cat([weight for weight, _ in parts]).t().contiguous(),
-            torch.cat([bias for _, bias in parts]),
-            turned(attention.o_proj),
+            Product(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])),
+            together(attention.o_proj),
             layer.post_attention_layernorm.weight.detach().to(self.dtype),
-            turned(mlp.gate_proj, mlp.up_proj),
-            turned(mlp.down_proj),
+            together(mlp.gate_proj, mlp.up_proj),
+            together(mlp.down_proj),
         )
 
     @torch.no_grad()
@@ -243,17 +243,17 @@ class Qwen2Decoder(_Cache):
         queries, hidden = width * self.groups, (self.embed.shape[1],)
         x = self.embed[ids_T]
         turns = self.turns_LD[position_T]
-        for layer, (norm_1, w_qkv, b_qkv, w_out, norm_2, w_up, w_down) in enumerate(self.layers):
-            h = torch.addmm(b_qkv, functional.rms_norm(x, hidden, norm_1, self.eps), w_qkv)
+        for layer, (norm_1, qkv, out, norm_2, gate_up, down) in enumerate(self.layers):
+            h = qkv(functional.rms_norm(x, hidden, norm_1, self.eps))
             pairs = h[:, : queries + width].float().reshape(tokens, -1, self.size // 2, 2)
             rotated = torch.view_as_real(torch.view_as_complex(pairs) * turns).to(h.dtype)
             rotated = rotated.view(tokens, -1, self.size)
             heads = self.heads * self.groups
             self.write(layer, slots, rotated[:, heads:], h[:, queries + width :])
             mixed = attend(layer, rotated[:, :heads].view(tokens, self.heads, self.groups, self.size))
-            x = torch.addmm(x, mixed.reshape(tokens, queries), w_out)
-            gate, up = (functional.rms_norm(x, hidden, norm_2, self.eps) @ w_up).chunk(2, dim=-1)
-            x = torch.addmm(x, functional.silu(gate) * up, w_down)
+            x = out.added_to(x, mixed.reshape(tokens, queries))
+            gate, up = gate_up(functional.rms_norm(x, hidden, norm_2, self.eps)).chunk(2, dim=-1)
+            x = down.added_to(x, functional.silu(gate) * up)
         return functional.rms_norm(x, hidden, self.norm, self.eps)
 
 
@@ -333,7 +333,8 @@ class Sampler:
     def __init__(
         self, lm: Any, banned_V: Tensor, rows: int, temperature: float, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.weight_HV = lm.get_output_embeddings().weight.detach().to(dtype).t()
+        self.dtype = dtype
+        self.head = Product(lm.get_output_embeddings().weight.detach().to(dtype), shared=True)
         self.bias_V = torch.zeros(len(banned_V)).masked_fill(banned_V, -torch.inf)
         self.temperature = temperature
         self.block = max(1, NOISE_FLOATS // len(banned_V))
@@ -356,12 +357,7 @@ class Sampler:
     def draw(self, hidden_nH: Tensor, live: Sequence[bool]) -> tuple[Tensor, Tensor]:
         """One token id and its log-probability (fp32) for every row; streams of rows not live stand still."""
         n = len(hidden_nH)
-        hidden_nH = hidden_nH.to(self.weight_HV.dtype)
-        inverse = 1 / (self.temperature or 1.0)
-        if self.weight_HV.dtype == torch.float32:
-            logits_nV = torch.addmm(self.bias_V, hidden_nH, self.weight_HV, alpha=inverse)
-        else:
-            logits_nV = (hidden_nH @ self.weight_HV).float().mul_(inverse).add_(self.bias_V)
+        logits_nV = self.head(hidden_nH.to(self.dtype)).float().mul_(1 / (self.temperature or 1.0)).add_(self.bias_V)
         race_nV = logits_nV if self.noise_RBV is None else logits_nV + self._noise(n, live)
         ids_n = race_nV.argmax(dim=-1)
         chosen_n = logits_nV.gather(1, ids_n[:, None])[:, 0]

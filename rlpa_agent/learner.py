@@ -21,9 +21,11 @@ from rlpa_agent.advantages import estimate_advantages, explained_variance, token
 from rlpa_agent.batch import Batch, MicroBatch, micro_batches, split_rows
 from rlpa_agent.config import GROUP_ALGOS, TrainConfig
 from rlpa_agent.estimates import Estimates, UpdateStats
+from rlpa_agent.loading import faster_dtype
 from rlpa_agent.policy import Policy, Scored
 from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
 from rlpa_agent.world import ALONE, World
+from rlpa_env.errors import ConfigError
 
 CRITIC_TOKENS = 4096
 """Tokens of one step of the critic's head alone."""
@@ -47,23 +49,6 @@ class Normaliser:
         return Normaliser(mean, math.sqrt(max(square - mean**2, 1e-4)), self.seen + 1)
 
 
-def faster_dtype(width: int, rows: int = 4096, pairs: int = 5) -> str:
-    """"bfloat16" or "float32": which multiplies [rows, width] by [width, 3 width] sooner here, by the median of pairs.
-
-    Processors that claim bf16 differ: the same product took 0.3 to 1.6 times as long as in fp32.
-    """
-    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    with torch.no_grad():
-        for _ in range(pairs + 1):
-            for dtype, taken in seconds.items():
-                left, right = torch.ones(rows, width, dtype=dtype), torch.ones(3 * width, width, dtype=dtype)
-                began = time.perf_counter()
-                torch.nn.functional.linear(left, right)
-                taken.append(time.perf_counter() - began)
-    fp32, bf16 = (float(np.median(taken[1:])) for taken in seconds.values())  # the first pair warms up
-    return "bfloat16" if bf16 < 0.9 * fp32 else "float32"
-
-
 class Learner:
     """Holds the policy's two optimizers and the value normaliser. The `protocols.Learner` that comes with the package.
 
@@ -85,6 +70,13 @@ class Learner:
         self.failures_running = 0
         chosen = config.model.update_dtype
         self.update_dtype = world.agreed(faster_dtype(policy.lm.config.hidden_size)) if chosen == "auto" else chosen
+        used = {"update_dtype": self.update_dtype, "rollout_dtype": str(policy.rollout_dtype).removeprefix("torch.")}
+        other = [f"{name} {value}" for name, value in used.items() if value != "float32"]
+        other += ["a generator elsewhere"] if self.sampled_elsewhere else []
+        if config.ppo.old_logp == "sampled" and other:
+            raise ConfigError(
+                f"ppo.old_logp: expected 'scored' unless sampling and updates compute alike, both here and in float32; got 'sampled' with {', '.join(other)}."
+            )
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs beside the tensors: plain JSON-able data."""
@@ -114,8 +106,10 @@ class Learner:
         """Old and reference logp, values, advantages and returns.
 
         The old logp is computed here, with the first epoch's partition and precision, and not taken from generation:
-        so the first minibatch has importance ratios of exactly 1.
+        so the first minibatch has importance ratios of exactly 1. Under ``ppo.old_logp="sampled"`` only the reference's is.
         """
+        if self.config.ppo.old_logp == "sampled":
+            return self._estimate_sampled(batch)
         size, critic = batch.tokens, self.config.has_critic
         logp, ref, value = (torch.zeros(size) for _ in range(3))
         need: tuple[str, ...] = ("logp", "value") if critic else ("logp",)
@@ -142,6 +136,21 @@ class Learner:
             ref = logp.clone()
         values = self.normaliser.mean + self.normaliser.std * value if critic else None
         return self.conclude(batch, logp, ref, values, self._bootstrap(batch) if critic else None, hidden)
+
+    @torch.no_grad()
+    def _estimate_sampled(self, batch: Batch) -> Estimates:
+        """`estimate` from the logp and the states that generation has left."""
+        logp, states, values = batch.logp_old_A, batch.states_AH, None
+        ref = torch.zeros_like(logp)
+        for micro in self._micro(batch, list(range(len(batch.rows)))):
+            if self.policy.reference is not None:
+                place = (micro.input_ids_BL, micro.lengths_B, micro.rows_A, micro.pos_A)
+                ref[micro.index_A] = self.policy.reference_logp(*place, temperature=self.config.rollout.temperature)
+        ref = logp.clone() if self.policy.reference is None else self.world.summed(ref)
+        if self.config.has_critic:
+            assert states is not None, "rollouts keep states under old_logp=sampled"
+            values = self.normaliser.mean + self.normaliser.std * self.policy.value_of(states, batch.fraction_A)
+        return self.conclude(batch, logp, ref, values, self._bootstrap(batch) if self.config.has_critic else None, states)
 
     def conclude(
         self,

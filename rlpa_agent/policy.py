@@ -21,6 +21,7 @@ from rlpa_agent.chat import Chat
 from rlpa_agent.loading import (
     check_plain_head,
     checkpoint_layers,
+    frozen_dtype,
     holds_model,
     load_lm,
     no_dropout,
@@ -121,14 +122,14 @@ class Policy:
         """Any Hugging Face causal LM: a folder or an id. Files that ``save`` wrote beside it are used.
 
         ``lora`` puts new adapters on it and freezes the rest; a folder that holds an adapter is loaded with its base.
-        ``dtype``: default fp32, and that of its files for a base that is frozen. ``system_prompt`` and ``temperature``
+        ``dtype``: default fp32, and for a base that is frozen `loading.frozen_dtype`. ``system_prompt`` and ``temperature``
         override those of the folder.
         """
         from transformers import AutoTokenizer, GenerationConfig
 
         folder = Path(path)
         base = base_of(folder)
-        lm = load_lm(base or path, dtype or ("auto" if base or lora else torch.float32))
+        lm = load_lm(base or path, dtype or (frozen_dtype() if base or lora else torch.float32))
         adapter = None
         if base:
             with readable(f"policy folder {folder}", "an adapter"):
@@ -257,7 +258,7 @@ class Policy:
             ids_A = input_ids_BL[rows_A, pos_A]
             logp, entropy = self._head(self.lm, hidden_AH, ids_A, temperature, "entropy" in need, entropy_grad)
         if "value" in need:
-            value = self._value(hidden_AH, turn_fraction_A)
+            value = self.value_of(hidden_AH, turn_fraction_A)
         hidden = hidden_AH.detach().float() if "hidden" in need else None
         return Scored(logp if "logp" in need else None, value, entropy, hidden)
 
@@ -266,7 +267,7 @@ class Policy:
     ) -> Tensor:
         """Value [C] from the hidden state *at* each position: the state that the row up to there describes."""
         _check_positions(pos_C, lengths_B[rows_C], 0, 0)
-        return self._value(
+        return self.value_of(
             self._hidden(self.lm, input_ids_BL, lengths_B, rows_C, pos_C, None), turn_fraction_C
         )
 
@@ -303,7 +304,8 @@ class Policy:
             lm.eval()
         return hidden_BLH[rows, pos]
 
-    def _value(self, hidden_AH: Tensor, turn_fraction_A: Tensor) -> Tensor:
+    def value_of(self, hidden_AH: Tensor, turn_fraction_A: Tensor) -> Tensor:
+        """Value [A] of hidden states, in the units of the head."""
         if self.value_grad == "detach":
             hidden_AH = hidden_AH.detach()
         with torch.autocast(hidden_AH.device.type, enabled=False):

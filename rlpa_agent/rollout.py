@@ -72,6 +72,7 @@ class _Row:
     turns: list[Turn] = field(default_factory=list)
     action: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
+    states: list[np.ndarray] = field(default_factory=list)  # [H] each, if they are kept
     anew: bool = False  # the cache must forget the row first
     unfed: list[int] = field(default_factory=list)  # ids that the cache has not seen yet
     live: bool = False  # sampling a turn now
@@ -92,6 +93,7 @@ def collect(
     max_new_tokens: int = 160,
     max_turns: int = 10,
     samples: int = 1,
+    keep_states: bool = False,
     counts: RolloutCounts | None = None,
     on_episode: Callable[[int, Trajectory], None] | None = None,
     generator: Generator | None = None,
@@ -104,6 +106,7 @@ def collect(
     episode as it ends. Too little context left for a whole turn ends an episode as truncated, "context". With
     ``samples`` > 1 every turn is answered so often, each in a copy of its environment, and the dialogue goes on with the
     best paid; the rest are its turn's ``others``. That needs a `protocols.BranchingPool`.
+    ``keep_states``: turns hold the hidden states that their tokens were drawn from, which a critic can learn on.
     ``generator`` samples outside of this process, all turns in flight together; without it the policy does, here.
     """
     pool = as_pool(envs)
@@ -125,6 +128,7 @@ def collect(
         counts or RolloutCounts(),
         on_episode,
         samples,
+        keep_states,
     )
     began = time.perf_counter()
     temperature = policy.temperature if temperature is None else temperature
@@ -151,6 +155,7 @@ class _Job:
     counts: RolloutCounts
     on_episode: Callable[[int, Trajectory], None] | None
     samples: int = 1
+    keep_states: bool = False
     rows: list[_Row] = field(default_factory=list)
     done: dict[int, Trajectory] = field(default_factory=dict)
     started: int = 0
@@ -175,7 +180,7 @@ class _Job:
             n = len(self.rows)
             live = [state.live for state in self.rows]
             ids_n, logp_n = self.sampler.draw(hidden_RH[:n], live)
-            ended = self._record(ids_n.tolist(), logp_n.tolist())
+            ended = self._record(ids_n.tolist(), logp_n.tolist(), hidden_RH[:n].float().numpy().copy() if self.keep_states else None)
             if any(state.live for state in self.rows):
                 live_n = torch.tensor([state.live for state in self.rows])
                 hidden_RH[:n] = self.cache.step(ids_n, live_n)
@@ -243,7 +248,7 @@ class _Job:
         hidden = self.cache.prefill(waiting, chunks)
         for row in waiting:
             state = self.rows[row]
-            state.unfed, state.action, state.logp = [], [], []
+            state.unfed, state.action, state.logp, state.states = [], [], [], []
             state.live, state.anew = True, False
             self.sampler.restart(row, self._stream(state))
         self.counts.prefilled_tokens += sum(map(len, chunks))
@@ -255,7 +260,7 @@ class _Job:
         again = (len(state.samples),) if state.samples else ()
         return (*self.streams[state.episode], len(state.turns), *again)
 
-    def _record(self, ids: list[int], logp: list[float]) -> list[int]:
+    def _record(self, ids: list[int], logp: list[float], states: np.ndarray | None) -> list[int]:
         """Note the sampled token of every live row; rows whose turn it ended, which are no longer live."""
         ended = []
         for row, state in enumerate(self.rows):
@@ -263,6 +268,8 @@ class _Job:
                 continue
             state.action.append(ids[row])
             state.logp.append(logp[row])
+            if states is not None:
+                state.states.append(states[row])
             if ids[row] in self.chat.end_ids or len(state.action) == self.max_new_tokens:
                 state.live = False
                 state.unfed = [ids[row]]  # sampled, but not in the cache: the next chunk begins with it
@@ -327,6 +334,7 @@ class _Job:
             context_ids=np.asarray(state.transcript.ids, dtype=np.int64),
             action_ids=np.asarray(action, dtype=np.int64),
             logp=np.asarray(state.logp, dtype=np.float32),
+            states=np.stack(state.states) if state.states else None,
             reward=step.reward,
             parts=_parts(step.info) | ({PROFILE_TOKENS: float(self.chat.block_tokens(action))} if "reward/profile" in step.info else {}),
             partial=tuple(step.info.get("profile/partial") or ()),

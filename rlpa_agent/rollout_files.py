@@ -24,7 +24,7 @@ from rlpa_agent.trajectory import Trajectory
 from rlpa_env import ConfigError
 
 FOLDER = "rollouts"
-_FLAT = [field.name for field in dataclasses.fields(Batch) if field.name not in ("rows", "episode_C")]
+_FLAT = [field.name for field in dataclasses.fields(Batch) if field.name not in ("rows", "episode_C", "states_AH")]
 _ESTIMATES = [field.name for field in dataclasses.fields(Estimates) if field.name != "hidden_AH"]
 
 

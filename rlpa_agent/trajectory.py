@@ -23,6 +23,7 @@ class Turn:
     partial: tuple[float, ...] = ()  # profile reward of the first 1, 2, … points listed, unweighted; (): unknown
     valid: bool = True  # False: the environment could not score this turn; it is cut with all after it
     stop: str = "eos"  # eos | length | context
+    states: np.ndarray | None = None  # float32 [m, H]; hidden states that the tokens were drawn from, if they were kept
     others: tuple[Turn, ...] = ()  # further samples of the same turn, with which the dialogue did not go on
 
 

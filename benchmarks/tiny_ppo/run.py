@@ -26,7 +26,7 @@ from training import check_done, ensure_trained, read_done, write_done
 from rlpa_agent.cli import policy_path
 from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
 from rlpa_agent.demo import score
-from rlpa_agent.learner import faster_dtype
+from rlpa_agent.loading import faster_dtype
 from rlpa_agent.mixture import STEADY, STRONG, dialogue
 from rlpa_agent.policy import Policy
 from rlpa_agent.start import SHARPNESS, sharpen

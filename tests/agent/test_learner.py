@@ -14,7 +14,8 @@ from toy import ToyEnv, char_policy, toy_config
 
 from rlpa_agent.batch import make_batch, micro_batches
 from rlpa_agent.config import PPOConfig
-from rlpa_agent.learner import Learner, faster_dtype
+from rlpa_agent.learner import Learner
+from rlpa_agent.loading import faster_dtype
 from rlpa_agent.policy import Policy
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer
@@ -76,6 +77,44 @@ def test_T10_first_minibatch_has_ratios_of_exactly_1(tmp_path):
     estimates, stats = learner.update(batch, 0)
     assert stats.first_ratio_error == 0.0
     assert torch.equal(estimates.logp_old_A, estimates.logp_ref_A)  # KL to the reference is 0 at the start
+
+
+def test_what_sampling_has_computed_need_not_be_scored_again(tmp_path, monkeypatch):
+    """Old logp, values and the states of the critic's own steps, on a policy that has left its reference; both layouts."""
+    policy = tiny_models.policy(sharpness=2.0)
+    policy.freeze_reference()
+    torch.nn.init.normal_(policy.value_head.outer.weight, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for weight in policy.parameters_policy():
+            weight.mul_(1.05)
+    envs = [Script(LINES, turns=3, pay=lambda text, turn: float(len(text) % 3)) for _ in range(3)]
+    kept = collect(policy, envs, seeds=range(6), max_new_tokens=12, max_turns=3, temperature=0.7, keep_states=True)
+    for per_turn in (False, True):
+        batch = make_batch(kept, max_turns=3, per_turn=per_turn)
+        made = {}
+        for old in ("scored", "sampled"):
+            config = toy_config(tmp_path, 3, ppo={"old_logp": old, "critic_steps": 2}, rollout={"temperature": 0.7}, model={"update_dtype": "float32"})
+            if old == "sampled":
+                monkeypatch.setattr(Policy, "score", None)
+            made[old] = Learner(policy, config).estimate(batch, 0)
+            monkeypatch.undo()
+        assert float((made["scored"].logp_ref_A - made["scored"].logp_old_A).abs().max()) > 0.01
+        for name in ("logp_old_A", "logp_ref_A", "values_A", "advantages_A", "returns_A", "hidden_AH"):
+            scored, sampled = getattr(made["scored"], name), getattr(made["sampled"], name)
+            assert float(scored.abs().max()) > 0.01, name
+            assert float((scored - sampled).abs().max()) <= 1e-4 * max(1.0, float(scored.abs().max())), name
+
+
+@pytest.mark.parametrize("other", ["update", "rollout", "server"])
+def test_sampled_logp_are_refused_where_sampling_computes_differently(tmp_path, other):
+    policy = tiny_models.policy()
+    if other == "rollout":
+        policy.rollout_dtype = torch.bfloat16
+    model = {"update_dtype": "bfloat16" if other == "update" else "float32"}
+    config = toy_config(tmp_path, 3, ppo={"old_logp": "sampled"}, model=model, rollout={"server": "http://x" if other == "server" else None})
+    told = {"update": "update_dtype bfloat16", "rollout": "rollout_dtype bfloat16", "server": "a generator elsewhere"}
+    with pytest.raises(ConfigError, match=rf"old_logp: expected 'scored' .*; got 'sampled' with {told[other]}"):
+        Learner(policy, config)
 
 
 def test_T10_another_partition_is_close_and_clips_nothing(tmp_path):
@@ -330,7 +369,7 @@ def test_the_update_runs_in_what_multiplies_faster_here(monkeypatch, tmp_path, s
     plain = torch.nn.functional.linear
 
     def linear(left, right, bias=None):
-        if left.dtype == slow and len(left) == 4096:
+        if left.dtype == slow and len(left) == 1024:
             time.sleep(0.2)  # far above what the other type takes on a busy machine
         return plain(left, right, bias)
 

@@ -217,7 +217,7 @@ def test_bf16_rollouts_share_the_head_of_a_bf16_base(tmp_path):
     policy = lora_policy(tmp_path, torch.bfloat16)
     assert policy.rollout_dtype == torch.bfloat16
     sampler = Sampler(policy.lm, policy.banned_V, 2, 1.0, policy.rollout_dtype)
-    assert sampler.weight_HV.data_ptr() == policy.lm.lm_head.weight.data_ptr()
+    assert sampler.head.weight.data_ptr() == policy.lm.lm_head.weight.data_ptr()
 
 
 def test_a_merged_copy_computes_the_same_without_adapters(tmp_path):

@@ -19,6 +19,7 @@ from rlpa_agent import generation
 from rlpa_agent.batch import make_batch
 from rlpa_agent.generation import GenericDecoder, Qwen2Decoder, Sampler, decoder
 from rlpa_agent.learner import Learner
+from rlpa_agent.loading import frozen_dtype
 from rlpa_agent.lora import LoraSettings, merged
 from rlpa_agent.policy import Policy
 from rlpa_agent.rollout import collect
@@ -65,6 +66,38 @@ def logp(policy):
 
 def reference(policy):
     return policy.reference_logp(*place(), temperature=0.9)
+
+
+@pytest.fixture(autouse=True)
+def any_processor(monkeypatch, request):
+    """What is shown here holds on processors that are slow in bf16, too."""
+    if "processor" not in request.fixturenames:
+        monkeypatch.setattr("rlpa_agent.policy.frozen_dtype", lambda: "auto")
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """A processor that multiplies faster in the type that is asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def of(faster):
+        frozen_dtype.cache_clear()
+        monkeypatch.setattr("rlpa_agent.loading.faster_dtype", lambda width: faster)
+
+    yield of
+    frozen_dtype.cache_clear()
+
+
+def test_a_frozen_base_is_held_in_what_multiplies_faster(tmp_path, processor):
+    """A base in bf16 on a processor without it took 140 times as long."""
+    folder = base_folder(tmp_path, torch.bfloat16)
+    for faster, dtype, asked in (("float32", torch.float32, None), ("bfloat16", torch.bfloat16, None), ("float32", torch.bfloat16, torch.bfloat16)):
+        processor(faster)
+        policy = Policy.from_pretrained(folder, lora=LoraSettings(rank=4), dtype=asked)
+        assert policy.lm.get_output_embeddings().weight.dtype == policy.rollout_dtype == dtype
+        policy.save(tmp_path / f"{faster}-{dtype}")
+        again = Policy.load(tmp_path / f"{faster}-{dtype}", dtype=asked)
+        assert again.rollout_dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,6 +1,6 @@
 """How fast the trainer is: against TRL's GRPOTrainer, against plainer ways of doing the same, and as dialogues grow.
 
-    python benchmarks/trainer_speed/run.py [--parts single multi defaults growth rows prefill memory]
+    python benchmarks/trainer_speed/run.py [--parts single multi defaults growth rows prefill roofline memory]
         [--model FOLDER] [--threads 2] [--seed 0] [--out benchmarks/results/trainer_speed] [--smoke]
 
 single    samples/s of one-turn answers: ours under grpo and ppo, and TRL with our precision, β, optimizer and clipping
@@ -9,6 +9,7 @@ defaults  as single, each with its own defaults
 growth    tokens processed and seconds of rollout and update with 5, 10, 20 and 40 turns: exponents of the turns
 rows      update rate of whole-episode rows against a row for every turn
 prefill   rollout against ``generate`` on every turn's whole history; on the shipped start, or on --model
+roofline  share of the processor's matrix products that the update reaches: the shipped start and, with --model, LoRA on that
 memory    largest resident set of an iteration, each in a process of its own; with --model also of LoRA PPO on that
 
 All answers have exactly the tokens they are given. What is compared runs in turn, again and again, and medians count; the
@@ -201,7 +202,7 @@ def flat(figures: Figures, before: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-PARTS = ("single", "multi", "defaults", "growth", "rows", "prefill", "memory")
+PARTS = ("single", "multi", "defaults", "growth", "rows", "prefill", "roofline", "memory")
 
 
 def measured(part: str, model: Path, size: Size, args: argparse.Namespace, work: Path) -> Figures:
@@ -214,6 +215,13 @@ def measured(part: str, model: Path, size: Size, args: argparse.Namespace, work:
         return rows(model, size, args.seed)
     if part == "prefill":
         return prefill(args.model or policy_path(SHIPPED), size, args.seed)
+    if part == "roofline":
+        from roofline import roofline
+
+        shape = {"rows": 1, "turns": 2, "fed": 6, "sampled": 4} if args.smoke else {"rows": 2, "turns": 10, "fed": 60, "sampled": 100}
+        names = {"tiny": None} | ({"real": args.model} if args.model else {})
+        pairs = 1 if args.smoke else 7
+        return {name: roofline(source, work / name, pairs=pairs, seed=args.seed, **shape) for name, source in names.items()}
     return memory(model, args.model, args)
 
 

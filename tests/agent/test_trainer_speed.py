@@ -27,7 +27,7 @@ def speed():
 
 
 def test_parts_without_a_peer(speed, monkeypatch, capsys, tmp_path):
-    parts = ["--parts", "growth", "rows", "prefill"]
+    parts = ["--parts", "growth", "rows", "prefill", "roofline"]
     monkeypatch.setattr(sys, "argv", ["run.py", "--smoke", "--threads", "1", *parts, "--out", str(tmp_path)])
     speed.main()
     torch.set_flush_denormal(False)
@@ -46,9 +46,40 @@ def test_parts_without_a_peer(speed, monkeypatch, capsys, tmp_path):
     assert rows["per_turn"]["fed"] > rows["whole"]["fed"]
     assert rows["whole_to_per_turn"] == pytest.approx(rows["per_turn"]["median"] / rows["whole"]["median"])
     assert figures["prefill"]["ours_to_generate"] > 0
+    tiny = figures["roofline"]["tiny"]
+    assert tiny["row_tokens"] == 2 * (6 + 4)
+    assert all(0 < tiny[name]["median"] < 1.5 for name in ("update", "scoring", "gradient"))
     record = json.loads((tmp_path / "trainer_speed.json").read_text())
     assert record["figures"] == figures
     assert record["seeds"] == [0]
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_arithmetic_of_an_update_by_hand(speed, tmp_path, rank):
+    """One layer of width 8 with 2 heads of 4 over 1 of keys, MLP of 16, 32 words; rows of 5 and 3 tokens, 2 of each sampled."""
+    import roofline
+    import tiny_models
+    from transformers import Qwen2Config
+
+    from rlpa_agent.lora import LoraSettings
+    from rlpa_agent.policy import Policy
+
+    tokenizer = tiny_models.policy().tokenizer
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True
+    )
+    Policy.from_config(config, tokenizer, system_prompt="", reference=False).save(tmp_path / "small")
+    policy = Policy.from_pretrained(tmp_path / "small", lora=LoraSettings(rank) if rank else None, dtype=torch.float32)
+    batches = [roofline.batch_of(policy, rows=1, turns=1, fed=fed, sampled=2, seed=0) for fed in (3, 1)]
+    projections = [(8, 8), (8, 4), (8, 4), (8, 8), (8, 16), (8, 16), (16, 8)]  # q k v o gate up down
+    base, adapters = sum(a * b for a, b in projections), sum(rank * (a + b) for a, b in projections)
+    vocabulary = len(tokenizer) * 8
+    for batch, tokens, pairs in zip(batches, (5, 3), (15, 6), strict=True):  # 1 + 2 + … n pairs of a token and what it sees
+        forward = 2 * (base + adapters) * tokens + 2 * vocabulary * 2 + 2 * 2 * 8 * pairs
+        weights = 2 * adapters * tokens if rank else 2 * base * tokens + 2 * vocabulary * 2
+        found = roofline.work_of(policy, batch)
+        assert found.forward == forward
+        assert found.backward == forward + 2 * 2 * 8 * pairs + weights
 
 
 def test_both_sides_sample_exactly_so_many_tokens(speed, tmp_path):

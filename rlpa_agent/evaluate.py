@@ -125,10 +125,11 @@ class PolicyAgent:
     def _seat(self, dialogues: list[_Dialogue]) -> None:
         """Give each dialogue a row of the cache; rows of dialogues that are not in this call are freed."""
         weights = _fingerprint(self.policy.lm)
-        if self._cache is None or weights != self._weights or len(dialogues) > len(self._cache.lengths_R):
+        if self._cache is None or weights != self._weights or len(dialogues) >= len(self._cache.lengths_R):
             lm, dtype = self.policy.lm, self.policy.rollout_dtype
-            self._cache = decoder(lm, len(dialogues), self.policy.context_limit, dtype)
-            self._sampler = Sampler(lm, self.policy.banned_V, len(dialogues), self.temperature, dtype)
+            rows = len(dialogues) + 1  # the last is where two rows change places
+            self._cache = decoder(lm, rows, self.policy.context_limit, dtype)
+            self._sampler = Sampler(lm, self.policy.banned_V, rows, self.temperature, dtype)
             self._rows, self._weights = [], weights
         present = set(map(id, dialogues))
         for row in reversed(range(len(self._rows))):
@@ -171,12 +172,40 @@ class PolicyAgent:
                     dialogue = self._rows[row]
                     dialogue.action.append(token)
                     live[row] = token not in self.chat.end_ids and len(dialogue.action) < room[row]
+            # Rows whose answer is over are stepped to no purpose; to move them costs less than a step of an eighth of the rows.
+            if 0 < sum(live) <= len(live) * 7 // 8:
+                ids_n = ids_n[self._gather(live, room)]
+                live = live[: len(ids_n)]
             if any(live):
                 hidden_nH = cache.step(ids_n, torch.tensor(live))
-        for row in rows:
-            dialogue = self._rows[row]
+        for row, dialogue in enumerate(self._rows):
             dialogue.ids += dialogue.action
             dialogue.cached = int(cache.lengths_R[row])
+
+    def _gather(self, live: list[bool], room: list[int]) -> list[int]:
+        """Exchange rows, in place, until those that are live lead; where each of these was."""
+        was = list(range(len(live)))
+        target, last = 0, len(live) - 1
+        while target < last:
+            if live[target]:
+                target += 1
+            elif not live[last]:
+                last -= 1
+            else:
+                self._exchange(target, last)
+                columns: tuple[list[Any], ...] = (live, room, was)
+                for column in columns:
+                    column[target], column[last] = column[last], column[target]
+        return was[: sum(live)]
+
+    def _exchange(self, a: int, b: int) -> None:
+        assert self._cache is not None
+        assert self._sampler is not None
+        spare = len(self._cache.lengths_R) - 1
+        for rows in (self._cache, self._sampler):
+            for source, target in ((a, spare), (b, a), (spare, b)):
+                rows.move(source, target)
+        self._rows[a], self._rows[b] = self._rows[b], self._rows[a]
 
 
 @torch.no_grad()

@@ -80,6 +80,37 @@ def test_keys_and_values_are_reused(monkeypatch):
     assert fed[0] <= 1 + glue + len(policy.chat.encode_user("No."))
 
 
+def test_rows_whose_answer_is_over_are_not_stepped_on(monkeypatch):
+    """Of eight rows no more than one at a time is stepped to no purpose, in every turn, and nobody's dialogue is lost by it."""
+    policy = tiny_models.policy(sharpness=2.0)
+    policy.chat.end_ids = tuple({*policy.chat.end_ids, *range(0, 500, 9)})  # so that answers differ in length
+    agent, alone = (PolicyAgent(policy, max_new_tokens=24, temperature=1.0, seed=5) for _ in range(2))
+    histories = [[{"role": "user", "content": line * (1 + i)}] for i, line in enumerate((*LINES, *LINES))]
+    exchanged = []
+    exchange = PolicyAgent._exchange
+    monkeypatch.setattr(PolicyAgent, "_exchange", lambda self, a, b: exchanged.append((a, b)) or exchange(self, a, b))
+    for _turn in range(3):
+        stepped = []
+        if agent._cache is not None:
+            step = type(agent._cache).step
+            monkeypatch.setattr(agent._cache, "step", lambda ids, live, step=step: stepped.append((len(ids), int(live.sum()))) or step(agent._cache, ids, live))
+        answers = agent.act_batch(histories)
+        assert all(rows - live <= max(0, rows // 8) for rows, live in stepped)
+        if stepped:
+            assert stepped[0][0] > stepped[-1][0]
+        for i, (messages, answer) in enumerate(zip(histories, answers, strict=True)):
+            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": f"{i}?"}]
+    assert len(exchanged) > 5
+    for messages in histories:
+        heard = []
+        for message in messages[:-1]:
+            heard.append(message)
+            if message["role"] == "user":
+                said = alone.act(heard)
+            else:
+                assert message["content"] == said
+
+
 def test_a_history_it_never_answered_is_read_from_its_text():
     policy = tiny_models.policy()
     texts = ["Hello", tiny_models.ANSWER, "I bake."]

@@ -45,9 +45,8 @@ def faster_dtype(width: int, rows: int = 1024, pairs: int = 5) -> str:
 
 @cache
 def frozen_dtype() -> Any:
-    """Of weights that are not trained: "auto", as in their files, or fp32 where only the processor can multiply, and bf16 is slow on it."""
-    slow = not torch.cuda.is_available() and faster_dtype(512) == "float32"
-    return torch.float32 if slow else "auto"
+    """Of weights that are not trained: "auto", as in their files, or fp32 on a processor that multiplies bf16 more slowly."""
+    return torch.float32 if faster_dtype(512) == "float32" else "auto"
 
 
 def load_lm(path: str | Path, dtype: Any) -> Any:

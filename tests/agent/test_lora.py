@@ -78,8 +78,6 @@ def any_processor(monkeypatch, request):
 @pytest.fixture
 def processor(monkeypatch):
     """A processor that multiplies faster in the type that is asked for."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
     def of(faster):
         frozen_dtype.cache_clear()
         monkeypatch.setattr("rlpa_agent.loading.faster_dtype", lambda width: faster)

@@ -100,7 +100,7 @@ def weights_key(policy: Policy) -> str:
     digest = hashlib.sha256(repr(policy.system_prompt).encode())
     for name, tensor in sorted(policy.lm.state_dict().items()):
         if "lora_A" not in name and ("lora_B" not in name or bool(tensor.any())):
-            digest.update(tensor.flatten()[:256].float().numpy().tobytes())
+            digest.update(tensor.flatten()[:256].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -152,7 +152,7 @@ def as_training(config: SFT | DPO) -> TrainConfig:
     data, fit = config.data, config.fit
     shared = {spec.name for spec in dataclasses.fields(RolloutConfig)} & {spec.name for spec in dataclasses.fields(AnswersConfig)}
     rollout: dict[str, Any] = {name: getattr(data, name) for name in shared}
-    model = ModelConfig(path=data.model, lora_rank=fit.lora_rank, lora_alpha=fit.lora_alpha)
+    model = ModelConfig(path=data.model, lora_rank=fit.lora_rank, lora_alpha=fit.lora_alpha, device="cpu")  # where TRL is told to train
     return TrainConfig(model=model, rollout=RolloutConfig(**rollout), mode="official", seed=config.seed, out=config.out)
 
 

@@ -32,7 +32,7 @@ class CheckpointError(RLPAError, ValueError):
 def _flatten(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
     return {
-        f"{prefix}.{index}.{name}": torch.as_tensor(value).contiguous()
+        f"{prefix}.{index}.{name}": torch.as_tensor(value).cpu().contiguous()
         for index, entry in state.items()
         for name, value in entry.items()
     }
@@ -71,7 +71,7 @@ def save_checkpoint(
     tensors: dict[str, Tensor] = {}
     for name, optimizer in optimizers.items():
         tensors |= _flatten(name, optimizer)
-    tensors |= {f"reference.{key}": value.contiguous() for key, value in policy.reference_tensors().items()}
+    tensors |= {f"reference.{key}": value.cpu().contiguous() for key, value in policy.reference_tensors().items()}
     save_file(tensors, work / "state.safetensors", metadata={"format": "pt"})
     text = json.dumps({"format": FORMAT, **state}, indent=1, sort_keys=True)
     (work / "state.json").write_text(text + "\n", encoding="utf-8")

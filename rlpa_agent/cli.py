@@ -238,7 +238,7 @@ def load_policy(config: TrainConfig, source: str) -> Any:
 
     model, rollout = config.model, config.rollout
     policy = Policy.from_pretrained(
-        source,
+        source, device=model.device,
         lora=LoraSettings(model.lora_rank, model.lora_alpha) if model.lora_rank else None,
         dtype=None if model.base_dtype == "auto" else getattr(torch, model.base_dtype),
         rollout_dtype=None if model.rollout_dtype == "auto" else getattr(torch, model.rollout_dtype),

@@ -61,17 +61,17 @@ class ModelConfig:
     """Of the frozen base under LoRA: float32, bfloat16, or auto: that of its files, or float32 where bfloat16 is slow."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: far less memory, a third more arithmetic."""
+    device: str = "auto"
+    """Where the weights are: cpu, cuda, cuda:1, …; auto: a GPU where there is one."""
 
     def __post_init__(self) -> None:
         _one_of("model", "value_grad", self.value_grad, ("detach", "shared"))
-        _one_of("model", "update_dtype", self.update_dtype, ("auto", "float32", "bfloat16"))
-        _one_of("model", "rollout_dtype", self.rollout_dtype, ("auto", "float32", "bfloat16"))
-        _one_of("model", "base_dtype", self.base_dtype, ("auto", "float32", "bfloat16"))
+        for name in ("update_dtype", "rollout_dtype", "base_dtype"):
+            _one_of("model", name, getattr(self, name), ("auto", "float32", "bfloat16"))
         _in_range("model", "lora_rank", self.lora_rank, 0)
         _in_range("model", "lora_alpha", self.lora_alpha, 1)
         if not self.lora_rank and self.base_dtype != "auto":
-            told = "expected auto without LoRA (--model.lora-rank), where every weight is trained in float32"
-            raise ConfigError(f"model.base_dtype: {told}; got {self.base_dtype!r}.")
+            raise ConfigError(f"model.base_dtype: expected auto without LoRA (--model.lora-rank), which trains all in float32; got {self.base_dtype!r}.")
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,7 @@ class PPOConfig:
     vf_coef: float = 0.1
     """Weight of the value loss in the policy optimizer, under value_grad=shared only."""
     importance_cap: float = 2.0
-    """With rollout.server: weigh every token by min(cap, p_trainer / p_server), for the two compute a little differently
-    (truncated importance sampling)."""
+    """With rollout.server: tokens are weighed by min(cap, p_trainer / p_server), for the two compute a little differently."""
     old_logp: str = "scored"
     """scored: by a pass over the rollout, so the first ratios are exactly 1; sampled: as sampling left it, one pass less of four,
     for float32 only."""
@@ -342,6 +341,7 @@ class TrainConfig:
         data: dict[str, Any] = dataclasses.asdict(self)
         for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
             del data[name]
+        del data["model"]["device"]
         data["rollout"] |= {"server": self.rollout.server is not None, "base_url": None}  # where a server is changes nothing
         later: dict[str, dict[str, Any]] = {"rollout": {"style": None, "base_url": None, "model_name": None, "matcher": "lexical"}, "ppo": {"old_logp": "scored"}, "optim": {"schedule_iterations": None}}
         for group, before in later.items():  # so that runs from before there was a choice can be resumed

@@ -226,7 +226,7 @@ def _decoding(trainer: Any, opening: int, final: int, usual: float, turn_seconds
     def step(n: int, length: int) -> float:
         for row in range(rows):
             sampler.restart(row, (row,))
-        hidden = [torch.zeros(n, policy.lm.config.hidden_size, dtype=cache.dtype)]
+        hidden = [torch.zeros(n, policy.lm.config.hidden_size, dtype=cache.dtype, device=policy.device)]
 
         def once() -> None:
             cache.pretend(length)

@@ -163,7 +163,7 @@ class PolicyAgent:
         if not rows:
             return
         chunks = [np.asarray(self._rows[row].ids[self._rows[row].cached :], dtype=np.int64) for row in rows]
-        hidden_nH = torch.zeros(len(live), self.policy.lm.config.hidden_size, dtype=cache.dtype)
+        hidden_nH = torch.zeros(len(live), self.policy.lm.config.hidden_size, dtype=cache.dtype, device=self.policy.device)
         hidden_nH[rows] = cache.prefill(rows, chunks)
         while any(live):
             ids_n, _ = sampler.draw(hidden_nH, live)
@@ -211,7 +211,7 @@ class PolicyAgent:
 @torch.no_grad()
 def _fingerprint(lm: Any) -> tuple[float, ...]:
     """Changes with the weights. Version counters would not do: fused optimizers leave them as they are."""
-    return tuple(torch.stack([tensor.flatten()[:256].float().sum() for tensor in lm.parameters()]).tolist())
+    return tuple(torch.stack([tensor.flatten()[:256].float().sum() for tensor in lm.parameters()]).cpu().tolist())
 
 
 def policy_agent(path: Any, *, dtype: str | None = None, max_new_tokens: int | None = None, **options: Any) -> PolicyAgent:
@@ -221,7 +221,7 @@ def policy_agent(path: Any, *, dtype: str | None = None, max_new_tokens: int | N
     """
     flush_denormals()
     chosen, limits = None if dtype is None else getattr(torch, dtype), _limits(path)
-    policy = Policy.from_pretrained(path, dtype=chosen, reference=False, max_user_tokens=limits.get("max_user_tokens"))
+    policy = Policy.from_pretrained(path, dtype=chosen, device="auto", reference=False, max_user_tokens=limits.get("max_user_tokens"))
     policy.chat.kept = read_context(path)
     longest = limits.get("max_new_tokens", MAX_NEW_TOKENS) if max_new_tokens is None else max_new_tokens
     return PolicyAgent(policy, max_new_tokens=longest, **options)

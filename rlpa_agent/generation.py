@@ -87,7 +87,7 @@ class _Cache:
         empty = torch.zeros((rows, self.heads, 0, size), dtype=self.dtype, device=self.device)
         self.keys, self.values = ([empty] * config.num_hidden_layers for _ in range(2))
         self.mask_RL = torch.zeros((rows, 0), dtype=self.dtype, device=self.device)
-        self.lengths_R = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self.lengths_R = torch.zeros(rows, dtype=torch.int64)
 
     def reserve(self, positions: int) -> None:
         """Hold at least so many positions of every row. A layer at a time, so that little is held twice."""
@@ -123,8 +123,7 @@ class _Cache:
 
     def slots(self, rows: Tensor, positions: Tensor) -> Tensor:
         """Flat cache indices [len(rows) * heads] of (row, every head, position)."""
-        heads = torch.arange(self.heads, device=self.device)
-        return ((rows[:, None] * self.heads + heads) * self.held + positions[:, None]).flatten()
+        return ((rows[:, None] * self.heads + torch.arange(self.heads)) * self.held + positions[:, None]).flatten().to(self.device)
 
     def _next(self, n: int) -> Tensor:
         """Where a step writes in each leading row; a full row, which cannot be live, at its last position."""
@@ -159,8 +158,8 @@ class Qwen2Decoder(_Cache):
         super().__init__(lm, rows, capacity, dtype)
         self.eps = lm.config.rms_norm_eps
         self.embed, self.norm = (part.weight.detach().to(self.dtype) for part in (lm.model.embed_tokens, lm.model.norm))
-        angles = torch.arange(capacity)[:, None].float() * lm.model.rotary_emb.inv_freq.float()
-        self.turns_LD = torch.polar(torch.ones_like(angles), angles)[:, None]  # [L, 1, D/2] complex
+        angles = torch.arange(capacity)[:, None].float() * lm.model.rotary_emb.inv_freq.float().cpu()
+        self.turns_LD = torch.polar(torch.ones_like(angles), angles)[:, None].to(self.device)  # [L, 1, D/2] complex
         # Rotary pairs (i, i + D/2) become neighbours, so that one complex product rotates them. Queries and keys
         # are reordered alike, which leaves their products as they are.
         half = torch.arange(self.size // 2)
@@ -202,7 +201,7 @@ class Qwen2Decoder(_Cache):
             # Queries of one key head are stacked: G groups x T tokens, each seeing the past and itself.
             index = torch.arange(start + count)
             sees = index[None, :] <= torch.arange(start, start + count)[:, None]
-            spans.append((row, offset, offset + count, start + count, sees.repeat(self.groups, 1)))
+            spans.append((row, offset, offset + count, start + count, sees.repeat(self.groups, 1).to(self.device)))
             offset += count
 
         def attend(layer: int, query_THGD: Tensor) -> Tensor:
@@ -241,8 +240,8 @@ class Qwen2Decoder(_Cache):
     def _forward(self, ids_T: Tensor, slots: Tensor, position_T: Tensor, attend: Any) -> Tensor:
         tokens, width = len(ids_T), self.heads * self.size
         queries, hidden = width * self.groups, (self.embed.shape[1],)
-        x = self.embed[ids_T]
-        turns = self.turns_LD[position_T]
+        x = self.embed[ids_T.to(self.device)]
+        turns = self.turns_LD[position_T.to(self.device)]
         for layer, (norm_1, qkv, out, norm_2, gate_up, down) in enumerate(self.layers):
             h = qkv(functional.rms_norm(x, hidden, norm_1, self.eps))
             pairs = h[:, : queries + width].float().reshape(tokens, -1, self.size // 2, 2)
@@ -295,8 +294,9 @@ class GenericDecoder(_Cache):
         self, ids: Tensor, positions: Tensor, sees: Tensor, slots: Tensor, rows: Any, valid: Tensor
     ) -> Tensor:
         """Hidden states [rows, T, H]; ``valid`` [rows, T] marks the tokens that ``slots`` have a place for."""
-        cache = _adapter(self, slots, rows, valid, sees.shape[-1])
-        mask = torch.where(sees[:, None], 0.0, -torch.inf).to(self.dtype)
+        cache = _adapter(self, slots, rows, valid.to(self.device), sees.shape[-1])
+        mask = torch.where(sees[:, None], 0.0, -torch.inf).to(self.device, self.dtype)
+        ids, positions = ids.to(self.device), positions.to(self.device)
         out = self.base(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
@@ -335,10 +335,11 @@ class Sampler:
     ) -> None:
         self.dtype = dtype
         self.head = Product(lm.get_output_embeddings().weight.detach().to(dtype), shared=True)
-        self.bias_V = torch.zeros(len(banned_V)).masked_fill(banned_V, -torch.inf)
+        device = lm.get_output_embeddings().weight.device
+        self.bias_V = torch.zeros(len(banned_V)).masked_fill(banned_V, -torch.inf).to(device)
         self.temperature = temperature
         self.block = max(1, NOISE_FLOATS // len(banned_V))
-        self.noise_RBV = torch.zeros(rows, self.block, len(banned_V)) if temperature > 0 else None
+        self.noise_RBV = torch.zeros(rows, self.block, len(banned_V), device=device) if temperature > 0 else None
         self.used_R = [0] * rows
         self.streams: list[np.random.Generator | None] = [None] * rows
 
@@ -355,13 +356,13 @@ class Sampler:
 
     @torch.no_grad()
     def draw(self, hidden_nH: Tensor, live: Sequence[bool]) -> tuple[Tensor, Tensor]:
-        """One token id and its log-probability (fp32) for every row; streams of rows not live stand still."""
+        """One token id and its log-probability (fp32) for every row, on the processor; streams of rows not live stand still."""
         n = len(hidden_nH)
         logits_nV = self.head(hidden_nH.to(self.dtype)).float().mul_(1 / (self.temperature or 1.0)).add_(self.bias_V)
         race_nV = logits_nV if self.noise_RBV is None else logits_nV + self._noise(n, live)
         ids_n = race_nV.argmax(dim=-1)
         chosen_n = logits_nV.gather(1, ids_n[:, None])[:, 0]
-        return ids_n, chosen_n - torch.logsumexp(logits_nV, dim=-1)
+        return ids_n.cpu(), (chosen_n - torch.logsumexp(logits_nV, dim=-1)).cpu()
 
     def _noise(self, n: int, live: Sequence[bool]) -> Tensor:
         """-log E for the leading rows [n, V]."""
@@ -372,7 +373,8 @@ class Sampler:
             if self.used_R[row] == self.block:
                 stream = self.streams[row]
                 assert stream is not None, f"row {row} draws before its stream was started"
-                self.noise_RBV[row] = torch.from_numpy(_exponential(stream, self.noise_RBV.shape[1:])).log_().neg_()
+                noise = torch.from_numpy(_exponential(stream, self.noise_RBV.shape[1:])).log_().neg_()
+                self.noise_RBV[row] = noise.to(self.noise_RBV.device)
                 self.used_R[row] = 0
             self.used_R[row] += 1
         return self.noise_RBV[torch.arange(n), torch.tensor(self.used_R[:n]).clamp(min=1) - 1]

@@ -21,7 +21,7 @@ from rlpa_agent.advantages import estimate_advantages, explained_variance, token
 from rlpa_agent.batch import Batch, MicroBatch, micro_batches, split_rows
 from rlpa_agent.config import GROUP_ALGOS, TrainConfig
 from rlpa_agent.estimates import Estimates, UpdateStats
-from rlpa_agent.loading import faster_dtype
+from rlpa_agent.loading import update_dtype
 from rlpa_agent.policy import Policy, Scored
 from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
 from rlpa_agent.world import ALONE, World
@@ -69,7 +69,7 @@ class Learner:
         self.normaliser = Normaliser(*policy.value_head.units)  # a head that has learned elsewhere keeps its meaning
         self.failures_running = 0
         chosen = config.model.update_dtype
-        self.update_dtype = world.agreed(faster_dtype(policy.lm.config.hidden_size)) if chosen == "auto" else chosen
+        self.update_dtype = world.agreed(update_dtype(policy.device, policy.lm.config.hidden_size)) if chosen == "auto" else chosen
         used = {"update_dtype": self.update_dtype, "rollout_dtype": str(policy.rollout_dtype).removeprefix("torch.")}
         other = [f"{name} {value}" for name, value in used.items() if value != "float32"]
         other += ["a generator elsewhere"] if self.sampled_elsewhere else []
@@ -90,7 +90,7 @@ class Learner:
         self.failures_running, self.update_dtype = state["failures_running"], state["update_dtype"]
 
     def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.update_dtype == "bfloat16")
+        return torch.autocast(self.policy.device.type, dtype=torch.bfloat16, enabled=self.update_dtype == "bfloat16")
 
     def plan(self, batch: Batch, iteration: int, epoch: int) -> list[list[int]]:
         """Minibatches of rows for an epoch: a function of (seed, iteration, epoch)."""
@@ -263,7 +263,7 @@ class Learner:
         target_A = (estimates.returns_A - self.normaliser.mean) / self.normaliser.std
         for _ in range(self.config.ppo.critic_steps):
             index = torch.from_numpy(rng.choice(batch.tokens, size, replace=False))
-            value = self.policy.value_head(estimates.hidden_AH[index], batch.fraction_A[index])
+            value = self.policy.value_of(estimates.hidden_AH[index], batch.fraction_A[index])
             self.optimizers["critic"].zero_grad(set_to_none=True)
             (value_loss(value, target_A[index]) / size).backward()
             norm = torch.nn.utils.clip_grad_norm_(self.value_parameters, self.config.optim.max_grad_norm)

@@ -43,10 +43,31 @@ def faster_dtype(width: int, rows: int = 1024, pairs: int = 5) -> str:
     return "bfloat16" if bf16 < 0.9 * fp32 else "float32"
 
 
-@cache
-def frozen_dtype() -> Any:
+def device_named(name: str) -> torch.device:
+    """The device of that name; "auto": a GPU where torch has one, else the processor."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device: expected auto, cpu, or one that torch can use here, such as cuda:0; got {name!r}: {error}") from error
+
+
+def update_dtype(device: torch.device, width: int) -> str:
+    """"bfloat16" or "float32" for scoring and updates: on a GPU bf16 where it has it, on a processor what is faster."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return faster_dtype(width)
+
+
+def frozen_dtype(device: torch.device) -> Any:
     """Of weights that are not trained: "auto", as in their files, or fp32 on a processor that multiplies bf16 more slowly."""
-    return torch.float32 if faster_dtype(512) == "float32" else "auto"
+    return "auto" if device.type != "cpu" or _bf16_is_fast() else torch.float32
+
+
+@cache
+def _bf16_is_fast() -> bool:
+    return faster_dtype(512) == "bfloat16"
 
 
 def load_lm(path: str | Path, dtype: Any) -> Any:
@@ -102,7 +123,8 @@ def quiet() -> Iterator[None]:
 
 def check_plain_head(lm: Any) -> None:
     """Raise unless logits are W h: models that scale or cap them would be scored wrongly here."""
-    ids = torch.arange(4)[None] % lm.get_output_embeddings().weight.shape[0]
+    weight = lm.get_output_embeddings().weight
+    ids = torch.arange(4, device=weight.device)[None] % weight.shape[0]
     with torch.no_grad():
         expected = lm(input_ids=ids, use_cache=False).logits.float()
         hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state

@@ -111,7 +111,7 @@ class Adapter:
         config.inference_mode = True
         config.target_modules = sorted(config.target_modules)  # a set, whose order would differ from run to run
         config.save_pretrained(folder)
-        save_file(self._tensors(TRAINED), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file({key: tensor.cpu() for key, tensor in self._tensors(TRAINED).items()}, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
     def keep_start(self) -> None:
         """Make the adapter, as it is now, what ``reference`` switches to. One that does nothing yet needs no copy."""

@@ -21,6 +21,7 @@ from rlpa_agent.chat import Chat
 from rlpa_agent.loading import (
     check_plain_head,
     checkpoint_layers,
+    device_named,
     frozen_dtype,
     holds_model,
     load_lm,
@@ -65,18 +66,21 @@ class Policy:
         adapter: Adapter | None = None,
         rollout_dtype: torch.dtype | None = None,
         gradient_checkpointing: bool = False,
+        device: str | None = None,
         seed: int = 0,
     ) -> None:
         """``temperature`` is the training temperature, saved with the model. ``reference`` freezes the start now.
 
         ``adapter``: LoRA layers of ``lm``, which alone are trained and saved then. ``rollout_dtype``: of the weights that
         decoders copy; None: as held. ``gradient_checkpointing`` halves the memory of an update for a third more time.
+        ``device``: where the weights go, "auto" for a GPU where there is one; None: they stay. What methods take and return is on the processor anyway.
         """
         if value_grad not in ("detach", "shared"):
             raise unknown_choice("value_grad", value_grad, ("detach", "shared"))
+        lm = lm if device is None else lm.to(device_named(device))
         self.lm, self.tokenizer, self.temperature, self.value_grad = lm, tokenizer, temperature, value_grad
         self.chat = Chat(tokenizer, system_prompt, max_user_tokens)
-        self.value_head = ValueHead(lm.config.hidden_size, seed=seed)
+        self.value_head = ValueHead(lm.config.hidden_size, seed=seed).to(self.device)
         self.adapter, self.gradient_checkpointing = adapter, gradient_checkpointing
         self.rollout_dtype = rollout_dtype or lm.get_output_embeddings().weight.dtype
         if gradient_checkpointing:
@@ -88,6 +92,12 @@ class Policy:
         check_plain_head(lm)
         if reference:
             self.freeze_reference()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.lm.get_output_embeddings().weight.device
+        return device
 
     @property
     def context_limit(self) -> int:
@@ -129,7 +139,7 @@ class Policy:
 
         folder = Path(path)
         base = base_of(folder)
-        lm = load_lm(base or path, dtype or (frozen_dtype() if base or lora else torch.float32))
+        lm = load_lm(base or path, dtype or (frozen_dtype(device_named(options.get("device") or "cpu")) if base or lora else torch.float32))
         adapter = None
         if base:
             with readable(f"policy folder {folder}", "an adapter"):
@@ -188,7 +198,7 @@ class Policy:
             lm = self.lm if dtype is None else copy.deepcopy(self.lm).to(dtype)
             lm.generation_config = generation
             with quiet():
-                lm.save_pretrained(folder)
+                lm.save_pretrained(folder, state_dict={name: tensor.cpu() for name, tensor in lm.state_dict().items()})
         self.tokenizer.save_pretrained(folder)
         if self.system_prompt is not None:
             (folder / PROMPT_FILE).write_bytes(self.system_prompt.encode("utf-8"))
@@ -245,6 +255,7 @@ class Policy:
     ) -> Scored:
         """Score the tokens at (row, position): one trunk forward, one gather at position - 1, both heads there.
 
+        Tensors come and go on the processor, wherever the weights are; gradients find their way.
         ``starts_B`` is the first true position of each row, for rows padded on the left as well. ``entropy_grad=False``:
         the entropy is a figure, for which autograd keeps nothing.
         """
@@ -259,7 +270,7 @@ class Policy:
             logp, entropy = self._head(self.lm, hidden_AH, ids_A, temperature, "entropy" in need, entropy_grad)
         if "value" in need:
             value = self.value_of(hidden_AH, turn_fraction_A)
-        hidden = hidden_AH.detach().float() if "hidden" in need else None
+        hidden = hidden_AH.detach().float().cpu() if "hidden" in need else None
         return Scored(logp if "logp" in need else None, value, entropy, hidden)
 
     def value_at(
@@ -289,27 +300,28 @@ class Policy:
         self, lm: Any, ids_BL: Tensor, lengths_B: Tensor, rows: Tensor, pos: Tensor, starts_B: Tensor | None
     ) -> Tensor:
         """Final hidden states at (row, pos), from one forward over the rows cut to the longest."""
-        ids_BL = ids_BL[:, : int(lengths_B.max())]
+        ids_BL = ids_BL[:, : int(lengths_B.max())].to(self.device)
         places: dict[str, Tensor] = {}
         if starts_B is not None:
             # Padding on the right needs no mask under causal attention; padding on the left does.
             index_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-            places["attention_mask"] = (index_L >= starts_B[:, None]) & (index_L < lengths_B[:, None])
-            places["position_ids"] = (index_L - starts_B[:, None]).clamp(min=0)
+            starts_B1, ends_B1 = starts_B[:, None].to(self.device), lengths_B[:, None].to(self.device)
+            places["attention_mask"] = (index_L >= starts_B1) & (index_L < ends_B1)
+            places["position_ids"] = (index_L - starts_B1).clamp(min=0)
         # transformers checkpoints in training mode only, which changes nothing else: there is no dropout.
         lm.train(self.gradient_checkpointing and torch.is_grad_enabled())
         try:
             hidden_BLH = lm.base_model(input_ids=ids_BL, use_cache=False, **places).last_hidden_state
         finally:
             lm.eval()
-        return hidden_BLH[rows, pos]
+        return hidden_BLH[rows.to(self.device), pos.to(self.device)]
 
     def value_of(self, hidden_AH: Tensor, turn_fraction_A: Tensor) -> Tensor:
         """Value [A] of hidden states, in the units of the head."""
         if self.value_grad == "detach":
             hidden_AH = hidden_AH.detach()
         with torch.autocast(hidden_AH.device.type, enabled=False):
-            return self.value_head(hidden_AH, turn_fraction_A)
+            return self.value_head(hidden_AH.to(self.device), turn_fraction_A.to(self.device)).cpu()
 
     def _head(
         self, lm: Any, hidden_AH: Tensor, ids_A: Tensor, temperature: float, entropy: bool, entropy_grad: bool = True
@@ -325,13 +337,13 @@ class Policy:
         weight_VH = lm.get_output_embeddings().weight.float()  # once: for a bf16 base this is half of a chunk's work
         size = max(1, CHUNK_LOGITS // len(weight_VH))
         recompute = torch.is_grad_enabled() and len(ids_A) > size
-        logps, entropies = [], []
-        for hidden, ids in zip(hidden_AH.split(size), ids_A.split(size)):
-            arguments = (hidden, weight_VH, ids, self.banned_V, temperature, entropy, entropy_grad)
+        logps, entropies, banned_V = [], [], self.banned_V.to(self.device)
+        for hidden, ids in zip(hidden_AH.split(size), ids_A.to(self.device).split(size)):
+            arguments = (hidden, weight_VH, ids, banned_V, temperature, entropy, entropy_grad)
             part = checkpoint(_chunk, *arguments, use_reentrant=False) if recompute else _chunk(*arguments)
             logps.append(part[0])
             entropies.append(part[1])
-        return torch.cat(logps), torch.cat(entropies) if entropy else None
+        return torch.cat(logps).cpu(), torch.cat(entropies).cpu() if entropy else None
 
 
 def _chunk(

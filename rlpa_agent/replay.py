@@ -51,7 +51,7 @@ class Sketch:
         for gradient, sign in zip(gradients, self.signs, strict=True):
             behind = -(at + len(sign)) % self.size
             if gradient is not None:
-                flat = gradient.detach().flatten().float() * sign
+                flat = gradient.detach().flatten().float().cpu() * sign
                 folded += functional.pad(flat, (at, behind)).view(-1, self.size).sum(0)
             at = (at + len(sign)) % self.size
         return folded

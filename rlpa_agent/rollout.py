@@ -171,7 +171,7 @@ class _Job:
         self.cache = decoder(policy.lm, size, self.limit, dtype)
         self.sampler = Sampler(policy.lm, policy.banned_V, size, temperature, dtype)
         self.rows = [self._start(slot) for slot in self.slots]
-        hidden_RH = torch.zeros(size, policy.lm.config.hidden_size, dtype=self.cache.dtype)
+        hidden_RH = torch.zeros(size, policy.lm.config.hidden_size, dtype=self.cache.dtype, device=policy.device)
         while self.rows:
             waiting = [row for row, state in enumerate(self.rows) if not state.live]
             # Few rows make a prefill as costly as a decoding step; many waiting rows waste the steps.
@@ -180,7 +180,7 @@ class _Job:
             n = len(self.rows)
             live = [state.live for state in self.rows]
             ids_n, logp_n = self.sampler.draw(hidden_RH[:n], live)
-            ended = self._record(ids_n.tolist(), logp_n.tolist(), hidden_RH[:n].float().numpy().copy() if self.keep_states else None)
+            ended = self._record(ids_n.tolist(), logp_n.tolist(), np.array(hidden_RH[:n].float().cpu()) if self.keep_states else None)
             if any(state.live for state in self.rows):
                 live_n = torch.tensor([state.live for state in self.rows])
                 hidden_RH[:n] = self.cache.step(ids_n, live_n)

@@ -67,7 +67,7 @@ class ValueHead(nn.Module):
         """Write weights and units into a policy folder."""
         from safetensors.torch import save_file
 
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        weights = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
         # One entry only: safetensors writes several in an order that changes from process to process.
         save_file(weights, folder / FILE, metadata={"units": json.dumps(self.units)})
         (folder / OLD_FILE).unlink(missing_ok=True)

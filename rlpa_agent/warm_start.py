@@ -166,7 +166,7 @@ def padded(batch: Sequence[Transcript], pad_id: int) -> tuple[Tensor, Tensor, Te
 def batch_loss(policy: Policy, batch: Sequence[Transcript], bf16: bool) -> Tensor:
     """Mean -log p of the assistant's tokens."""
     ids, lengths, rows, positions = padded(batch, policy.chat.pad_id)
-    with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
         nowhere = torch.zeros(len(rows))
         scored = policy.score(ids, lengths, rows, positions, nowhere, temperature=1.0, need=("logp",))
     assert scored.logp is not None
@@ -277,12 +277,12 @@ def _greedy_lines(
     """Greedy ids for each row up to and with the end of the line."""
     head = policy.lm.get_output_embeddings().weight
     (newline,) = policy.tokenizer.encode("\n", add_special_tokens=False)
-    hidden = torch.zeros(max(rows) + 1, head.shape[1])
+    hidden = torch.zeros(max(rows) + 1, head.shape[1], device=head.device)
     hidden[rows] = cache.prefill(rows, chunks)
     lines: list[list[int]] = [[] for _ in rows]
     open_rows = set(range(len(rows)))
     while open_rows:
-        ids = (hidden @ head.T).masked_fill(policy.banned_V, -torch.inf).argmax(-1)
+        ids = (hidden @ head.T).cpu().masked_fill(policy.banned_V, -torch.inf).argmax(-1)
         live = torch.zeros(len(hidden), dtype=torch.bool)
         for i in sorted(open_rows):
             lines[i].append(int(ids[rows[i]]))

@@ -86,7 +86,7 @@ class World:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             grads.append(parameter.grad)
-        total = self.summed(torch.cat([grad.flatten() for grad in grads]))
+        total = self.summed(torch.cat([grad.flatten() for grad in grads]).cpu())
         for grad, part in zip(grads, total.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 

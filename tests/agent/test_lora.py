@@ -19,7 +19,7 @@ from rlpa_agent import generation
 from rlpa_agent.batch import make_batch
 from rlpa_agent.generation import GenericDecoder, Qwen2Decoder, Sampler, decoder
 from rlpa_agent.learner import Learner
-from rlpa_agent.loading import frozen_dtype
+from rlpa_agent.loading import _bf16_is_fast
 from rlpa_agent.lora import LoraSettings, merged
 from rlpa_agent.policy import Policy
 from rlpa_agent.rollout import collect
@@ -72,18 +72,18 @@ def reference(policy):
 def any_processor(monkeypatch, request):
     """What is shown here holds on processors that are slow in bf16, too."""
     if "processor" not in request.fixturenames:
-        monkeypatch.setattr("rlpa_agent.policy.frozen_dtype", lambda: "auto")
+        monkeypatch.setattr("rlpa_agent.policy.frozen_dtype", lambda device: "auto")
 
 
 @pytest.fixture
 def processor(monkeypatch):
     """A processor that multiplies faster in the type that is asked for."""
     def of(faster):
-        frozen_dtype.cache_clear()
+        _bf16_is_fast.cache_clear()
         monkeypatch.setattr("rlpa_agent.loading.faster_dtype", lambda width: faster)
 
     yield of
-    frozen_dtype.cache_clear()
+    _bf16_is_fast.cache_clear()
 
 
 def test_a_frozen_base_is_held_in_what_multiplies_faster(tmp_path, processor):

@@ -14,7 +14,7 @@ NAME=DIR adds a policy.
 
 Training: --train GUARD … does neither, but trains the tiny preset by PPO without each of the guards ("none": all in place;
 "echo+template": both gone), and says which tricks it came to use. Runs lie in --runs and are gone on with. Hours: (--minutes
-plus about 3 for scoring) times guards times seeds on one quiet core: all 26 guards and "none" with one seed and 25 minutes
+plus about 3 for scoring) times guards times seeds on one quiet core: all 28 guards and "none" with one seed and 25 minutes
 take about 13 hours.
 """
 

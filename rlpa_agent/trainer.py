@@ -220,7 +220,7 @@ class Trainer:
                 max_new_tokens=rollout.max_new_tokens,
                 max_turns=rollout.max_turns,
                 samples=rollout.samples,
-                keep_states=self.config.ppo.old_logp == "sampled",
+                keep_states=learning.keeps_states(self.config),
                 counts=counts,
                 on_episode=heard,
                 generator=self.generator,

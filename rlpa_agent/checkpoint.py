@@ -1,7 +1,7 @@
 """Everything a resumed run needs, written whole or not at all. No pickle: safetensors and JSON.
 
 A checkpoint folder holds the policy folder (``policy/``, loads in transformers), ``state.safetensors`` (optimizers,
-frozen reference) and ``state.json`` (counters, value normaliser, random states, config and its hash). Its bytes hold
+frozen reference) and ``state.json`` (counters, value normaliser, random states, hash of the config, machine and versions). Its bytes hold
 no time and no path.
 """
 
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
+import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rlpa_agent.config import TrainConfig
 from rlpa_agent.contexts import save_context
+from rlpa_agent.loading import device_named, frozen_dtype
+from rlpa_agent.world import World
 from rlpa_env import ConfigError, RLPAError
 
 FORMAT = 1
@@ -145,6 +151,32 @@ def load_tensors(folder: Path, policy: Any, optimizers: Mapping[str, torch.optim
         policy.load_reference(own)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: {error} The checkpoint is of another kind of run.") from error
+
+
+def base_dtype(config: TrainConfig, world: World, resume: bool) -> Any:
+    """Type of a frozen base under ``model.base_dtype="auto"``, one for all processes; None where there is no choice.
+
+    That of the run where it is resumed: a measurement may come out otherwise the next time, and the run would go on with other weights.
+    """
+    if not config.model.lora_rank or config.model.base_dtype != "auto":
+        return None
+    kept = read_state(config.out / "last").get("base_dtype") if resume else None  # not in checkpoints of earlier versions
+    return getattr(torch, kept) if kept else world.agreed(frozen_dtype(device_named(config.model.device)))
+
+
+def machine() -> dict[str, Any]:
+    """What has to be the same for a resumed run to be bitwise the one that was not stopped."""
+    versions = {name: version(name) for name in ("numpy", "torch", "transformers")}
+    made_for = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {"processor": made_for, "threads": torch.get_num_threads(), "python": platform.python_version(), **versions}
+
+
+def check_machine(folder: Path, state: Mapping[str, Any]) -> None:
+    """Warn where a checkpoint was written by something else than this machine with these versions and threads."""
+    here, there = machine(), state.get("machine") or {}  # not in checkpoints of earlier versions
+    other = [f"{name} {there[name]} (here {value})" for name, value in here.items() if name in there and there[name] != value]
+    if other:
+        warnings.warn(f"{folder}: written with {', '.join(other)}; the run goes on, but not bit for bit as it would have there.", stacklevel=3)
 
 
 def random_state() -> dict[str, Any]:

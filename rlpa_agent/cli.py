@@ -79,7 +79,7 @@ class Eval:
     max_new_tokens: int | None = None
     """Tokens a turn, at most; as in the run that trained a policy if not given, 160 for other models."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Of all weights; a policy with LoRA has its base's if not given, others float32."""
+    """Of all weights; if not given, float32, or of a frozen base that of its files where the processor is fast in it."""
     out: Path = Path("runs/eval")
     """Folder for episodes.jsonl (resumed if there) and results.json."""
 
@@ -97,7 +97,7 @@ class Chat:
     turns: int = 10
     """Turn limit that the policy is told about."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Of all weights; a policy with LoRA has its base's if not given, others float32."""
+    """Of all weights; if not given, float32, or of a frozen base that of its files where the processor is fast in it."""
 
 
 @dataclass(frozen=True)
@@ -205,18 +205,18 @@ def environments(rollout: RolloutConfig) -> Callable[[], gym.Env]:
 
 def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
     """A `Trainer` with its policy, environments and validation; nothing is written yet."""
+    from rlpa_agent.checkpoint import base_dtype
     from rlpa_agent.policy import flush_denormals
     from rlpa_agent.served import VllmGenerator
     from rlpa_agent.trainer import Trainer, checkpointed_policy
     from rlpa_agent.world import World
 
     flush_denormals()
-    world = World.from_environment()
-    rollout = config.rollout
+    world, rollout = World.from_environment(), config.rollout
     if not resume and (config.out / "last").exists():
         raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")
-    policy = load_policy(config, str(checkpointed_policy(config.out, "last")) if resume else policy_path(config.model.path))
-
+    source = str(checkpointed_policy(config.out, "last")) if resume else policy_path(config.model.path)
+    policy = load_policy(config, source, base_dtype(config, world, resume))
     judge = validation(config) if config.eval.every else None
     generator = None
     if rollout.server is not None:
@@ -228,8 +228,8 @@ def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = Fa
     return trainer
 
 
-def load_policy(config: TrainConfig, source: str) -> Any:
-    """The policy that a run trains, read from a folder or id, with one constant system prompt that is saved with it."""
+def load_policy(config: TrainConfig, source: str, base_dtype: Any = None) -> Any:
+    """The policy that a run trains, with one constant system prompt; ``base_dtype``: what "auto" stands for, None: measure it."""
     import torch
 
     from rlpa_agent.chat import Chat
@@ -240,7 +240,7 @@ def load_policy(config: TrainConfig, source: str) -> Any:
     policy = Policy.from_pretrained(
         source, device=model.device,
         lora=LoraSettings(model.lora_rank, model.lora_alpha) if model.lora_rank else None,
-        dtype=None if model.base_dtype == "auto" else getattr(torch, model.base_dtype),
+        dtype=base_dtype if model.base_dtype == "auto" else getattr(torch, model.base_dtype),
         rollout_dtype=None if model.rollout_dtype == "auto" else getattr(torch, model.rollout_dtype),
         gradient_checkpointing=model.gradient_checkpointing,
         seed=config.seed, temperature=rollout.temperature, value_grad=model.value_grad, max_user_tokens=rollout.max_user_tokens,

@@ -50,7 +50,7 @@ class ModelConfig:
     value_grad: str = "detach"
     """detach: the critic does not move the trunk; shared: it does, times vf_coef."""
     update_dtype: str = "auto"
-    """Of scoring and updates: float32, bfloat16 (autocast), or auto: whichever multiplies faster on this machine."""
+    """Of scoring and updates: float32, bfloat16 (autocast), or auto: whichever multiplies faster on this machine; float32 with ppo.old_logp=sampled."""
     rollout_dtype: str = "float32"
     """Weights while sampling: float32, bfloat16, or auto: as they are held, which is base_dtype under LoRA, else float32."""
     lora_rank: int = 0

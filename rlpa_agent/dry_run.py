@@ -23,7 +23,7 @@ from rich.table import Table
 from rlpa_agent.batch import make_batch, micro_batches
 from rlpa_agent.contexts import ContextKind
 from rlpa_agent.generation import Sampler, decoder
-from rlpa_agent.learner import CRITIC_TOKENS
+from rlpa_agent.learner import CRITIC_TOKENS, keeps_states
 from rlpa_agent.progress import peak_memory_mb
 from rlpa_agent.rollout import RolloutCounts, collect
 from rlpa_agent.trajectory import Trajectory, Turn
@@ -183,6 +183,7 @@ def _listen(trainer: Any, budget: float) -> tuple[_Talk, RolloutCounts, list[Tra
             max_new_tokens=rollout.max_new_tokens,
             max_turns=turns,
             samples=rollout.samples,
+            keep_states=keeps_states(trainer.config),
             counts=counts,
         )
         return held, counts
@@ -257,13 +258,14 @@ def _decoding(trainer: Any, opening: int, final: int, usual: float, turn_seconds
     return _Costs(base, row, token, max(0.0, one - beside - small * each), each, turn_seconds + beside)
 
 
-def _pretended(held: Sequence[Trajectory], rows: int, tokens: int, share: float) -> list[Trajectory]:
-    """Rows of one turn with the right number of tokens and share of actions; only the work on them is real."""
+def _pretended(held: Sequence[Trajectory], rows: int, tokens: int, share: float, width: int = 0) -> list[Trajectory]:
+    """Rows of one turn with the right number of tokens and share of actions; only the work on them is real. ``width``: of kept states."""
     said = np.concatenate([turn.action_ids for t in held for turn in t.turns])
     ids = np.resize(said, tokens)
     context = max(1, min(tokens - 1, round(tokens * (1 - share))))
     actions = ids[context:]
-    turn = Turn(ids[:context], actions, np.zeros(len(actions), np.float32), 1.0)
+    states = np.zeros((len(actions), width), np.float32) if width else None
+    turn = Turn(ids[:context], actions, np.zeros(len(actions), np.float32), 1.0, states=states)
     return [Trajectory((turn,), ids, True, False) for _ in range(rows)]
 
 
@@ -274,7 +276,8 @@ def _updating(trainer: Any, held: Sequence[Trajectory], row: float, share: float
     head = copy.deepcopy(trainer.policy.value_head.state_dict())
 
     def one(count: int, tokens: int, limit: float) -> tuple[float, float, Any, Any]:
-        batch = make_batch(_pretended(held, count, tokens, share), max_turns=config.rollout.max_turns)
+        width = trainer.policy.lm.config.hidden_size if keeps_states(config) else 0
+        batch = make_batch(_pretended(held, count, tokens, share, width), max_turns=config.rollout.max_turns)
         estimates = learner.estimate(batch, 0)
         micro = next(micro_batches(batch, range(count), count * tokens, trainer.policy.chat.pad_id))
         scoring = _timed(lambda: learner.estimate(batch, 0), limit / 3)
@@ -341,7 +344,8 @@ def predict(trainer: Any, seconds: float = 20.0) -> Forecast:
     rollout_seconds = costs.play(talks, min(len(trainer.envs), rollout.dialogues), talk.anew_from) * float(np.clip(really, 0.5, 2.0))
     count = sum(map(len, rows))
     update_seconds = _updating(trainer, held, row_tokens / count, sampled / row_tokens, count, 0.45 * seconds)
-    kept = sampled * policy.lm.config.hidden_size * 4 / 2**20 if config.ppo.critic_steps else 0.0
+    copies = 2 if keeps_states(config) else int(config.has_critic and config.ppo.critic_steps > 0)  # in turns and batch; of scores
+    kept = copies * sampled * policy.lm.config.hidden_size * 4 / 2**20
     every = [*policy.lm.parameters(), *policy.parameters_value()]
     return Forecast(
         parameters=sum(p.numel() for p in every),

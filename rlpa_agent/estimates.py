@@ -38,7 +38,7 @@ class UpdateStats:
     clip_fraction: float = 0.0
     entropy: float = 0.0
     grad_norm: float = 0.0
-    first_ratio_error: float = 0.0  # largest |w − 1| in the first minibatch of the first epoch
+    first_ratio_error: float = 0.0  # largest |w − 1| in the first minibatch of the first epoch, of all processes
     head_positions: int = 0  # where the LM head ran, as the policy counts them; of this process
     policy_positions: int = 0  # action positions of the steps that may move the policy; of this process
     action_tokens: int = 0

@@ -21,7 +21,7 @@ from rlpa_agent.advantages import estimate_advantages, explained_variance, token
 from rlpa_agent.batch import Batch, MicroBatch, micro_batches, split_rows
 from rlpa_agent.config import GROUP_ALGOS, TrainConfig
 from rlpa_agent.estimates import Estimates, UpdateStats
-from rlpa_agent.loading import update_dtype
+from rlpa_agent.loading import held_dtype, name_of, update_dtype
 from rlpa_agent.policy import Policy, Scored
 from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
 from rlpa_agent.world import ALONE, World
@@ -49,6 +49,11 @@ class Normaliser:
         return Normaliser(mean, math.sqrt(max(square - mean**2, 1e-4)), self.seen + 1)
 
 
+def keeps_states(config: TrainConfig) -> bool:
+    """Whether rollouts keep the hidden states that tokens were drawn from: for a critic that reads no others."""
+    return config.has_critic and config.ppo.old_logp == "sampled"
+
+
 class Learner:
     """Holds the policy's two optimizers and the value normaliser. The `protocols.Learner` that comes with the package.
 
@@ -68,12 +73,13 @@ class Learner:
         }
         self.normaliser = Normaliser(*policy.value_head.units)  # a head that has learned elsewhere keeps its meaning
         self.failures_running = 0
-        chosen = config.model.update_dtype
-        self.update_dtype = world.agreed(update_dtype(policy.device, policy.lm.config.hidden_size)) if chosen == "auto" else chosen
-        used = {"update_dtype": self.update_dtype, "rollout_dtype": str(policy.rollout_dtype).removeprefix("torch.")}
+        sampled, self.update_dtype = config.ppo.old_logp == "sampled", config.model.update_dtype
+        if self.update_dtype == "auto":
+            self.update_dtype = "float32" if sampled else world.agreed(update_dtype(policy.device, policy.lm.config.hidden_size))
+        used = {"update_dtype": self.update_dtype, "rollout_dtype": name_of(policy.rollout_dtype), "base_dtype": held_dtype(policy.lm)}
         other = [f"{name} {value}" for name, value in used.items() if value != "float32"]
         other += ["a generator elsewhere"] if self.sampled_elsewhere else []
-        if config.ppo.old_logp == "sampled" and other:
+        if sampled and other:
             raise ConfigError(
                 f"ppo.old_logp: expected 'scored' unless sampling and updates compute alike, both here and in float32; got 'sampled' with {', '.join(other)}."
             )
@@ -140,17 +146,19 @@ class Learner:
     @torch.no_grad()
     def _estimate_sampled(self, batch: Batch) -> Estimates:
         """`estimate` from the logp and the states that generation has left."""
-        logp, states, values = batch.logp_old_A, batch.states_AH, None
+        logp, states = batch.logp_old_A, batch.states_AH
         ref = torch.zeros_like(logp)
-        for micro in self._micro(batch, list(range(len(batch.rows)))):
-            if self.policy.reference is not None:
-                place = (micro.input_ids_BL, micro.lengths_B, micro.rows_A, micro.pos_A)
-                ref[micro.index_A] = self.policy.reference_logp(*place, temperature=self.config.rollout.temperature)
+        rows = [] if self.policy.reference is None else split_rows(batch, 1)[0]  # those with something to score
+        for micro in self._micro(batch, rows):
+            place = (micro.input_ids_BL, micro.lengths_B, micro.rows_A, micro.pos_A)
+            ref[micro.index_A] = self.policy.reference_logp(*place, temperature=self.config.rollout.temperature)
         ref = logp.clone() if self.policy.reference is None else self.world.summed(ref)
-        if self.config.has_critic:
-            assert states is not None, "rollouts keep states under old_logp=sampled"
-            values = self.normaliser.mean + self.normaliser.std * self.policy.value_of(states, batch.fraction_A)
-        return self.conclude(batch, logp, ref, values, self._bootstrap(batch) if self.config.has_critic else None, states)
+        if not self.config.has_critic:
+            return self.conclude(batch, logp, ref, None, None)
+        if states is None:
+            raise ValueError("states: expected those that the tokens were drawn from (collect with keep_states) under ppo.old_logp='sampled'; got none.")
+        values = self.normaliser.mean + self.normaliser.std * self.policy.value_of(states, batch.fraction_A)
+        return self.conclude(batch, logp, ref, values, self._bootstrap(batch), states if self.config.ppo.critic_steps else None)
 
     def conclude(
         self,
@@ -294,6 +302,8 @@ class Learner:
             stats.policy_positions += 0 if critic_only else len(micro.pos_A)
             stats.padded_tokens += micro.input_ids_BL.numel()
             stats.real_tokens += int(micro.lengths_B.sum())
+        if first:
+            stats.first_ratio_error = max(self.world.gathered([stats.first_ratio_error]))
         stats.head_positions += self.policy.head_positions - head_before
         stats.action_tokens += tokens
         totals = self.world.summed(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()

@@ -26,7 +26,8 @@ def holds_model(folder: Path) -> bool:
 def faster_dtype(width: int, rows: int = 1024, pairs: int = 5) -> str:
     """"bfloat16" or "float32": which multiplies [rows, width] by [width, 3 width] sooner here, by the median of pairs.
 
-    Processors that claim bf16 differ: the same product took 0.3 to 140 times as long as in fp32. A pair that far apart is enough.
+    Processors that claim bf16 differ: the same product took 0.3 to 140 times as long as in fp32. Two pairs that far apart are
+    enough; one is not, for a busy machine may hold up either of the two.
     """
     seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     with torch.no_grad():
@@ -36,8 +37,8 @@ def faster_dtype(width: int, rows: int = 1024, pairs: int = 5) -> str:
                 began = time.perf_counter()
                 torch.nn.functional.linear(left, right)
                 taken.append(time.perf_counter() - began)
-            last = [taken[-1] for taken in seconds.values()]
-            if pair and max(last) > 8 * min(last):
+            ratios = [bf16 / fp32 for fp32, bf16 in zip(*seconds.values(), strict=True)]
+            if pair and (min(ratios) > 8 or max(ratios) < 1 / 8):
                 break
     fp32, bf16 = (float(np.median(taken[1:])) for taken in seconds.values())  # the first pair warms up
     return "bfloat16" if bf16 < 0.9 * fp32 else "float32"
@@ -68,6 +69,20 @@ def frozen_dtype(device: torch.device) -> Any:
 @cache
 def _bf16_is_fast() -> bool:
     return faster_dtype(512) == "bfloat16"
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """As configurations write it.
+
+    >>> name_of(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
+def held_dtype(lm: Any) -> str:
+    """Name of the type that the weights of a model are held in."""
+    return name_of(lm.get_output_embeddings().weight.dtype)
 
 
 def load_lm(path: str | Path, dtype: Any) -> Any:

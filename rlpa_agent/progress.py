@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from rlpa_agent.advantages import explained_variance
 from rlpa_agent.batch import Batch
 from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.rollout import PROFILE_TOKENS, RolloutCounts
@@ -126,14 +127,19 @@ def update_figures(batch: Batch, estimates: Estimates, stats: UpdateStats) -> di
     kl_A = estimates.logp_old_A - estimates.logp_ref_A
     by_turn = {"by_turn/kl": kl_A, "by_turn/entropy": -batch.logp_old_A}  # of what was sampled, −log p is the entropy on average
     count_K = torch.bincount(batch.turn_A).clamp(min=1)
+    by_turn_figures = {name: (torch.bincount(batch.turn_A, value_A.double()) / count_K).tolist() for name, value_A in by_turn.items()}
+    if estimates.values_A is not None:
+        pairs = [(estimates.values_A[batch.turn_A == k], estimates.returns_A[batch.turn_A == k]) for k in range(len(count_K))]
+        by_turn_figures["by_turn/explained_variance"] = [explained_variance(*pair) if len(pair[0]) else 0.0 for pair in pairs]
     turns = len({(c, t) for c, t in zip(batch.chain_A.tolist(), batch.turn_A.tolist(), strict=True)})
     return {
         "kl": float(kl_A.mean()),
         "kl_per_turn": float(kl_A.sum()) / max(1, turns),
-        **{name: (torch.bincount(batch.turn_A, value_A.double()) / count_K).tolist() for name, value_A in by_turn.items()},
+        **by_turn_figures,
         "served": estimates.weights_A is not None,
         "sampling_mismatch": float((estimates.logp_old_A - batch.logp_old_A).abs().mean()),
         "sampling_mismatch_max": float((estimates.logp_old_A - batch.logp_old_A).abs().max()),
+        "first_ratio_error": stats.first_ratio_error,
         "approx_kl": stats.approx_kl,
         "clip_fraction": stats.clip_fraction / steps,
         "policy_loss": stats.policy_loss / steps,
@@ -156,6 +162,7 @@ def health(figures: Mapping[str, Any]) -> str:
     checks = (
         (at("skipped_steps") > 0, f"{at('skipped_steps'):.0f} optimizer steps skipped: loss or gradient not finite; lower the rates"),
         (at("length_stops") > 0.2, f"{at('length_stops'):.0%} of turns cut by length; raise max_new_tokens"),
+        (at("first_ratio_error") > 0.01, f"ratios begin {at('first_ratio_error'):.2g} off 1: sampling and update compute apart; --ppo.old-logp scored"),
         (at("malformed") > 0.1, f"{at('malformed'):.0%} of completions malformed"),
         (at("context_stops") > 0, f"{at('context_stops'):.0f} dialogues outgrew the context"),
         (at("most_common_reply") > 0.1, f"one reply is {at('most_common_reply'):.0%} of all replies: collapse"),

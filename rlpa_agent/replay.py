@@ -180,7 +180,7 @@ def compare(learner: Learner, batch: Batch, algos: Sequence[str] = ALGOS, *, see
         config,
         model=dataclasses.replace(config.model, update_dtype="float32"),
         rollout=dataclasses.replace(config.rollout, group=config.group, dialogues=config.group * len(batch.starts_C)),
-        ppo=dataclasses.replace(config.ppo, critic_steps=0),
+        ppo=dataclasses.replace(config.ppo, critic_steps=0, old_logp="scored"),  # states are not kept, and the policy has moved on
     )
     scorer = Learner(learner.policy, fixed)
     learners = {algo: scorer if algo == config.algo else Learner(learner.policy, _under(fixed, algo)) for algo in algos}
@@ -217,6 +217,7 @@ def open_run(run: Path, load: Callable[[TrainConfig, str], Policy]) -> Learner:
     ``load`` reads a policy folder as training does, see `cli.load_policy`.
     """
     config = TrainConfig.read(run)
+    config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, old_logp="scored"))  # nothing is sampled here
     policy = load(config, str(checkpointed_policy(run, "last")))
     load_tensors(run / "last", policy, {})
     learner = Learner(policy, config)

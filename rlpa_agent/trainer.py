@@ -19,7 +19,9 @@ from rlpa_agent import learner as learning
 from rlpa_agent.batch import Batch, make_batch
 from rlpa_agent.checkpoint import (
     CheckpointError,
+    check_machine,
     load_tensors,
+    machine,
     random_state,
     read_state,
     recovered,
@@ -29,7 +31,7 @@ from rlpa_agent.checkpoint import (
 )
 from rlpa_agent.config import GROUP_ALGOS, PRESETS, PPOConfig, RolloutConfig, TrainConfig
 from rlpa_agent.credit import profile_payments
-from rlpa_agent.loading import holds_model
+from rlpa_agent.loading import held_dtype, holds_model
 from rlpa_agent.policy import Policy
 from rlpa_agent.pool import GymPool
 from rlpa_agent.progress import (
@@ -220,7 +222,7 @@ class Trainer:
                 max_new_tokens=rollout.max_new_tokens,
                 max_turns=rollout.max_turns,
                 samples=rollout.samples,
-                keep_states=self.config.ppo.old_logp == "sampled",
+                keep_states=learning.keeps_states(self.config),
                 counts=counts,
                 on_episode=heard,
                 generator=self.generator,
@@ -310,6 +312,8 @@ class Trainer:
             "action_tokens": self.action_tokens,
             "best": None if np.isinf(self.best) else float(self.best),
             "config_hash": self.config.hash(),
+            "base_dtype": held_dtype(self.policy.lm),
+            "machine": machine(),
             "random": random_state(),
         }
         # Whether these weights have run away shows in the rollout that they hold next.
@@ -327,6 +331,7 @@ class Trainer:
                 f"{self.last}: expected a checkpoint of this configuration ({self.config.hash()}); it was written by another "
                 f"({state['config_hash']}). Resume with the same options, or choose another --out."
             )
+        check_machine(self.last, state)
         load_tensors(self.last, self.policy, self.learner.optimizers)
         self.iteration, self.dialogues = state["iteration"], state["dialogues"]
         self.action_tokens = state.get("action_tokens", 0)  # not in checkpoints from before they could end a run

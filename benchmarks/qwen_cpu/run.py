@@ -36,7 +36,7 @@ from rlpa_agent.cli import policy_path
 from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
 from rlpa_agent.demo import split_people
 from rlpa_agent.evaluate import policy_agent
-from rlpa_agent.loading import faster_dtype, frozen_dtype
+from rlpa_agent.loading import device_named, faster_dtype, frozen_dtype
 from rlpa_agent.lora import LoraSettings
 from rlpa_agent.mixture import WEAK, dialogue
 from rlpa_agent.policy import Policy
@@ -56,8 +56,7 @@ def qwen_config(folder: Path, model: str, people: str, minutes: float) -> TrainC
     preset = PRESETS["qwen2.5-0.5b"]
     rollout = dataclasses.replace(preset.rollout, split=people, dialogues=16, concurrent=16, max_turns=8, max_new_tokens=96)
     # Ten iterations: no time for one that only the critic learns from, nor for a rate that is meant for hundreds.
-    old_logp = "sampled" if frozen_dtype() == torch.float32 else "scored"
-    ppo = dataclasses.replace(preset.ppo, epochs=1, minibatches=8, critic_warmup=0, max_kl=40.0, old_logp=old_logp)
+    ppo = dataclasses.replace(preset.ppo, epochs=1, minibatches=8, critic_warmup=0, max_kl=40.0, old_logp=_old_logp(folder))
     optim = dataclasses.replace(preset.optim, policy_lr=3e-4)
     model_config = dataclasses.replace(preset.model, path=model, gradient_checkpointing=False)
     quiet = dataclasses.replace(preset.eval, every=0)
@@ -65,6 +64,13 @@ def qwen_config(folder: Path, model: str, people: str, minutes: float) -> TrainC
         preset, out=folder, minutes=minutes, iterations=None, save_every=1, keep_rollouts=True,
         rollout=rollout, ppo=ppo, optim=optim, model=model_config, eval=quiet,
     )
+
+
+def _old_logp(folder: Path) -> str:
+    """Measured when the run begins; later what it began with, for a stopwatch must not make another run of it."""
+    if (folder / "config.json").is_file():
+        return TrainConfig.read(folder).ppo.old_logp
+    return "sampled" if frozen_dtype(device_named("auto")) == torch.float32 else "scored"
 
 
 def ensure_started(folder: Path, model: str, steps: int) -> Path:

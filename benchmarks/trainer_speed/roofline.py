@@ -34,10 +34,11 @@ class Work:
 
     forward: float
     backward: float
+    reference: float  # forward through the frozen start, which under LoRA is the base without adapters
 
 
 def work_of(policy: Policy, batch: Batch) -> Work:
-    """Of one pass forward and one backward over the whole batch."""
+    """Of one pass forward, one backward and one of the reference over the whole batch."""
     config, trained = policy.lm.config, set(map(id, policy.parameters_policy()))
     embedding, head = policy.lm.get_input_embeddings().weight, policy.lm.get_output_embeddings().weight
     matrices = [weight for weight in policy.lm.parameters() if weight.ndim == 2 and weight is not embedding and weight is not head]
@@ -49,7 +50,8 @@ def work_of(policy: Policy, batch: Batch) -> Work:
     attention = config.num_hidden_layers * config.num_attention_heads * size * sum(2 * n * (n + 1) for n in lengths)
     trunk, heads = 2 * held * sum(lengths), 2 * head.numel() * batch.tokens
     weights = 2 * learned * sum(lengths) + (heads if id(head) in trained else 0)
-    return Work(trunk + heads + attention, trunk + heads + 2 * attention + weights)
+    forward, adapters = trunk + heads + attention, 2 * learned * sum(lengths) if policy.adapter is not None else 0
+    return Work(forward, trunk + heads + 2 * attention + weights, forward - adapters)
 
 
 def batch_of(policy: Policy, rows: int, turns: int, fed: int, sampled: int, seed: int) -> Batch:
@@ -92,7 +94,7 @@ def roofline(model: str | None, work: Path, *, pairs: int, rows: int, turns: int
     learner = Learner(policy, config)
     batch = batch_of(policy, rows, turns, fed, sampled, seed)
     needed, dtype = work_of(policy, batch), getattr(torch, learner.update_dtype)
-    scoring = needed.forward * (2 if policy.reference is not None else 1)
+    scoring = needed.forward + (needed.reference if policy.reference is not None else 0)
     shares: dict[str, list[float]] = {"update": [], "scoring": [], "gradient": []}
     rates = []
     for pair in range(pairs + 1):

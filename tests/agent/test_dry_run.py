@@ -164,3 +164,16 @@ def test_the_command_line_prints_it_and_writes_nothing(tmp_path, capsys, monkeyp
     for label in ("trainable", "peak memory", "seconds an iteration"):
         assert label in shown
     assert not (tmp_path / "run").exists()
+
+
+def test_states_that_rollouts_keep_are_foreseen(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(dry_run, "collect", lambda *a, **options: asked.append(options["keep_states"]) or collect(*a, **options))
+    monkeypatch.setattr(dry_run, "peak_memory_mb", lambda: 0.0)
+    for algo, old, steps, copies in (("ppo", "sampled", 0, 2), ("ppo", "scored", 5, 1), ("ppo", "scored", 0, 0), ("rloo", "sampled", 0, 0)):
+        config = toy_config(tmp_path, 2, algo=algo, ppo={"old_logp": old, "critic_steps": steps}, rollout={"dialogues": 4, "concurrent": 2, "max_new_tokens": 6})
+        policy = tiny_models.policy(context=512, max_user_tokens=96)
+        forecast = predict(Trainer(config, policy, lambda: Script(("No.",), turns=2), quiet=True), 0.5)
+        assert set(asked) == {copies == 2}
+        assert forecast.memory_mb == pytest.approx(copies * forecast.action_tokens * 32 * 4 / 2**20)
+        asked.clear()

@@ -125,7 +125,7 @@ def test_no_critic_is_scored_or_trained(tmp_path, algo, monkeypatch):
     learner = Learner(policy, toy_config(tmp_path, 2, algo=algo, ppo=ppo, rollout={"dialogues": 8}))
     head = [p.detach().clone() for p in policy.parameters_value()]
     trunk = [p.detach().clone() for p in policy.parameters_policy()]
-    monkeypatch.setattr(policy, "_value", lambda *_: pytest.fail("a value was scored"))
+    monkeypatch.setattr(policy, "value_of", lambda *_: pytest.fail("a value was scored"))
     estimates, stats = learner.update(batch, 0)
     assert stats.steps > 0
     assert "explained_variance" not in stats.figures

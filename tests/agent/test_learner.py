@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from test_advantages import fixture_f
 from tiny_models import Script
 from toy import ToyEnv, char_policy, toy_config
 
 from rlpa_agent.batch import make_batch, micro_batches
-from rlpa_agent.config import PPOConfig
-from rlpa_agent.learner import Learner
+from rlpa_agent.config import PRESETS, EvalConfig, ModelConfig, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_agent.estimates import UpdateStats
+from rlpa_agent.learner import Learner, Normaliser
 from rlpa_agent.loading import faster_dtype
 from rlpa_agent.policy import Policy
+from rlpa_agent.progress import health, update_figures
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer
 from rlpa_agent.trajectory import Trajectory, Turn
@@ -77,6 +80,67 @@ def test_T10_first_minibatch_has_ratios_of_exactly_1(tmp_path):
     estimates, stats = learner.update(batch, 0)
     assert stats.first_ratio_error == 0.0
     assert torch.equal(estimates.logp_old_A, estimates.logp_ref_A)  # KL to the reference is 0 at the start
+    once = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, epochs=1, minibatches=1))
+    _, stats = Learner(tiny_models.policy(sharpness=2.0), once).update(batch, 0)
+    assert (stats.steps, stats.first_ratio_error, stats.approx_kl, stats.clip_fraction) == (1, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("row_per_turn", [False, True])
+@pytest.mark.parametrize(("gamma", "lam", "expected"), [(1.0, 0.95, (1.3874625, 1.56575, 0.385, 0.3)), (0.99, 0.95, (1.350792, 1.546829, 0.37515, 0.3)), (1.0, 1.0, (1.5, 1.6, 0.4, 0.3))])
+def test_T2_the_learner_itself_gives_the_fixture(tmp_path, row_per_turn, gamma, lam, expected):
+    """Not gae alone: rewards, segments, chains and ends as an update takes them."""
+    batch, values = fixture_f(4, row_per_turn)
+    ppo = {"gamma_token": gamma, "gamma_turn": gamma, "lam_token": lam, "lam_turn": lam, "beta": 0.01}
+    learner, same = Learner(tiny_models.policy(), toy_config(tmp_path, 10, ppo=ppo)), torch.full((4,), -1.0)
+    made = learner.conclude(batch, same, same, values.float(), torch.zeros(1))
+    assert made.raw_A.tolist() == pytest.approx(expected, abs=1e-6)
+    assert float(made.advantages_A.mean()) == pytest.approx(0, abs=1e-6)
+    assert float((made.advantages_A**2).mean()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ending", "horizon", "continues"),
+    [
+        ("terminated", "truncate", None),
+        ("turn_limit", "terminal", None),
+        ("turn_limit", "truncate", "final"),
+        ("context", "terminal", "final"),  # never a turn limit, whatever the number of turns
+        ("invalid", "terminal", "cut"),
+    ],
+)
+def test_the_value_behind_a_chain_is_that_of_the_state_it_was_cut_at(tmp_path, ending, horizon, continues):
+    policy = tiny_models.policy()
+    torch.nn.init.normal_(policy.value_head.outer.weight, generator=torch.Generator().manual_seed(1))
+    opening = policy.chat.opening([("user", "Hello")])
+    second = np.concatenate([opening, [40, 41, 50]])
+    final = np.concatenate([second, [42, 51, 52]])
+    turns = (Turn(opening, np.array([40, 41]), np.zeros(2, np.float32), 1.0), Turn(second, np.array([42]), np.zeros(1, np.float32), 2.0, valid=ending != "invalid"))
+    over = ending == "terminated"
+    batch = make_batch([Trajectory(turns, final, over, not over, "context" if ending == "context" else "turn_limit")], max_turns=2, horizon=horizon)
+    learner = Learner(policy, toy_config(tmp_path, 2))
+    learner.normaliser = Normaliser(3.0, 2.0, 1)
+    (boot,) = learner.estimate(batch, 0).bootstrap_C.tolist()
+    if continues is None:
+        assert boot == 0.0
+        return
+    state, played = (second, 1) if continues == "cut" else (final, 2)
+    with torch.no_grad():
+        hidden = policy.lm.base_model(input_ids=torch.tensor(state)[None]).last_hidden_state[0, -1:]
+        value = float(policy.value_head(hidden, torch.tensor([played / 2])))
+    assert boot == pytest.approx(3.0 + 2.0 * value, abs=1e-5)
+    assert abs(value) > 0.01
+
+
+@pytest.mark.parametrize(("value_grad", "weight"), [("detach", 1.0), ("shared", 0.1)])
+def test_the_value_loss_weighs_a_tenth_where_it_moves_the_trunk(tmp_path, value_grad, weight):
+    policy = tiny_models.policy(value_grad=value_grad)
+    batch = make_batch(gathered(policy, 2), max_turns=3)
+    learner = Learner(policy, toy_config(tmp_path, 3, model={"value_grad": value_grad}))
+    estimates = learner.estimate(batch, 0)
+    (micro,) = micro_batches(batch, range(len(batch.rows)), 100_000)
+    loss, parts = learner.loss(batch, micro, estimates, batch.tokens)
+    assert parts["value"] > 0.1
+    assert float(loss.detach()) * batch.tokens == pytest.approx(parts["policy"] + weight * parts["value"], abs=1e-3)
 
 
 def test_what_sampling_has_computed_need_not_be_scored_again(tmp_path, monkeypatch):
@@ -115,6 +179,45 @@ def test_sampled_logp_are_refused_where_sampling_computes_differently(tmp_path, 
     told = {"update": "update_dtype bfloat16", "rollout": "rollout_dtype bfloat16", "server": "a generator elsewhere"}
     with pytest.raises(ConfigError, match=rf"old_logp: expected 'scored' .*; got 'sampled' with {told[other]}"):
         Learner(policy, config)
+
+
+def test_without_a_critic_no_states_are_kept_and_no_head_is_fitted_to_them(tmp_path):
+    policy = tiny_models.policy()
+    rollout = {"dialogues": 4, "concurrent": 2, "group": 2, "max_new_tokens": 8}
+    config = toy_config(tmp_path, 3, algo="grpo", ppo={"old_logp": "sampled", "critic_steps": 40, "beta": 0.01}, rollout=rollout)
+    trainer = Trainer(config, policy, lambda: Script(LINES, turns=3, pay=lambda text, turn: float(len(text) % 3)), quiet=True)
+    held, _ = trainer.gather()
+    assert all(turn.states is None for t in held for turn in t.turns)
+    envs = [Script(LINES, turns=3, pay=lambda text, turn: float(len(text) % 3)) for _ in range(2)]
+    kept = collect(policy, envs, seeds=range(4), max_new_tokens=8, max_turns=3, temperature=1.0, keep_states=True)
+    before = [p.detach().clone() for p in policy.parameters_value()]
+    trainer.learner.update(make_batch(kept, max_turns=3, group=2), 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters_value(), strict=True))
+    with_critic = Learner(policy, toy_config(tmp_path, 3, ppo={"old_logp": "sampled"}))
+    with pytest.raises(ValueError, match="states: expected those that the tokens were drawn from"):
+        with_critic.estimate(make_batch(held, max_turns=3), 0)
+
+
+@pytest.mark.parametrize("off", [0.0, 0.05])
+def test_sampling_that_computes_otherwise_is_told_where_its_logp_are_taken(tmp_path, off):
+    """sampling_mismatch is 0 then by definition, so the first ratios have to say it."""
+    policy = tiny_models.policy(sharpness=2.0)
+    envs = [Script(LINES, turns=3) for _ in range(2)]
+    batch = make_batch(collect(policy, envs, seeds=range(4), max_new_tokens=8, max_turns=3, temperature=1.0, keep_states=True), max_turns=3)
+    batch = dataclasses.replace(batch, logp_old_A=batch.logp_old_A + off)
+    learner = Learner(policy, toy_config(tmp_path, 3, ppo={"old_logp": "sampled"}))
+    figures = update_figures(batch, *learner.update(batch, 0))
+    assert figures["sampling_mismatch_max"] == 0.0
+    assert figures["first_ratio_error"] == pytest.approx(1 - np.exp(-off), abs=1e-4)
+    assert ("off 1: sampling and update compute apart" in health(figures)) is (off > 0)
+
+
+def test_auto_is_float32_where_sampled_logp_are_taken(tmp_path, monkeypatch):
+    """Else the same command would run or be refused as a stopwatch says."""
+    monkeypatch.setattr("rlpa_agent.learner.faster_dtype", lambda width: "bfloat16")
+    for old, expected in (("sampled", "float32"), ("scored", "bfloat16")):
+        config = toy_config(tmp_path, 3, ppo={"old_logp": old}, model={"update_dtype": "auto"})
+        assert Learner(tiny_models.policy(), config).update_dtype == expected
 
 
 def test_T10_another_partition_is_close_and_clips_nothing(tmp_path):
@@ -327,6 +430,34 @@ def test_entropy_is_differentiated_only_where_it_is_learned_from(tmp_path, monke
     assert stats.entropy > 0
 
 
+def test_defaults_of_the_objective_and_of_both_optimizers(tmp_path):
+    ppo, rollout, judged = PPOConfig(), RolloutConfig(), EvalConfig()
+    assert (ppo.gamma_token, ppo.gamma_turn, ppo.lam_token, ppo.lam_turn) == (1.0, 1.0, 0.95, 0.95)
+    assert (ppo.epochs, ppo.minibatches, ppo.entropy, ppo.beta, ppo.target_kl) == (2, 4, 0.0, 0.01, 0.03)
+    assert (ppo.clip_low, ppo.clip_high, ppo.dual_clip, ppo.value_clip, ppo.vf_coef, ppo.horizon) == (0.2, 0.2, None, None, 0.1, "terminal")
+    assert (rollout.profile_weight, rollout.response_weight, rollout.temperature, ppo.old_logp) == (1.0, 1.0, 1.0, "scored")
+    assert (judged.split, judged.users) == ("vanilla/val", 50)
+    assert [PRESETS[name].rollout.max_new_tokens for name in ("tiny", "qwen2.5-0.5b")] == [160, 128]
+    assert PRESETS["qwen2.5-0.5b"].optim.policy_lr == 1e-4
+    plain = TrainConfig(model=ModelConfig(update_dtype="float32"), out=tmp_path)
+    learner = Learner(tiny_models.policy(), plain)
+    for name, rate in (("policy", 1e-4), ("critic", 1e-3)):
+        (group,) = learner.optimizers[name].param_groups
+        assert type(learner.optimizers[name]) is torch.optim.AdamW
+        assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (rate, (0.9, 0.95), 1e-8, 0.0)
+
+
+def test_the_gradient_of_each_optimizer_is_clipped_by_itself(tmp_path):
+    policy = tiny_models.policy()
+    learner = Learner(policy, toy_config(tmp_path, 3))
+    for weight, size in [(w, 100.0) for w in policy.parameters_policy()] + [(w, 1e-4) for w in policy.parameters_value()]:
+        weight.grad = torch.full_like(weight, size)
+    small = [w.grad.clone() for w in policy.parameters_value()]
+    learner._apply({"policy": 0.0}, UpdateStats(), critic_only=False)
+    assert float(flat_gradients(policy).norm()) == pytest.approx(1.0, rel=1e-4)
+    assert all(torch.equal(a, w.grad) for a, w in zip(small, policy.parameters_value(), strict=True))  # no more than 1 before
+
+
 def test_target_kl_stops_the_epochs(tmp_path):
     policy = tiny_models.policy()
     batch = make_batch(gathered(policy), max_turns=3)
@@ -362,6 +493,20 @@ def test_more_steps_of_a_critic_that_moves_the_trunk_are_refused(tmp_path):
             model=dataclasses.replace(config.model, value_grad="shared"),
             ppo=dataclasses.replace(config.ppo, critic_steps=5),
         )
+
+
+def test_one_call_that_was_held_up_does_not_decide_which_type_is_faster(monkeypatch):
+    plain, calls = torch.nn.functional.linear, {torch.float32: 0, torch.bfloat16: 0}
+
+    def linear(left, right, bias=None):
+        calls[left.dtype] += 1
+        if left.dtype == torch.bfloat16 or calls[left.dtype] == 2:
+            time.sleep(0.02 if left.dtype == torch.bfloat16 else 0.5)  # the first pair after warming up
+        return plain(left, right, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    assert faster_dtype(16) == "float32"
+    assert calls[torch.float32] == 6
 
 
 @pytest.mark.parametrize(("slow", "expected"), [(torch.bfloat16, "float32"), (torch.float32, "bfloat16")])

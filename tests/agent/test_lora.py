@@ -98,6 +98,13 @@ def test_a_frozen_base_is_held_in_what_multiplies_faster(tmp_path, processor):
         assert again.rollout_dtype == dtype
 
 
+def test_sampled_logp_are_refused_where_the_base_is_bf16_though_sampling_and_autocast_are_not(tmp_path):
+    policy = lora_policy(tmp_path, torch.bfloat16, rollout_dtype=torch.float32)
+    config = toy_config(tmp_path, 3, ppo={"old_logp": "sampled"}, model={"update_dtype": "float32", "lora_rank": 4})
+    with pytest.raises(ConfigError, match="got 'sampled' with base_dtype bfloat16"):
+        Learner(policy, config)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_T21_the_reference_is_the_base_model_bitwise_and_takes_no_copy(tmp_path, dtype):
     base = Policy.from_pretrained(base_folder(tmp_path, dtype), dtype=dtype, reference=False)

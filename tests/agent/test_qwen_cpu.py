@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,3 +49,18 @@ def test_it_goes_on_where_it_was_stopped_and_leaves_figures_curve_and_dialogues(
             for message in record["messages"]:
                 assert message["role"] == "system" or message["content"].rstrip() in section
             assert section.count("**Turn") == len(record["turns"])
+
+
+def test_where_its_logp_come_from_is_measured_once(tmp_path, monkeypatch):
+    """Else a run that goes on may be another one, as a stopwatch says."""
+    monkeypatch.setattr(sys, "path", list(sys.path))  # which the script adds to
+    made = runpy.run_path(str(ROOT / "benchmarks/qwen_cpu/run.py"))["qwen_config"]
+    hashes = set()
+    for faster in (torch.float32, "auto"):
+        monkeypatch.setitem(made.__globals__, "frozen_dtype", lambda device, faster=faster: faster)
+        config = made(tmp_path, "model", "people", 1.0)
+        assert config.ppo.old_logp == "sampled"
+        hashes.add(config.hash())
+        (tmp_path / "config.json").write_text(json.dumps(config.as_dict()))
+    assert len(hashes) == 1
+    assert made(tmp_path / "other", "model", "people", 1.0).ppo.old_logp == "scored"

@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 from rlpa_agent import generation
 from rlpa_agent.generation import GenericDecoder, Qwen2Decoder, Sampler, decoder
 from rlpa_agent.policy import Policy
+from rlpa_agent.products import Product
 from rlpa_agent.rollout import RolloutCounts, collect
 from rlpa_env.errors import ConfigError
 
@@ -57,6 +58,19 @@ def test_T8_T18_cached_generation_equals_a_full_forward(monkeypatch, kind, tempe
     assert worst <= 1e-4
     # the agreement is not that of a flat distribution
     assert np.concatenate([generated(t) for t in trajectories]).std() > 0.5
+
+
+def test_T8_matrices_that_are_laid_out_anew_give_a_full_forward_too():
+    """Widths of 512, as real models have; beside others the same ids are sampled as alone."""
+    policy = tiny_models.policy(hidden=512, layers=1)
+    made = decoder(policy.lm, 1, 8)
+    products = [part for part in made.layers[0] if isinstance(part, Product)]
+    assert [part.packed for part in products] == [torch.backends.mkldnn.is_available()] * 4
+    trajectories = play(policy, 4, max_new_tokens=12, sample_seed=9)
+    assert max(np.abs(generated(t) - rescored(policy, t, 1.0)).max() for t in trajectories) <= 1e-4
+    assert np.concatenate([generated(t) for t in trajectories]).std() > 0.5
+    (alone,) = collect(policy, [Script(LINES)], seeds=[0], streams=[(9, 0)], max_new_tokens=12, max_turns=5)
+    assert alone.final_context_ids.tolist() == trajectories[0].final_context_ids.tolist()
 
 
 def test_T18_generated_logp_is_what_the_policy_scores_at_its_temperature():

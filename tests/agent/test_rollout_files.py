@@ -344,3 +344,15 @@ def test_units_are_groups(run):
     batch = seen[0][0]
     assert units_of(batch, 2) == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert units_of(batch, 1) == [[row] for row in range(8)]
+
+
+def test_a_run_that_took_sampled_logp_is_replayed_by_scoring(tmp_path, monkeypatch):
+    """Its states are not kept, and the policy has moved on since; nor does it matter here what multiplies faster."""
+    monkeypatch.setattr("rlpa_agent.learner.faster_dtype", lambda width: "bfloat16")
+    ppo = {"beta": 0.05, "old_logp": "sampled", "critic_steps": 2}
+    trainer = trainer_of(tmp_path, iterations=1, ppo=ppo, model={"update_dtype": "auto"}, optim={"policy_lr": 1e-2})
+    trainer.run()
+    assert trainer.learner.update_dtype == "float32"
+    found = replay(trainer.config.out, cli.load_policy, ["ppo", "reinforce"])
+    assert [row["algo"] for row in found["rows"]] == ["ppo", "reinforce"]
+    assert found["sampling_mismatch"] > 1e-3  # scored by the last policy

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -173,6 +177,41 @@ def test_T11_six_iterations_are_three_and_three_under_a_falling_rate(tmp_path, s
     assert log_of(whole)[-1]["kl"] == log_of(second)[-1]["kl"] != 0.0
 
 
+def test_T11_another_process_goes_on_bit_for_bit(tmp_path):
+    """Parameters, optimizers, every figure that is no time or memory, and every dialogue with its estimates."""
+    trainer_of(tmp_path / "whole", keep_rollouts=True).run()
+    trainer_of(tmp_path / "parts", keep_rollouts=True, iterations=3).run()
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
+    subprocess.run([sys.executable, __file__, str(tmp_path / "parts"), str(torch.get_num_threads())], env=environment, check=True, timeout=240)
+    whole, parts = (tmp_path / name / "run" for name in ("whole", "parts"))
+    for name in FILES:
+        assert (whole / "last" / name).read_bytes() == (parts / "last" / name).read_bytes(), name
+    logs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, parts)]
+    assert [line["iteration"] for line in logs[1]] == [1, 2, 3, 4, 5, 6]
+    assert len({line["kl"] for line in logs[0]}) > 4
+    for one, other in zip(*logs, strict=True):
+        names = [name for name in one if not re.search("second|memory", name)]
+        assert len(names) > 30
+        assert {name: one[name] for name in names} == {name: other[name] for name in names}
+    kept = sorted(path.name for path in (whole / "rollouts").iterdir())
+    assert len(kept) == 12
+    for name in kept:
+        assert (whole / "rollouts" / name).read_bytes() == (parts / "rollouts" / name).read_bytes(), name
+
+
+def test_another_machine_version_or_number_of_threads_is_told(tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path)
+    trainer.save()
+    known = read_state(trainer.last)["machine"]
+    assert known["threads"] == torch.get_num_threads()
+    assert known["torch"] == torch.__version__
+    trainer.resume()  # a warning would be an error here
+    monkeypatch.setattr("rlpa_agent.checkpoint.machine", lambda: known | {"threads": 99})
+    with pytest.warns(UserWarning, match=rf"written with threads {known['threads']} \(here 99\); the run goes on, but not bit for bit"):
+        trainer.resume()
+
+
 def test_schedule_iterations_are_all_that_its_schedule_depends_on(tmp_path):
     trainer = trainer_of(tmp_path, iterations=4, minutes=1.0, optim={"schedule_iterations": 8})
     trainer.iteration = 2
@@ -314,3 +353,8 @@ def test_settings_that_are_read_are_not_told(tmp_path):
     grouped = toy_config(tmp_path, TURNS, algo="grpo", rollout={"group": 2, "context": "window", "window": 2}, ppo={"baseline": "turn"})
     assert unread_settings(grouped) == []
     Trainer(grouped, tiny_models.policy(), lambda: Script(("Well.",)), quiet=True)  # a warning would be an error here
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[2]))
+    trainer_of(Path(sys.argv[1]), resume=True, keep_rollouts=True).run()

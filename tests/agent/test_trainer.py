@@ -20,7 +20,7 @@ from toy import toy_config
 
 from rlpa_agent import cli
 from rlpa_agent.batch import make_batch
-from rlpa_agent.checkpoint import CheckpointError, read_state
+from rlpa_agent.checkpoint import CheckpointError, base_dtype, read_state
 from rlpa_agent.config import (
     PRESETS,
     EvalConfig,
@@ -29,6 +29,7 @@ from rlpa_agent.config import (
     PPOConfig,
     RolloutConfig,
     TrainConfig,
+    shipped_start,
 )
 from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.evaluate import PolicyAgent, policy_agent
@@ -38,7 +39,10 @@ from rlpa_agent.progress import health, rollout_figures, update_figures
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer, checkpointed_policy, shuffled_rewards
 from rlpa_agent.trajectory import Trajectory, Turn
+from rlpa_agent.world import World
 from rlpa_env import CRITERIA, ChatClient, ConfigError, LLMMatcher, format_action, instructions
+from rlpa_env.evaluate import Setting
+from rlpa_env.evaluate import collect as evaluated
 
 TURNS = 3
 
@@ -123,7 +127,7 @@ def test_a_style_is_everybodys_and_no_style_leaves_the_hash_as_it_was(tmp_path):
     data = dataclasses.asdict(plain)
     for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
         del data[name]
-    del data["optim"]["schedule_iterations"]
+    del data["optim"]["schedule_iterations"], data["ppo"]["old_logp"]
     for name in ("style", "base_url", "model_name", "matcher"):  # as it was hashed before there were these
         del data["rollout"][name]
     data["rollout"]["server"] = False
@@ -177,6 +181,28 @@ def test_T11_resuming_gives_the_same_run(tmp_path, kind):
     assert logs[0][2]["kl"] != 0.0
     for name in ("policy/value_head.weights", "state.safetensors", "state.json"):
         assert (whole.last / name).read_bytes() == (second.last / name).read_bytes(), name
+
+
+def test_the_type_of_a_frozen_base_is_one_for_all_processes_and_stays_that_of_the_run(tmp_path, monkeypatch):
+    tiny_models.policy(context=4096, system_prompt=None).save(tmp_path / "base", dtype=torch.bfloat16)
+    config = config_of(tmp_path, model={"path": str(tmp_path / "base"), "lora_rank": 4, "rollout_dtype": "auto"})
+    measured = []
+    monkeypatch.setattr("rlpa_agent.checkpoint.frozen_dtype", lambda device: measured[-1])
+    monkeypatch.setattr("rlpa_agent.policy.frozen_dtype", lambda device: pytest.fail("measured once more, by this process alone"))
+    measured.append(torch.float32)
+    trainer = cli.build_trainer(config, quiet=True)
+    assert trainer.policy.lm.lm_head.weight.dtype == trainer.policy.rollout_dtype == torch.float32
+    trainer.save()
+    measured.append("auto")  # the next time it comes out otherwise
+    resumed = cli.build_trainer(config, resume=True, quiet=True)
+    assert resumed.policy.lm.lm_head.weight.dtype == resumed.policy.rollout_dtype == torch.float32
+    assert cli.build_trainer(dataclasses.replace(config, out=tmp_path / "new"), quiet=True).policy.lm.lm_head.weight.dtype == torch.bfloat16
+
+    class Other(World):
+        def agreed(self, value):
+            return torch.float32
+
+    assert base_dtype(config, Other(1, 2), resume=False) == torch.float32
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -275,6 +301,23 @@ def test_T25_rollout_and_evaluation_see_the_same_policy():
         assert total == sum(turn.reward for turn in trajectory.turns)
         texts = [text for role, text in trajectory.messages if role == "assistant"]
         assert texts == [message["content"] for message in info["messages"] if message["role"] == "assistant"]
+
+
+def test_T25_evaluate_gives_the_returns_of_the_training_rollout():
+    """`rlpa_env.evaluate` on the same people and seeds, with a policy that earns something."""
+    policy = Policy.load(shipped_start(), reference=False, max_user_tokens=96)
+    setting = Setting("RLPA-v0", "vanilla/val", 3, (0,), (("max_episode_steps", 2), ("max_turns", 2)))
+    agent = PolicyAgent(policy, seed=9, temperature=1.0, max_new_tokens=100)
+    records = evaluated({"policy": agent}, setting, quiet=True)["policy"]
+    people, seeds = zip(*setting.episodes(), strict=True)
+    options = [{"profile": person} for person in people]
+    rolled = collect(policy, [setting.make()], seeds=seeds, options=options, sample_seed=9, temperature=1.0, max_new_tokens=100, max_turns=2)
+    assert [record["profile"] for record in records] == list(people)
+    assert [sum(turn["reward"] for turn in record["turns"]) for record in records] == [sum(turn.reward for turn in t.turns) for t in rolled]
+    assert max(turn.reward for t in rolled for turn in t.turns) > 0
+    assert [[m["content"] for m in record["messages"] if m["role"] == "assistant"] for record in records] == [
+        [text for role, text in t.messages if role == "assistant"] for t in rolled
+    ]
 
 
 def test_shuffled_rewards_keep_the_rewards_and_lose_whose_they_are(tmp_path):
@@ -529,6 +572,13 @@ def test_every_preset_fits_the_context_of_its_model(tmp_path, name):
     assert policy.chat.kept == preset.context
 
 
+def test_a_run_whose_longest_dialogue_does_not_fit_its_model_is_refused_before_it_begins(tmp_path):
+    tiny_models.policy(context=256).save(tmp_path / "start")
+    config = config_of(tmp_path, model={"path": str(tmp_path / "start")})
+    with pytest.raises(ConfigError, match=r"context: expected room for .* 3 turns x \(10 new \+ 96 user .*the model has 256"):
+        cli.build_trainer(config, quiet=True)
+
+
 def test_unknown_presets_name_the_choices():
     with pytest.raises(SystemExit, match="expected one of tiny"):
         cli.main(["train", "huge"])
@@ -567,6 +617,18 @@ def test_kl_and_entropy_of_every_turn_are_means_over_its_tokens():
     assert figures["by_turn/entropy"] == pytest.approx([7 / 3, 3.0])
 
 
+def test_what_the_critic_explains_is_told_for_every_turn():
+    """Two dialogues: in the first turn values are right, in the second they are all the same."""
+    talks = []
+    for _ in range(2):
+        turns = [Turn(np.arange(1 + 2 * k), np.array([5]), np.zeros(1, np.float32), 1.0) for k in range(2)]
+        talks.append(Trajectory(tuple(turns), np.arange(9), True, False))
+    zeros = torch.zeros(4)
+    values, returns = torch.tensor([1.0, 5.0, 3.0, 5.0]), torch.tensor([1.0, 4.0, 3.0, 6.0])
+    figures = update_figures(make_batch(talks, max_turns=2), Estimates(zeros, zeros, values, zeros, zeros, returns, None), UpdateStats())
+    assert figures["by_turn/explained_variance"] == [1.0, 0.0]
+
+
 def test_the_most_common_reply_is_looked_for_after_the_first_turn():
     def held(*replies):
         said = [("assistant", f"<profile>\n</profile>\n\n<response>\n{reply}\n</response>") for reply in replies]
@@ -574,4 +636,5 @@ def test_the_most_common_reply_is_looked_for_after_the_first_turn():
 
     figures = rollout_figures([held("Hi.", "a b", "c d"), held("Hi.", "a b", "e f"), held("Hi.")], max_turns=3)
     assert figures["most_common_reply"] == 0.5  # "a b", twice in four
+    assert figures["distinct_2"] == 0.75  # a-b, c-d and e-f in four pairs of words
     assert rollout_figures([held("Hi.")], max_turns=3)["most_common_reply"] == 0.0

@@ -79,6 +79,7 @@ def test_the_arithmetic_of_an_update_by_hand(speed, tmp_path, rank):
         weights = 2 * adapters * tokens if rank else 2 * base * tokens + 2 * vocabulary * 2
         found = roofline.work_of(policy, batch)
         assert found.forward == forward
+        assert found.reference == forward - 2 * adapters * tokens
         assert found.backward == forward + 2 * 2 * 8 * pairs + weights
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import Script
 from toy import toy_config
 
 from rlpa_agent.batch import make_batch
+from rlpa_agent.estimates import UpdateStats
 from rlpa_agent.learner import Learner
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_agent.world import ALONE, World
@@ -57,6 +59,11 @@ def main(out: str, iterations: str) -> None:
     from rlpa_agent.trainer import Trainer
 
     torch.set_num_threads(1)
+    world = World.from_environment()
+    found = fixture(Path(out), world)
+    if world.first:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        save_file(found, Path(out) / "fixture.safetensors")
     config = toy_config(
         Path(out),
         3,
@@ -70,7 +77,20 @@ def main(out: str, iterations: str) -> None:
     def make_env():
         return Script(lines, turns=3, pay=lambda text, turn: float(len(text) % 3))
 
-    Trainer(config, little(), make_env, quiet=True, world=World.from_environment()).run()
+    Trainer(config, little(), make_env, quiet=True, world=world).run()
+
+
+def fixture(out: Path, world: World) -> dict[str, torch.Tensor]:
+    """Loss and gradient of a step on rows of 1 and 3 action tokens, w = 1, A = (+1; −1 −1 −1) as given; a micro-batch each."""
+    policy = little()
+    context = policy.chat.opening([("user", "Hello")])
+    rows = [np.array([40]), np.array([41, 42, 43])]
+    batch = make_batch([Trajectory((Turn(context, ids, np.zeros(len(ids), np.float32), 0.0),), context, True, False) for ids in rows], max_turns=10)
+    learner, stats = Learner(policy, toy_config(out, 10, optim={"token_budget": 1, "max_grad_norm": 1e9}), world), UpdateStats()
+    estimates = dataclasses.replace(learner.estimate(batch, 0), advantages_A=torch.tensor([1.0, -1.0, -1.0, -1.0]))
+    assert learner._step(batch, [0, 1], estimates, stats, critic_only=False, first=True)
+    assert stats.first_ratio_error == 0.0
+    return {"loss": torch.tensor(stats.policy_loss), "gradient": torch.cat([p.grad.flatten() for p in policy.parameters_policy()])}
 
 
 def little():
@@ -81,6 +101,11 @@ def test_T9_three_processes_of_which_one_has_nothing_are_one(tmp_path):
     """Two dialogues, a micro-batch each: the third process only adds zeros."""
     main(str(tmp_path / "one"), "3")
     assert launch(3, tmp_path / "three", 3) == [0, 0, 0]
+    one, three = (load_file(tmp_path / name / "fixture.safetensors") for name in ("one", "three"))
+    assert float(one["loss"]) == pytest.approx(0.5, abs=1e-6)
+    assert float(three["loss"]) == pytest.approx(0.5, abs=1e-6)
+    assert float(one["gradient"].abs().max()) > 1e-3
+    assert float((one["gradient"] - three["gradient"]).abs().max()) <= 1e-6
     lines = [[json.loads(line) for line in (tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines()] for name in ("one", "three")]
     assert [line["iteration"] for line in lines[1]] == [1, 2, 3]
     for one, many in zip(*lines, strict=True):

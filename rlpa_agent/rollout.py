@@ -180,7 +180,7 @@ class _Job:
             n = len(self.rows)
             live = [state.live for state in self.rows]
             ids_n, logp_n = self.sampler.draw(hidden_RH[:n], live)
-            ended = self._record(ids_n.tolist(), logp_n.tolist(), np.array(hidden_RH[:n].float().cpu()) if self.keep_states else None)
+            ended = self._record(ids_n.tolist(), logp_n.tolist(), hidden_RH[:n].float().cpu().numpy().copy() if self.keep_states else None)
             if any(state.live for state in self.rows):
                 live_n = torch.tensor([state.live for state in self.rows])
                 hidden_RH[:n] = self.cache.step(ids_n, live_n)

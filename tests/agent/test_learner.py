@@ -214,7 +214,7 @@ def test_sampling_that_computes_otherwise_is_told_where_its_logp_are_taken(tmp_p
 
 def test_auto_is_float32_where_sampled_logp_are_taken(tmp_path, monkeypatch):
     """Else the same command would run or be refused as a stopwatch says."""
-    monkeypatch.setattr("rlpa_agent.learner.faster_dtype", lambda width: "bfloat16")
+    monkeypatch.setattr("rlpa_agent.learner.update_dtype", lambda device, width: "bfloat16")
     for old, expected in (("sampled", "float32"), ("scored", "bfloat16")):
         config = toy_config(tmp_path, 3, ppo={"old_logp": old}, model={"update_dtype": "auto"})
         assert Learner(tiny_models.policy(), config).update_dtype == expected

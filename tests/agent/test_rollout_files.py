@@ -348,7 +348,7 @@ def test_units_are_groups(run):
 
 def test_a_run_that_took_sampled_logp_is_replayed_by_scoring(tmp_path, monkeypatch):
     """Its states are not kept, and the policy has moved on since; nor does it matter here what multiplies faster."""
-    monkeypatch.setattr("rlpa_agent.learner.faster_dtype", lambda width: "bfloat16")
+    monkeypatch.setattr("rlpa_agent.learner.update_dtype", lambda device, width: "bfloat16")
     ppo = {"beta": 0.05, "old_logp": "sampled", "critic_steps": 2}
     trainer = trainer_of(tmp_path, iterations=1, ppo=ppo, model={"update_dtype": "auto"}, optim={"policy_lr": 1e-2})
     trainer.run()

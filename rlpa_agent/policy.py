@@ -197,8 +197,10 @@ class Policy:
         else:
             lm = self.lm if dtype is None else copy.deepcopy(self.lm).to(dtype)
             lm.generation_config = generation
+            near: dict[int, Tensor] = {}  # by the weight, so that tied ones stay one
+            weights = {name: near.setdefault(id(weight), weight.detach().cpu()) for name, weight in lm.state_dict(keep_vars=True).items()}
             with quiet():
-                lm.save_pretrained(folder, state_dict={name: tensor.cpu() for name, tensor in lm.state_dict().items()})
+                lm.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
         if self.system_prompt is not None:
             (folder / PROMPT_FILE).write_bytes(self.system_prompt.encode("utf-8"))
@@ -320,7 +322,7 @@ class Policy:
         """Value [A] of hidden states, in the units of the head."""
         if self.value_grad == "detach":
             hidden_AH = hidden_AH.detach()
-        with torch.autocast(hidden_AH.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             return self.value_head(hidden_AH.to(self.device), turn_fraction_A.to(self.device)).cpu()
 
     def _head(

@@ -40,6 +40,7 @@ def main(case: str, work: Path) -> None:
     import far_device  # noqa: F401 -- there is a device "far" from here on
     import tiny_models
     import torch
+    from safetensors.torch import load_file
     from tiny_models import Script
 
     from rlpa_agent import generation
@@ -74,6 +75,10 @@ def main(case: str, work: Path) -> None:
     resumed = trainer("far", 3, checkpointed_policy(work / "far"))
     resumed.resume()
     resumed.run()
+    if case != "lora":  # the files are those of a run on the processor; tied embeddings are one
+        saved = [sorted(load_file(checkpointed_policy(work / device) / "model.safetensors")) for device in ("cpu", "far")]
+        assert saved[0] == saved[1]
+        assert "lm_head.weight" not in saved[0]
     moved = 0.0
     for name in ("return", "kl", "policy_loss", "value_loss", "entropy", "grad_norm", "explained_variance"):
         here, there = ([json.loads(line)[name] for line in (work / device / "metrics.jsonl").read_text().splitlines()] for device in ("cpu", "far"))

@@ -57,10 +57,7 @@ class Step:
 
 @runtime_checkable
 class EnvPool(Protocol):
-    """Environments in numbered slots, each of which plays one episode at a time.
-
-    A pool may step what it is given at once, in threads or elsewhere; slots know nothing of each other.
-    """
+    """Environments in numbered slots, each of which plays one episode at a time. Slots know nothing of each other."""
 
     def __len__(self) -> int:
         """Number of slots: so many episodes are played beside each other at the most."""
@@ -68,16 +65,20 @@ class EnvPool(Protocol):
     def reset(self, slot: int, seed: int, options: Mapping[str, Any] | None = None) -> Opening:
         """Begin an episode in a slot; equal seeds begin alike, in any slot."""
 
-    def step(self, slots: Sequence[int], texts: Sequence[str]) -> list[Step]:
-        """Answer in these slots, which are different; what came of it, in their order."""
+    def begin(self, slot: int, text: str) -> Future[Step]:
+        """Answer in a slot; what comes of it. While a future is not done its slot is left alone, and the others go on.
+
+        A pool that has to wait, for models or for another machine, returns at once; one that has not steps here and returns a
+        future that is done (`rlpa_env.flows.finished`).
+        """
 
 
 @runtime_checkable
 class BranchingPool(EnvPool, Protocol):
     """A pool that can try an answer without going on from it: for several samples a turn."""
 
-    def attempt(self, slot: int, text: str) -> tuple[Step, Any]:
-        """Answer in a copy of the slot, which itself stays as it is; what came of it, and the copy."""
+    def attempt(self, slot: int, text: str) -> Future[tuple[Step, Any]]:
+        """`begin` in a copy of the slot, which itself stays as it is; what comes of it, and the copy."""
 
     def settle(self, slot: int, attempted: Any) -> None:
         """Go on from a copy that `attempt` gave."""

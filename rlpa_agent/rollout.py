@@ -1,9 +1,9 @@
 """Policy x environments -> trajectories.
 
-All dialogues decode together, each at its own pace: a row whose turn ended steps its environment at once and
-waits, masked, until a few rows have new text; that text is then prefilled for all of them in one pass. A row
-whose episode ended takes the next one. Where token histories only grow, nothing is fed twice; a context that was
-rewritten, and one that is answered once more, is read anew.
+All dialogues decode together, each at its own pace: a row whose turn ended asks its environment at once and
+waits, masked, while the others go on, until its environment has answered and a few rows have new text; that text is
+then prefilled for all of them in one pass. A row whose episode ended takes the next one. Where token histories only
+grow, nothing is fed twice; a context that was rewritten, and one that is answered once more, is read anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rlpa_agent.contexts import Pieces
 from rlpa_agent.generation import Sampler, decoder
 from rlpa_agent.policy import Policy
 from rlpa_agent.pool import as_pool
-from rlpa_agent.protocols import BranchingPool, EnvPool, Generator, Sampled, Step, TextEnv
+from rlpa_agent.protocols import BranchingPool, EnvPool, Generator, Step, TextEnv
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env.errors import ConfigError
 
@@ -41,7 +41,7 @@ class RolloutCounts:
     decode_rows: int = 0  # rows computed in those steps, waiting ones included
     length_stops: int = 0  # turns cut at max_new_tokens
     context_stops: int = 0  # episodes that outgrew the context
-    environment_seconds: float = 0.0
+    environment_seconds: float = 0.0  # in which nothing was decoded
     prefill_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -60,7 +60,7 @@ class _Answered:
     attempted: Any = None  # the copy of the environment behind it, when several samples are taken
 
 
-@dataclass
+@dataclass(eq=False)
 class _Row:
     """A dialogue in progress."""
 
@@ -76,6 +76,7 @@ class _Row:
     anew: bool = False  # the cache must forget the row first
     unfed: list[int] = field(default_factory=list)  # ids that the cache has not seen yet
     live: bool = False  # sampling a turn now
+    asked: Future[Any] | None = None  # what its environment will say of the turn; the `Step`, and with several samples the copy
     name: str = ""
     messages: tuple[tuple[str, str], ...] = ()
 
@@ -113,9 +114,7 @@ def collect(
     if samples > 1 and not isinstance(pool, BranchingPool):
         raise ConfigError(f"samples: expected 1 of a {type(pool).__name__}, which cannot branch (attempt, settle); got {samples}.")
     if len(seeds) == 0 or len(pool) == 0:
-        raise ConfigError(
-            f"collect: expected at least one env and one seed; got {len(pool)} and {len(seeds)}"
-        )
+        raise ConfigError(f"collect: expected at least one env and one seed; got {len(pool)} and {len(seeds)}")
     job = _Job(
         pool,
         chat or policy.chat,
@@ -173,45 +172,60 @@ class _Job:
         self.rows = [self._start(slot) for slot in self.slots]
         hidden_RH = torch.zeros(size, policy.lm.config.hidden_size, dtype=self.cache.dtype, device=policy.device)
         while self.rows:
-            waiting = [row for row, state in enumerate(self.rows) if not state.live]
+            self._hear(hidden_RH)
+            waiting = [row for row, state in enumerate(self.rows) if not state.live and state.asked is None]
+            n, live = len(self.rows), [state.live for state in self.rows]
             # Few rows make a prefill as costly as a decoding step; many waiting rows waste the steps.
-            if len(waiting) >= max(1, len(self.rows) // 8) or len(waiting) == len(self.rows):
+            if waiting and (len(waiting) >= max(1, n // 8) or not any(live)):
                 hidden_RH[waiting] = self._prefill(waiting)
-            n = len(self.rows)
-            live = [state.live for state in self.rows]
+                live = [state.live for state in self.rows]
+            if not any(live):  # all have asked, or all is over
+                continue
             ids_n, logp_n = self.sampler.draw(hidden_RH[:n], live)
             ended = self._record(ids_n.tolist(), logp_n.tolist(), hidden_RH[:n].float().cpu().numpy().copy() if self.keep_states else None)
+            for row in reversed(ended):
+                self._ask(self.rows[row])
             if any(state.live for state in self.rows):
                 live_n = torch.tensor([state.live for state in self.rows])
                 hidden_RH[:n] = self.cache.step(ids_n, live_n)
                 self.counts.decode_steps += 1
                 self.counts.decode_rows += n
-            ended.reverse()  # from the back, so that a move never shifts a row still to be handled
-            for row, trajectory in zip(ended, self._step([self.rows[row] for row in ended]), strict=True):
-                if trajectory is not None:
-                    self._end_episode(row, trajectory, hidden_RH)
+
+    def _hear(self, hidden_RH: torch.Tensor) -> None:
+        """Take in what environments have answered; where nothing else can be done, wait until one has."""
+        asked = {state.asked: state for state in self.rows if state.asked is not None}
+        began = time.perf_counter()
+        done = wait(asked, None if len(asked) == len(self.rows) else 0.0, FIRST_COMPLETED).done
+        self.counts.environment_seconds += time.perf_counter() - began
+        for future, state in reversed(asked.items()):  # from the back, as they were asked
+            if future in done and (trajectory := self._answered(state)) is not None:
+                self._end_episode(self.rows.index(state), trajectory, hidden_RH)
 
     def run_outside(self, generator: Generator, temperature: float) -> None:
-        """Have every turn sampled elsewhere, stepping each environment as its answer comes."""
+        """Have every turn sampled elsewhere; as soon as a sample or the answer to one comes, that dialogue goes on."""
+        under_way: dict[Future[Any], _Row] = {}
 
-        def ask(row: _Row) -> Future[Sampled]:
+        def sample(row: _Row) -> None:
             self.counts.prefilled_tokens += len(row.unfed)
             row.unfed = []
-            return generator.begin(row.transcript.ids, self._stream(row), self.max_new_tokens, temperature)
+            under_way[generator.begin(row.transcript.ids, self._stream(row), self.max_new_tokens, temperature)] = row
 
-        waiting = {ask(row): row for row in map(self._start, self.slots)}
-        while waiting:
-            finished = [(waiting.pop(future), future.result()) for future in wait(waiting, return_when=FIRST_COMPLETED).done]
-            for row, sampled in finished:
-                row.action, row.logp = list(sampled.ids), list(sampled.logp)
-            rows = [row for row, _ in finished]
-            for row, trajectory in zip(rows, self._step(rows), strict=True):
+        for slot in self.slots:
+            sample(self._start(slot))
+        while under_way:
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                row = under_way.pop(future)
+                if row.asked is None:
+                    row.action, row.logp = list(future.result().ids), list(future.result().logp)
+                    under_way[self._ask(row)] = row
+                    continue
+                trajectory = self._answered(row)
                 if trajectory is not None:
                     self._note(row, trajectory)
                     if self.started == len(self.seeds):
                         continue
                     row = self._start(row.slot)
-                waiting[ask(row)] = row
+                sample(row)
 
     def _start(self, slot: int) -> _Row:
         """Begin the next episode in a slot."""
@@ -223,10 +237,8 @@ class _Job:
         state = _Row(slot, i, self.chat.begin(opened.messages), name=opened.name)
         opening = self.chat.context(state.pieces).tolist()
         if not self._has_room(len(opening)):
-            raise ConfigError(
-                f"context: expected room for the opening ({len(opening)} tokens) and a turn of {self.max_new_tokens}; "
-                f"the model has {self.limit}. Shorten the system prompt or lower max_new_tokens."
-            )
+            wanted = f"room for the opening ({len(opening)} tokens) and a turn of {self.max_new_tokens}"
+            raise ConfigError(f"context: expected {wanted}; the model has {self.limit}. Shorten the system prompt or lower max_new_tokens.")
         self._feed(state, opening)
         return state
 
@@ -257,8 +269,7 @@ class _Job:
 
     def _stream(self, state: _Row) -> tuple[int, ...]:
         """Key of the random stream of the next answer."""
-        again = (len(state.samples),) if state.samples else ()
-        return (*self.streams[state.episode], len(state.turns), *again)
+        return (*self.streams[state.episode], len(state.turns), *((len(state.samples),) if state.samples else ()))
 
     def _record(self, ids: list[int], logp: list[float], states: np.ndarray | None) -> list[int]:
         """Note the sampled token of every live row; rows whose turn it ended, which are no longer live."""
@@ -297,19 +308,22 @@ class _Job:
             self.rows[row] = self.rows[last]
         self.rows.pop()
 
-    def _step(self, rows: Sequence[_Row]) -> list[Trajectory | None]:
-        """Send finished turns to the pool; the trajectory of each row whose episode is over."""
-        texts = [self.chat.decode(row.action) for row in rows]
-        began = time.perf_counter()
-        if self.samples > 1:
-            assert isinstance(self.pool, BranchingPool)  # `collect` has seen to it
-            tried = [self.pool.attempt(row.slot, text) for row, text in zip(rows, texts, strict=True)]
-        else:
-            tried = [(step, None) for step in self.pool.step([row.slot for row in rows], texts)]
+    def _ask(self, row: _Row) -> Future[Any]:
+        """Send a finished turn to the row's environment."""
+        text, began = self.chat.decode(row.action), time.perf_counter()
+        ask = self.pool.attempt if self.samples > 1 else self.pool.begin  # type: ignore[attr-defined]  # `collect` has seen to it
+        asked: Future[Any] = ask(row.slot, text)
+        row.asked = asked
         self.counts.environment_seconds += time.perf_counter() - began
-        answers = [_Answered(self._turn(row, step), step, copy) for row, (step, copy) in zip(rows, tried, strict=True)]
-        decide = self._go_on if self.samples == 1 else self._choose
-        return [decide(row, answered) for row, answered in zip(rows, answers, strict=True)]
+        return asked
+
+    def _answered(self, row: _Row) -> Trajectory | None:
+        """Go on with what the environment has said of the turn; the trajectory if the episode is over."""
+        assert row.asked is not None
+        outcome, row.asked = row.asked.result(), None
+        step, copy = outcome if self.samples > 1 else (outcome, None)
+        answered = _Answered(self._turn(row, step), step, copy)
+        return self._go_on(row, answered) if self.samples == 1 else self._choose(row, answered)
 
     def _choose(self, state: _Row, answered: _Answered) -> Trajectory | None:
         """Keep a sample of the turn under way; with the last one, go on from the best paid."""
@@ -320,8 +334,7 @@ class _Job:
         best = max(state.samples, key=lambda sample: (sample.turn.valid, sample.turn.reward))
         others = tuple(sample.turn for sample in state.samples if sample is not best)
         state.samples = []
-        assert isinstance(self.pool, BranchingPool)
-        self.pool.settle(state.slot, best.attempted)
+        self.pool.settle(state.slot, best.attempted)  # type: ignore[attr-defined]
         return self._go_on(state, replace(best, turn=replace(best.turn, others=others)))
 
     def _turn(self, state: _Row, step: Step) -> Turn:

@@ -1,19 +1,21 @@
-"""Work that has to wait, without threads: a *flow* is a generator that yields futures and returns its result.
+"""Work that has to wait, without a thread for each: a *flow* is a generator that yields futures and returns its result.
 
 >>> def doubled(future):
 ...     value = yield future
 ...     return 2 * value
->>> ready = Future()
->>> ready.set_result(21)
->>> run([doubled(ready)])
+>>> run([doubled(finished(21))])
 [42]
+>>> begin(lambda: [doubled(finished(21))], sum).result()
+42
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from functools import partial
+from functools import lru_cache, partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -21,6 +23,41 @@ from rlpa_env.errors import ModelError
 
 T = TypeVar("T")
 Flow = Generator["Future[Any]", Any, T]
+Work = Callable[[], None]
+
+
+class _Group:
+    """Flows that go on as their futures come in: each then hands ``post`` the work that is to be done."""
+
+    def __init__(self, flows: Sequence[Flow[Any]], post: Callable[[Work], None]) -> None:
+        self.flows, self.post = flows, post
+        self.outcomes: list[Any] = [None] * len(flows)
+        self.awaited: dict[int, Future[Any]] = {}
+
+    def start(self) -> None:
+        for index in range(len(self.flows)):
+            self._advance(index, None)
+
+    def _advance(self, index: int, done: Future[Any] | None) -> None:
+        flow = self.flows[index]
+        self.awaited.pop(index, None)
+        try:
+            if done is None:
+                future = next(flow)
+            else:
+                error = done.exception()
+                future = flow.throw(error) if error else flow.send(done.result())
+        except StopIteration as stop:
+            self.outcomes[index] = stop.value
+        except ModelError as failure:
+            self.outcomes[index] = failure
+        else:
+            self.awaited[index] = future
+            future.add_done_callback(lambda done: self.post(partial(self._advance, index, done)))
+
+    def cancel(self) -> None:
+        for future in self.awaited.values():
+            future.cancel()
 
 
 def run(flows: Sequence[Flow[Any]]) -> list[Any]:
@@ -30,40 +67,67 @@ def run(flows: Sequence[Flow[Any]]) -> list[Any]:
         Per flow what it returned, or the ModelError that it ended with. Any other exception, ctrl-C included, is raised
         at once, after the futures still awaited were cancelled.
     """
-    outcomes: list[Any] = [None] * len(flows)
-    awaited: dict[int, Future[Any]] = {}
-    ready: SimpleQueue[int] = SimpleQueue()
-
-    def advance(index: int, done: Future[Any] | None) -> None:
-        flow = flows[index]
-        try:
-            if done is None:
-                future = next(flow)
-            else:
-                error = done.exception()
-                future = flow.throw(error) if error else flow.send(done.result())
-        except StopIteration as stop:
-            outcomes[index] = stop.value
-        except ModelError as failure:
-            outcomes[index] = failure
-        else:
-            awaited[index] = future
-            future.add_done_callback(partial(_announce, ready, index))
-
+    posted: SimpleQueue[Work] = SimpleQueue()
+    group = _Group(flows, posted.put)
     try:
-        for index in range(len(flows)):
-            advance(index, None)
-        while awaited:
-            index = ready.get()
-            advance(index, awaited.pop(index))
+        group.start()
+        while group.awaited:
+            posted.get()()
     finally:
-        for future in awaited.values():
-            future.cancel()
-    return outcomes
+        group.cancel()
+    return group.outcomes
 
 
-def _announce(ready: SimpleQueue[int], index: int, _: Future[Any]) -> None:
-    ready.put(index)
+def begin(flows: Callable[[], Sequence[Flow[Any]]], then: Callable[[list[Any]], T]) -> Future[T]:
+    """`run` the flows that ``flows()`` makes while the caller does something else; a future of ``then`` of their outcomes.
+
+    Everything begun in this way, ``flows`` and ``then`` included, happens on one thread of the process, a piece at a time: what
+    these pieces share needs no lock. The thread keeps no interpreter alive. What they raise, the future does.
+    """
+    posted = _background(os.getpid())
+    outcome: Future[T] = Future()
+    group: _Group | None = None
+
+    def work(piece: Work | None) -> None:
+        nonlocal group
+        if outcome.done():  # something failed, and this was cancelled
+            return
+        try:
+            if piece is None:
+                group = _Group(flows(), lambda piece: posted.put(partial(work, piece)))
+                group.start()
+            else:
+                piece()
+            assert group is not None
+            if not group.awaited:
+                outcome.set_result(then(group.outcomes))
+        except BaseException as error:  # whatever it is: it belongs to whoever waits for the outcome
+            outcome.set_exception(error)
+            if group is not None:
+                group.cancel()
+
+    posted.put(partial(work, None))
+    return outcome
+
+
+@lru_cache
+def _background(pid: int) -> SimpleQueue[Work]:
+    """What is put here is done on the thread of this process."""
+    posted: SimpleQueue[Work] = SimpleQueue()
+
+    def forever() -> None:
+        while True:
+            posted.get()()
+
+    threading.Thread(target=forever, name=f"rlpa-flows-{pid}", daemon=True).start()
+    return posted
+
+
+def finished(value: T) -> Future[T]:
+    """A future of what is known already."""
+    future: Future[T] = Future()
+    future.set_result(value)
+    return future
 
 
 def alone(flow: Flow[T]) -> T:

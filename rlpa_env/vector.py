@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, SupportsFloat
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -12,8 +14,9 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from rlpa_env.env import RLPAEnv
 from rlpa_env.errors import ConfigError
-from rlpa_env.flows import run
+from rlpa_env.flows import begin, finished, run
 
+T = TypeVar("T")
 Transition = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
 
@@ -37,6 +40,25 @@ def step_all(envs: Sequence[gym.Env], actions: Sequence[str]) -> list[Transition
     """``step`` of every (wrapped) environment; equal to stepping one after the other, and as fast as the slowest."""
     make_calls(envs, actions)
     return [env.step(action) for env, action in zip(envs, actions, strict=True)]
+
+
+def begin_step(env: Any, action: Any, then: Callable[[Transition], T]) -> Future[T]:
+    """A future of ``then(env.step(action))``: of an environment that waits for models, one that comes when they have answered.
+
+    Until then nothing else may touch the environment. It is stepped by `flows.begin`; any other environment at once, by us, and what
+    it raises is raised. So is one that hears another text than it is given, whose calls cannot be made ahead.
+    """
+    inner = env
+    while isinstance(inner, gym.Wrapper) and not isinstance(inner, gym.ActionWrapper):
+        inner = inner.env
+    if not (isinstance(inner, RLPAEnv) and inner.waits):
+        return finished(then(env.step(action)))
+
+    def step(outcomes: Sequence[Any]) -> T:
+        inner.take(action, outcomes)
+        return then(env.step(action))
+
+    return begin(partial(inner.flows, action), step)
 
 
 class RLPAVectorEnv(SyncVectorEnv):

@@ -82,8 +82,7 @@ class Copied(GymPool):
 
     def attempt(self, slot, text):
         twin = copy.deepcopy(self.envs[slot])
-        step = self._stepped(slot, twin, text)
-        return step, (twin, step.messages)
+        return self._begin(slot, twin, text, lambda step: (step, (twin, step.messages)))
 
     def settle(self, slot, attempted):
         self.envs[slot], self._said[slot] = attempted

@@ -21,10 +21,11 @@ from rlpa_agent.policy import Policy
 from rlpa_agent.pool import GymPool
 from rlpa_agent.progress import health, rollout_figures
 from rlpa_agent.protocols import BranchingPool, EnvPool, Opening, Sampled, Step
-from rlpa_agent.rollout import collect
+from rlpa_agent.rollout import RolloutCounts, collect
 from rlpa_agent.trainer import Trainer, checkpointed_policy
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env.errors import ConfigError
+from rlpa_env.flows import finished
 
 torch.set_num_threads(1)
 
@@ -89,10 +90,10 @@ def test_an_environment_without_words_is_refused():
 
 
 class OwnPool:
-    """Slots without environments behind them, stepped together: a reply is paid its length, four turns."""
+    """Slots without environments behind them: a reply is paid its length, four turns."""
 
     def __init__(self, slots):
-        self.messages, self.together = [()] * slots, []
+        self.messages = [()] * slots
 
     def __len__(self):
         return len(self.messages)
@@ -101,14 +102,35 @@ class OwnPool:
         self.messages[slot] = (("user", f"Hello {seed % 3}"),)
         return Opening(self.messages[slot], f"own#{seed}")
 
-    def step(self, slots, texts):
-        assert len(set(slots)) == len(slots) == len(texts)
-        self.together.append(len(slots))
-        steps = []
-        for slot, text in zip(slots, texts):
-            self.messages[slot] += (("assistant", text), ("user", "Well."))
-            steps.append(Step(self.messages[slot], float(len(text)), False, len(self.messages[slot]) == 9))
-        return steps
+    def begin(self, slot, text):
+        self.messages[slot] += (("assistant", text), ("user", "Well."))
+        return finished(Step(self.messages[slot], float(len(text)), False, len(self.messages[slot]) == 9))
+
+
+class LatePool(OwnPool):
+    """The first slot answers when the second's dialogue is over, or never: one after the other they would stand still."""
+
+    def __init__(self, slots):
+        super().__init__(slots)
+        self.held = []
+
+    def begin(self, slot, text):
+        known = super().begin(slot, text)
+        if slot == 0 and not self.over:
+            late = Future()
+            self.held.append((late, known.result()))
+            return late
+        if slot == 1 and known.result().truncated:
+            self.over = True
+            for late, step in self.held:
+                threading.Timer(0.05, late.set_result, [step]).start()
+        return known
+
+    def reset(self, slot, seed, options=None):
+        self.over = self.over if slot == 0 else False
+        return super().reset(slot, seed, options)
+
+    over = False
 
 
 class OwnEnv:
@@ -123,18 +145,45 @@ class OwnEnv:
         return "Well.", len(text), False, self.turns == 4, {}
 
 
-def test_a_pool_of_ones_own_is_stepped_in_one_call_and_plays_the_same_dialogues():
-    policy, pool = tiny_models.policy(sharpness=2.0), OwnPool(3)
-    settings = {"seeds": range(7), "max_new_tokens": 6, "max_turns": 6}
-    own = collect(policy, pool, **settings)
-    single = collect(policy, [OwnEnv() for _ in range(3)], **settings)
-    assert max(pool.together) > 1  # turns that end in the same decoding step go together
-    assert sum(pool.together) == 28
+@pytest.mark.parametrize("pool", [OwnPool, LatePool])
+@pytest.mark.parametrize("slots", [2, 3])
+def test_a_pool_of_ones_own_plays_the_same_dialogues_however_late_it_answers(pool, slots):
+    policy = tiny_models.policy(sharpness=2.0)
+    settings = {"seeds": range(slots), "max_new_tokens": 6, "max_turns": 6}
+    counts = RolloutCounts()
+    own = collect(policy, pool(slots), counts=counts, **settings)
+    single = collect(policy, [OwnEnv() for _ in range(slots)], **settings)
     for a, b in zip(own, single, strict=True):
         assert a.final_context_ids.tolist() == b.final_context_ids.tolist()
         assert [turn.reward for turn in a.turns] == [turn.reward for turn in b.turns]
         assert (a.messages, a.truncated, a.terminated) == (b.messages, b.truncated, b.terminated)
-    assert own[4].episode == "own#4"
+    assert [trajectory.episode for trajectory in own] == [f"own#{i}" for i in range(slots)]
+    assert counts.action_tokens == sum(len(turn.action_ids) for trajectory in own for turn in trajectory.turns)
+    assert (counts.environment_seconds > 0.04) == (pool is LatePool)  # nothing left to decode while the timer ran
+
+
+def test_a_sampler_elsewhere_goes_on_while_an_answer_is_awaited():
+    policy, token = tiny_models.policy(), 5
+    settings = {"seeds": range(3), "max_new_tokens": 6, "max_turns": 6}
+    late = collect(policy, LatePool(3), generator=Elsewhere(token), **settings)
+    soon = collect(policy, OwnPool(3), generator=Elsewhere(token), **settings)
+    assert [trajectory.messages for trajectory in late] == [trajectory.messages for trajectory in soon]
+    assert [trajectory.episode for trajectory in late] == ["own#0", "own#1", "own#2"]
+
+
+def test_what_an_awaited_answer_ends_with_is_raised():
+    class Broken(OwnPool):
+        def begin(self, slot, text):
+            known = super().begin(slot, text)
+            if slot == 0:
+                self.late = Future()
+                return self.late
+            if known.result().truncated:
+                self.late.set_exception(OSError("the other machine is gone"))
+            return known
+
+    with pytest.raises(OSError, match="the other machine is gone"):
+        collect(tiny_models.policy(), Broken(2), seeds=range(2), max_new_tokens=6, max_turns=6)
 
 
 def test_several_samples_need_a_pool_that_branches():
@@ -266,13 +315,43 @@ def test_the_model_calls_of_all_slots_are_in_flight_together(wrap):
     pool = GymPool([waiting[0], OwnEnv(), *waiting[1:]])  # one that waits for nothing among them
     for slot in range(7):
         pool.reset(slot, seed=3)
-    steps = pool.step([6, 5, 4, 1, 3, 2, 0], [*said[:3], "Hi", *said[3:]])
+    said = [*said[:3], "Hi", *said[3:]]
+    futures = [pool.begin(slot, text) for slot, text in zip([6, 5, 4, 1, 3, 2, 0], said)]
+    assert futures[3].done()
+    steps = [future.result(20) for future in futures]
     assert crowd.most == 12  # a user and a judge for each of six
     assert steps[3].reward == 2.0
-    assert [step.messages[-2][1] for step in steps] == [*said[:3], "Hi", *said[3:]]
+    assert [step.messages[-2][1] for step in steps] == said
     alone = GymPool([env(user=rlpa_env.LLMUser(Crowd(1)), judge=rlpa_env.LLMJudge(Crowd(1)))])
     alone.reset(0, seed=3)
-    assert alone.step([0], [said[0]])[0] == steps[0]
+    assert alone.begin(0, said[0]).result(20) == steps[0]
+
+
+def test_answers_that_are_tried_in_copies_wait_together_too():
+    crowd, said = Crowd(size=4), rlpa_env.format_action([], "I made tea. What do you do for work?")
+    pool = GymPool([gym.make("RLPA-v0", user=rlpa_env.LLMUser(crowd), judge=rlpa_env.LLMJudge(crowd)) for _ in range(2)])
+    for slot in range(2):
+        pool.reset(slot, seed=3)
+    (step, copy), (other, _) = [future.result(20) for future in [pool.attempt(slot, said) for slot in range(2)]]
+    assert crowd.most == 4
+    assert step == other
+    assert len(pool.envs[0].unwrapped.dialogue) == 1
+    pool.settle(0, copy)
+    assert len(pool.envs[0].unwrapped.dialogue) == 3
+    assert pool.begin(0, said).result(20).messages[:3] == (*step.messages[:3],)
+
+
+def test_a_slot_begins_anew_when_what_it_waits_for_has_come():
+    crowd = Crowd(size=99)
+    env = gym.make("RLPA-v0", user=rlpa_env.LLMUser(crowd))
+    pool = GymPool([env])
+    pool.reset(0, seed=3)
+    answer = pool.begin(0, rlpa_env.format_action([], "I made tea. What do you do for work?"))
+    assert not answer.done()
+    opening = pool.reset(0, seed=3)  # the rollout was broken off
+    assert answer.done()
+    assert opening.messages == pool.reset(0, seed=3).messages
+    assert len(env.unwrapped.dialogue) == 1
 
 
 def test_an_environment_that_hears_another_text_than_it_is_given_makes_its_calls_alone():
@@ -281,6 +360,6 @@ def test_an_environment_that_hears_another_text_than_it_is_given_makes_its_calls
     )
     pool = GymPool([louder])
     pool.reset(0, seed=3)
-    (step,) = pool.step([0], [rlpa_env.format_action([], "Hi there.")])
+    step = pool.begin(0, rlpa_env.format_action([], "Hi there.")).result(0)
     assert step.info["reward/valid"]
     assert "Really." in louder.unwrapped.dialogue[1].content

@@ -1,0 +1,88 @@
+"""Flows: work that waits, run to its end or in the background."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from rlpa_env.errors import ModelError
+from rlpa_env.flows import alone, begin, finished, run
+
+
+def flow(*futures):
+    total = 0
+    for future in futures:
+        total += yield future
+    return total
+
+
+def failing(future, error):
+    yield future
+    raise error
+
+
+def later(value, seconds=0.05):
+    future: Future = Future()
+    threading.Timer(seconds, future.set_result, [value]).start()
+    return future
+
+
+def in_background(flows):
+    return begin(lambda: flows, lambda outcomes: outcomes).result(5)
+
+
+@pytest.mark.parametrize("all_of", [run, in_background])
+def test_flows_wait_together_and_a_failed_model_is_an_outcome(all_of):
+    failure = ModelError("no answer")
+    broken: Future = Future()
+    broken.set_exception(failure)
+    assert all_of([flow(later(1), finished(2)), flow(), flow(finished(3), broken), flow(finished(4))]) == [3, 0, failure, 4]
+
+
+@pytest.mark.parametrize("all_of", [run, in_background])
+@pytest.mark.parametrize("error", [KeyError("a fault of ours"), KeyboardInterrupt()])
+def test_any_other_error_is_raised_and_what_is_awaited_is_cancelled(all_of, error):
+    never: Future = Future()
+    with pytest.raises(type(error)):
+        all_of([flow(never), failing(later(1), error), flow(never)])
+    assert never.cancelled()
+    assert all_of([flow(finished(1))]) == [1]  # the thread has survived it
+
+
+def test_a_model_error_of_one_flow_is_raised():
+    with pytest.raises(ModelError, match="no answer"):
+        alone(failing(finished(0), ModelError("no answer")))
+
+
+def test_the_background_is_one_daemon_thread_and_the_caller_goes_on():
+    threads = []
+
+    def flows():
+        threads.append(threading.current_thread())
+        return [flow(gate)]
+
+    def then(outcomes):
+        threads.append(threading.current_thread())
+        return sum(outcomes)
+
+    gate: Future = Future()
+    first, second = begin(flows, then), begin(lambda: [], then)
+    assert second.result(5) == 0  # begun later, over sooner
+    assert not first.done()
+    gate.set_result(7)
+    assert first.result(5) == 7
+    assert len({*threads}) == 1
+    assert threads[0] is not threading.current_thread()
+    assert threads[0].daemon
+
+
+@pytest.mark.parametrize("place", ["flows", "then"])
+def test_what_is_raised_before_or_behind_the_flows_is_the_futures(place):
+    def broken(*_):
+        raise LookupError("lost")
+
+    future = begin(broken, sum) if place == "flows" else begin(lambda: [flow(finished(1))], broken)
+    with pytest.raises(LookupError, match="lost"):
+        future.result(5)

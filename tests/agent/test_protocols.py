@@ -118,11 +118,15 @@ class LatePool(OwnPool):
         known = super().begin(slot, text)
         if slot == 0 and not self.over:
             late = Future()
-            self.held.append((late, known.result()))
+            patience = threading.Timer(10.0, late.set_exception, [AssertionError("the rollout stands still")])
+            patience.daemon = True
+            patience.start()
+            self.held.append((late, known.result(), patience))
             return late
         if slot == 1 and known.result().truncated:
             self.over = True
-            for late, step in self.held:
+            for late, step, patience in self.held:
+                patience.cancel()
                 threading.Timer(0.05, late.set_result, [step]).start()
         return known
 

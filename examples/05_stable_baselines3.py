@@ -3,7 +3,7 @@
     python examples/05_stable_baselines3.py [--algo ppo|a2c|dqn] [--steps 100000] [--smoke]
 
 `DialogueActs` turns the dialogue into a vector and a move into words, so any algorithm for vectors will do. In some three
-minutes on one core PPO passes the `script` agent, which asks ten good questions and listens. Needs the extra [sb3].
+minutes on one core PPO passes the `script` agent: ten fixed questions, and a list of what it was told. Needs the extra [sb3].
 """
 
 import argparse

@@ -68,7 +68,7 @@ def test_the_background_is_one_daemon_thread_and_the_caller_goes_on():
         return sum(outcomes)
 
     gate: Future = Future()
-    first, second = begin(flows, then), begin(lambda: [], then)
+    first, second = begin(flows, then), begin(list, then)
     assert second.result(5) == 0  # begun later, over sooner
     assert not first.done()
     gate.set_result(7)

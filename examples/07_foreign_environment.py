@@ -1,6 +1,6 @@
 """Train on an environment that knows nothing of this project: TextArena's GuessTheNumber, a number of 1 … 20 in five guesses.
 
-    pip install 'rlpa[agent,textarena]'
+    pip install '.[agent,textarena]'
     python examples/07_foreign_environment.py [--iterations 100] [--smoke]
 
 What the trainer wants of an environment is Gymnasium's reset and step with texts (`rlpa_agent.protocols.TextEnv`). The

@@ -1,6 +1,6 @@
 """Another library's algorithm on our dialogues: TRL's GRPOTrainer, whole dialogues as completions, the user's words masked.
 
-    pip install 'rlpa[agent,baselines]'
+    pip install '.[agent,baselines]'
     python examples/08_trl_grpo.py [--steps 60] [--smoke]
 
 `rlpa_agent.rollout.collect` holds the dialogues with TRL's model, each turn decoded over the cache of those before. A

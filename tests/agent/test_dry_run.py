@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-import threading
-from concurrent.futures import Future
 from functools import partial
 
 import pytest
@@ -116,22 +114,19 @@ def test_a_forecast_counts_all_answers_of_official_mode(tmp_path, kind, monkeypa
         assert sum(map(len, batch.rows)) * 0.85 < forecast.row_tokens < sum(map(len, batch.rows)) * 1.4
 
 
-class Slow(GymPool):
-    """Slots that take their time, all at once."""
-
-    def begin(self, slot, text):
-        step, late = super().begin(slot, text).result(), Future()
-        threading.Timer(0.3, late.set_result, [step]).start()
-        return late
-
-
 def test_environments_that_are_away_are_not_waited_for_one_after_the_other(tmp_path, monkeypatch):
+    def listened(*arguments, counts, **options):
+        held = collect(*arguments, counts=counts, **options)
+        counts.seconds = counts.environment_seconds = 0.3 * max(len(t.turns) for t in held)  # all were away together, 0.3 s a turn
+        counts.awaited_seconds = 0.3 * sum(len(t.turns) for t in held)
+        return held
+
+    monkeypatch.setattr(dry_run, "collect", listened)
     monkeypatch.setattr(dry_run, "_decoding", lambda trainer, opening, final, usual, turn, budget: _Costs(**(NOTHING | {"turn": turn})))
-    rollout = {"dialogues": 24, "concurrent": 24, "max_new_tokens": 6, "max_turns": 4}
-    pool = Slow([Script(("Well, I bake.", "No."), turns=4) for _ in range(24)])
-    trainer = Trainer(toy_config(tmp_path, 4, rollout=rollout), tiny_models.policy(context=1024, max_user_tokens=96), pool, quiet=True)
-    seconds = predict(trainer, 1.0).rollout_seconds
-    assert 4 * 0.3 / 2 < seconds < 5  # 24 · 4 · 0.3 / 2, were the two that are listened to a measure of all
+    config = toy_config(tmp_path, 4, rollout={"dialogues": 24, "concurrent": 24, "max_new_tokens": 6, "max_turns": 4})
+    policy = tiny_models.policy(context=1024, max_user_tokens=96)
+    trainer = Trainer(config, policy, lambda: Script(("Well, I bake.", "No."), turns=4), quiet=True)
+    assert predict(trainer, 1.0).rollout_seconds == pytest.approx(4 * 0.3)
 
 
 def test_rollouts_from_a_server_are_not_foretold(tmp_path):

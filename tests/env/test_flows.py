@@ -68,7 +68,7 @@ def test_the_background_is_one_daemon_thread_and_the_caller_goes_on():
         return sum(outcomes)
 
     gate: Future = Future()
-    first, second = begin(flows, then), begin(lambda: [], then)
+    first, second = begin(flows, then), begin(list, then)
     assert second.result(5) == 0  # begun later, over sooner
     assert not first.done()
     gate.set_result(7)
@@ -100,7 +100,7 @@ def test_who_cancels_in_the_last_moment_takes_the_thread_from_nobody():
 
 def test_what_is_cancelled_before_its_turn_is_never_begun():
     gate, begun = threading.Event(), []
-    busy = begin(lambda: [], lambda _: gate.wait(5))
+    busy = begin(list, lambda _: gate.wait(5))
     late = begin(lambda: begun.append(1) or [], lambda _: None)
     assert late.cancel()
     gate.set()

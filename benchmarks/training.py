@@ -92,13 +92,18 @@ def ensure_trained(config: TrainConfig, **told: Any) -> dict[str, Any]:
 def run_ppo(config: TrainConfig) -> dict[str, Any]:
     """Train to the end, going on with what is there; ``config.minutes`` are of all processes together.
 
-    Returns what `done` says of the run.
+    Returns what `done` says of the run. One that ran away before its first checkpoint has nothing to say, and exits with the reason.
     """
     lines = kept_iterations(config.out)
     if not is_over(config, lines):
         trainer = build_trainer(config, resume=recovered(config.out / "last").exists(), quiet=not sys.stderr.isatty())
-        trainer.run(spent=sum(line["seconds"] for line in lines))
+        figures = trainer.run(spent=sum(line["seconds"] for line in lines))
         lines = kept_iterations(config.out)
+        if not lines:
+            raise SystemExit(
+                f"{config.out}: expected at least one iteration behind a checkpoint; got none ({figures.get('health', 'none was held')}). "
+                "Its metrics.jsonl tells how it went; ask for another run, in another --runs."
+            )
     return {
         "config_hash": config.hash(),
         "minutes": round(sum(line["seconds"] for line in lines) / 60, 2),

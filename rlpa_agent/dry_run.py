@@ -123,38 +123,43 @@ class _Costs:
     prefill: float  # a call
     prefill_token: float
     turn: float  # of the environment, and of one more row in a prefill
+    away: float = 0.0  # of an environment that takes its time: the others go on meanwhile
 
     def play(self, dialogues: Sequence[Sequence[tuple[int, int]]], rows: int, anew_from: float = math.inf) -> float:
         """Seconds of a rollout that holds ``rows`` of the dialogues at a time, after the rule of `rollout.collect`.
 
         Answers from number ``anew_from`` of a dialogue on begin with an empty cache.
         """
-        left, at, length = list(range(rows, len(dialogues))), [(i, 0, 0) for i in range(rows)], [0] * rows
+        left, at, length, ready = list(range(rows, len(dialogues))), [(i, 0, 0) for i in range(rows)], [0] * rows, [0.0] * rows
         seconds = 0.0
         while at:
-            waiting = [i for i, (_, _, todo) in enumerate(at) if todo == 0]
-            if waiting and (len(waiting) >= max(1, len(at) // 8) or len(waiting) == len(at)):
+            for i in reversed(range(len(at))):
+                if at[i][1] < len(dialogues[at[i][0]]) or ready[i] > seconds:
+                    continue
+                if left:
+                    at[i], length[i] = (left.pop(0), 0, 0), 0
+                else:
+                    del at[i], length[i], ready[i]
+            waiting = [i for i, (_, _, todo) in enumerate(at) if todo == 0 and ready[i] <= seconds]
+            speaking = any(todo for _, _, todo in at)
+            if waiting and (len(waiting) >= max(1, len(at) // 8) or not speaking):
                 fed = [dialogues[at[i][0]][at[i][1]][0] for i in waiting]
                 seconds += self.prefill + self.prefill_token * sum(fed)
                 for i, tokens in zip(waiting, fed, strict=True):
                     length[i] = tokens if at[i][1] >= anew_from else length[i] + tokens
                     at[i] = (at[i][0], at[i][1], dialogues[at[i][0]][at[i][1]][1])
+            elif not speaking:  # all are away, or all is over
+                seconds = min(ready, default=seconds)
+                continue
             seconds += self.step + len(at) * (self.row + self.token * max(length))
-            for i in reversed(range(len(at))):
-                talk, turn, todo = at[i]
+            for i, (talk, turn, todo) in reversed(list(enumerate(at))):
                 if todo == 0:
                     continue
                 length[i] += 1
-                at[i] = (talk, turn, todo - 1)
-                if todo > 1:
-                    continue
-                seconds += self.turn
-                if turn + 1 < len(dialogues[talk]):
-                    at[i] = (talk, turn + 1, 0)
-                elif left:
-                    at[i], length[i] = (left.pop(0), 0, 0), 0
-                else:
-                    del at[i], length[i]
+                at[i] = (talk, turn + (todo == 1), todo - 1)
+                if todo == 1:
+                    seconds += self.turn
+                    ready[i] = seconds + self.away
         return seconds
 
 
@@ -338,7 +343,9 @@ def predict(trainer: Any, seconds: float = 20.0) -> Forecast:
     spoken = sum(len(talk.held(t)) for t in held)
     final = min(max(opening + 1, int(longest)), policy.context_limit - 1)
     usual = np.mean(talk.fed[-1]) if talk.anew_from == math.inf else np.mean([fed for dialogue in talks for fed, _ in dialogue])
-    costs = _decoding(trainer, opening, final, float(usual), counts.environment_seconds / spoken, 0.2 * seconds)
+    away = counts.awaited_seconds / spoken
+    here = 0.0 if away else counts.environment_seconds / spoken  # else it is the time in which all were away
+    costs = dataclasses.replace(_decoding(trainer, opening, final, float(usual), here, 0.2 * seconds), away=away)
     # What the paper play leaves out (bookkeeping, a busy machine) shows in the dialogues that were really held.
     really = counts.seconds / costs.play([talk.held(t) for t in held], len(held), talk.anew_from)
     rollout_seconds = costs.play(talks, min(len(trainer.envs), rollout.dialogues), talk.anew_from) * float(np.clip(really, 0.5, 2.0))

@@ -63,7 +63,10 @@ class EnvPool(Protocol):
         """Number of slots: so many episodes are played beside each other at the most."""
 
     def reset(self, slot: int, seed: int, options: Mapping[str, Any] | None = None) -> Opening:
-        """Begin an episode in a slot; equal seeds begin alike, in any slot."""
+        """Begin an episode in a slot; equal seeds begin alike, in any slot.
+
+        A rollout that was broken off may have left a future of the slot that is not done: wait for it, or drop what it brings.
+        """
 
     def begin(self, slot: int, text: str) -> Future[Step]:
         """Answer in a slot; what comes of it. While a future is not done its slot is left alone, and the others go on.

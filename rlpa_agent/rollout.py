@@ -42,6 +42,7 @@ class RolloutCounts:
     length_stops: int = 0  # turns cut at max_new_tokens
     context_stops: int = 0  # episodes that outgrew the context
     environment_seconds: float = 0.0  # in which nothing was decoded
+    awaited_seconds: float = 0.0  # of all dialogues, from asking an environment that takes its time to hearing it
     prefill_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -77,6 +78,7 @@ class _Row:
     unfed: list[int] = field(default_factory=list)  # ids that the cache has not seen yet
     live: bool = False  # sampling a turn now
     asked: Future[Any] | None = None  # what its environment will say of the turn; the `Step`, and with several samples the copy
+    asked_at: float | None = None  # of an environment that did not answer at once
     name: str = ""
     messages: tuple[tuple[str, str], ...] = ()
 
@@ -213,14 +215,16 @@ class _Job:
         for slot in self.slots:
             sample(self._start(slot))
         while under_way:
-            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+            sampling, began = any(row.asked is None for row in under_way.values()), time.perf_counter()
+            done = wait(under_way, return_when=FIRST_COMPLETED).done
+            self.counts.environment_seconds += 0.0 if sampling else time.perf_counter() - began
+            for future in done:
                 row = under_way.pop(future)
                 if row.asked is None:
                     row.action, row.logp = list(future.result().ids), list(future.result().logp)
                     under_way[self._ask(row)] = row
                     continue
-                trajectory = self._answered(row)
-                if trajectory is not None:
+                if (trajectory := self._answered(row)) is not None:
                     self._note(row, trajectory)
                     if self.started == len(self.seeds):
                         continue
@@ -229,9 +233,8 @@ class _Job:
 
     def _start(self, slot: int) -> _Row:
         """Begin the next episode in a slot."""
-        i = self.started
+        i, began = self.started, time.perf_counter()
         self.started += 1
-        began = time.perf_counter()
         opened = self.pool.reset(slot, int(self.seeds[i]), self.options[i])
         self.counts.environment_seconds += time.perf_counter() - began
         state = _Row(slot, i, self.chat.begin(opened.messages), name=opened.name)
@@ -300,20 +303,19 @@ class _Job:
             self.cache.clear(row)
             self.rows[row] = self._start(state.slot)
             return
-        last = len(self.rows) - 1
+        moved, last = self.rows.pop(), len(self.rows)
         if row != last:
             self.cache.move(last, row)
             self.sampler.move(last, row)
             hidden_RH[row] = hidden_RH[last]
-            self.rows[row] = self.rows[last]
-        self.rows.pop()
+            self.rows[row] = moved
 
     def _ask(self, row: _Row) -> Future[Any]:
         """Send a finished turn to the row's environment."""
         text, began = self.chat.decode(row.action), time.perf_counter()
         ask = self.pool.attempt if self.samples > 1 else self.pool.begin  # type: ignore[attr-defined]  # `collect` has seen to it
         asked: Future[Any] = ask(row.slot, text)
-        row.asked = asked
+        row.asked, row.asked_at = asked, None if asked.done() else time.perf_counter()
         self.counts.environment_seconds += time.perf_counter() - began
         return asked
 
@@ -321,6 +323,7 @@ class _Job:
         """Go on with what the environment has said of the turn; the trajectory if the episode is over."""
         assert row.asked is not None
         outcome, row.asked = row.asked.result(), None
+        self.counts.awaited_seconds += 0.0 if row.asked_at is None else time.perf_counter() - row.asked_at
         step, copy = outcome if self.samples > 1 else (outcome, None)
         answered = _Answered(self._turn(row, step), step, copy)
         return self._go_on(row, answered) if self.samples == 1 else self._choose(row, answered)
@@ -332,8 +335,7 @@ class _Job:
             state.unfed, state.anew = list(state.transcript.ids), True
             return None
         best = max(state.samples, key=lambda sample: (sample.turn.valid, sample.turn.reward))
-        others = tuple(sample.turn for sample in state.samples if sample is not best)
-        state.samples = []
+        state.samples, others = [], tuple(sample.turn for sample in state.samples if sample is not best)
         self.pool.settle(state.slot, best.attempted)  # type: ignore[attr-defined]
         return self._go_on(state, replace(best, turn=replace(best.turn, others=others)))
 
@@ -362,8 +364,7 @@ class _Job:
         state.messages = step.messages
         self._continue(state, turn, state.messages[-1][1] if state.messages[-1][0] == "user" else "")
         stopped = step.info.get("stop_reason") or ""
-        reason = str(getattr(stopped, "value", stopped))
-        truncated = step.truncated
+        truncated, reason = step.truncated, str(getattr(stopped, "value", stopped))
         if not (step.terminated or truncated):
             if len(state.turns) >= self.max_turns:
                 truncated, reason = True, reason or "turn_limit"
@@ -373,8 +374,7 @@ class _Job:
         if not (step.terminated or truncated):
             return None
         final = np.asarray(state.transcript.ids, dtype=np.int64)
-        ending = (step.terminated, truncated, reason, state.name, state.messages)
-        return Trajectory(tuple(state.turns), final, *ending)
+        return Trajectory(tuple(state.turns), final, step.terminated, truncated, reason, state.name, state.messages)
 
     def _continue(self, state: _Row, turn: Turn, said: str) -> None:
         """Make the next context; a user's text is cut where the model's context would end."""

@@ -38,7 +38,7 @@ class BudgetError(ModelError):
 def require(package: str, extra: str, what: str) -> None:
     """Raise NotInstalledError, naming the extra, if an optional package is not there; imports nothing."""
     if find_spec(package) is None:
-        raise NotInstalledError(f"{what}: expected the package {package}; install it with: pip install 'rlpa[{extra}]'")
+        raise NotInstalledError(f"{what}: expected the package {package}; install it, in a checkout of RLPA, with: pip install '.[{extra}]'")
 
 
 def unknown_choice(what: str, got: object, choices: Iterable[str]) -> ConfigError:

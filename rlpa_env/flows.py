@@ -82,7 +82,8 @@ def begin(flows: Callable[[], Sequence[Flow[Any]]], then: Callable[[list[Any]], 
     """`run` the flows that ``flows()`` makes while the caller does something else; a future of ``then`` of their outcomes.
 
     Everything begun in this way, ``flows`` and ``then`` included, happens on one thread of the process, a piece at a time: what
-    these pieces share needs no lock. The thread keeps no interpreter alive. What they raise, the future does.
+    these pieces share needs no lock. The thread keeps no interpreter alive. What they raise, the future does. Once begun it
+    cannot be cancelled.
     """
     posted = _background(os.getpid())
     outcome: Future[T] = Future()
@@ -91,6 +92,9 @@ def begin(flows: Callable[[], Sequence[Flow[Any]]], then: Callable[[list[Any]], 
     def work(piece: Work | None) -> None:
         nonlocal group
         if outcome.done():  # something failed, and this was cancelled
+            return
+        # Nobody else may end it from here on: a result that is not taken would end the thread, and all that waits for it.
+        if piece is None and not outcome.set_running_or_notify_cancel():
             return
         try:
             if piece is None:

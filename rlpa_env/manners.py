@@ -56,7 +56,7 @@ def is_rude(reply: str) -> bool:
     >>> is_rude("Only a fool would bother with chess."), is_rude("My stupid phone died again, I hate it.")
     (True, False)
     """
-    return not _RUDE_WORDS.isdisjoint(words(reply)) and bool(_RUDE.search(reply))
+    return _holds(reply, _RUDE_WORDS) and bool(_RUDE.search(reply))
 
 
 def asks_secrets(reply: str) -> bool:
@@ -65,4 +65,9 @@ def asks_secrets(reply: str) -> bool:
     >>> asks_secrets("Which bank is it, and what is that PIN?"), asks_secrets("Did you ever forget a password?")
     (True, False)
     """
-    return not _SECRET_WORDS.isdisjoint(words(reply)) and bool(_SECRET.search(reply))
+    return _holds(reply, _SECRET_WORDS) and bool(_SECRET.search(reply))
+
+
+def _holds(reply: str, any_of: frozenset[str]) -> bool:
+    """Whether one of the words is in a reply, with a possessive 's or without: the patterns end a word at an apostrophe."""
+    return any(part in any_of for word in words(reply) for part in word.split("'"))

@@ -203,6 +203,19 @@ def test_what_is_left_of_a_stopped_run(modules, train, trained, tmp_path, monkey
     assert asked == {"resume": True, "minutes": 25.0, "spent": pytest.approx(sum(line["seconds"] for line in kept))}
 
 
+def test_a_run_that_ran_away_before_its_first_checkpoint_says_so(train, modules, tmp_path, monkeypatch):
+    training = modules["training"]
+
+    class RanAway:
+        def run(self, spent):
+            assert spent == 0
+            return {"stop": True, "health": "KL to the start above max_kl=40.0: stopped"}
+
+    monkeypatch.setattr(training, "build_trainer", lambda config, resume, quiet: RanAway())
+    with pytest.raises(SystemExit, match=r"rlpa-0: expected at least one iteration.*got none \(KL to the start above max_kl=40"):
+        training.run_ppo(train.ppo_config(train.Part("rlpa", 0, tmp_path), 25.0))
+
+
 def test_the_hours_are_those_measured_where_a_part_is_finished(train, modules, tmp_path):
     arguments = train.argparse.Namespace(seeds=[0, 1], minutes=30.0, runs=tmp_path, smoke=False)
     parts = [train.Part(method, seed, tmp_path) for method in train.METHODS for seed in (0, 1)]

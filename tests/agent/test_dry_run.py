@@ -41,6 +41,10 @@ TWO = [[(4, 2)], [(4, 1)]]
         (TWO, 2, {"token": 1.0}, 2 * 4 + 5),
         ([[(4, 1), (1, 1)], [(4, 2)]], 2, {"step": 1.0}, 2),  # the first goes on while the second speaks
         (TWO, 1, {"step": 1.0, "prefill": 100.0}, 3 + 200),  # one after the other
+        (ONE, 1, {"step": 1.0, "away": 1000.0}, 5 + 2000),
+        (TWO, 2, {"step": 1.0, "away": 1000.0}, 2 + 1000),  # both are away together
+        (TWO, 1, {"step": 1.0, "away": 1000.0}, 3 + 2000),  # the next person comes when the last word is heard
+        ([[(4, 1), (1, 1)], [(4, 9)]], 2, {"step": 1.0, "away": 5.0}, 9 + 5),  # one is away and back while the other speaks
     ],
 )
 def test_a_rollout_is_played_through_by_the_rule_of_the_real_one(talks, rows, costs, seconds):
@@ -108,6 +112,21 @@ def test_a_forecast_counts_all_answers_of_official_mode(tmp_path, kind, monkeypa
         assert forecast.row_tokens == pytest.approx(sum(map(len, batch.rows)), rel=0.15)
     else:
         assert sum(map(len, batch.rows)) * 0.85 < forecast.row_tokens < sum(map(len, batch.rows)) * 1.4
+
+
+def test_environments_that_are_away_are_not_waited_for_one_after_the_other(tmp_path, monkeypatch):
+    def listened(*arguments, counts, **options):
+        held = collect(*arguments, counts=counts, **options)
+        counts.seconds = counts.environment_seconds = 0.3 * max(len(t.turns) for t in held)  # all were away together, 0.3 s a turn
+        counts.awaited_seconds = 0.3 * sum(len(t.turns) for t in held)
+        return held
+
+    monkeypatch.setattr(dry_run, "collect", listened)
+    monkeypatch.setattr(dry_run, "_decoding", lambda trainer, opening, final, usual, turn, budget: _Costs(**(NOTHING | {"turn": turn})))
+    config = toy_config(tmp_path, 4, rollout={"dialogues": 24, "concurrent": 24, "max_new_tokens": 6, "max_turns": 4})
+    policy = tiny_models.policy(context=1024, max_user_tokens=96)
+    trainer = Trainer(config, policy, lambda: Script(("Well, I bake.", "No."), turns=4), quiet=True)
+    assert predict(trainer, 1.0).rollout_seconds == pytest.approx(4 * 0.3)
 
 
 def test_rollouts_from_a_server_are_not_foretold(tmp_path):

@@ -127,7 +127,7 @@ class LatePool(OwnPool):
             self.over = True
             for late, step, patience in self.held:
                 patience.cancel()
-                threading.Timer(0.05, late.set_result, [step]).start()
+                threading.Timer(0.3, late.set_result, [step]).start()
         return known
 
     def reset(self, slot, seed, options=None):
@@ -163,14 +163,17 @@ def test_a_pool_of_ones_own_plays_the_same_dialogues_however_late_it_answers(poo
         assert (a.messages, a.truncated, a.terminated) == (b.messages, b.truncated, b.terminated)
     assert [trajectory.episode for trajectory in own] == [f"own#{i}" for i in range(slots)]
     assert counts.action_tokens == sum(len(turn.action_ids) for trajectory in own for turn in trajectory.turns)
-    assert (counts.environment_seconds > 0.04) == (pool is LatePool)  # nothing left to decode while the timer ran
+    assert (counts.environment_seconds > 0.15) == (pool is LatePool)  # nothing left to decode while the timer ran
+    assert (counts.awaited_seconds > 0.15) == (pool is LatePool) == (counts.awaited_seconds > 0)
 
 
 def test_a_sampler_elsewhere_goes_on_while_an_answer_is_awaited():
     policy, token = tiny_models.policy(), 5
     settings = {"seeds": range(3), "max_new_tokens": 6, "max_turns": 6}
-    late = collect(policy, LatePool(3), generator=Elsewhere(token), **settings)
-    soon = collect(policy, OwnPool(3), generator=Elsewhere(token), **settings)
+    counts = [RolloutCounts(), RolloutCounts()]
+    late = collect(policy, LatePool(3), generator=Elsewhere(token), counts=counts[0], **settings)
+    soon = collect(policy, OwnPool(3), generator=Elsewhere(token), counts=counts[1], **settings)
+    assert [c.environment_seconds > 0.15 for c in counts] == [c.awaited_seconds > 0.15 for c in counts] == [True, False]
     assert [trajectory.messages for trajectory in late] == [trajectory.messages for trajectory in soon]
     assert [trajectory.episode for trajectory in late] == ["own#0", "own#1", "own#2"]
 

@@ -368,7 +368,7 @@ LLM = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
 def test_parts_that_are_not_there_say_so(arguments, monkeypatch):
     monkeypatch.setattr("rlpa_env.errors.find_spec", lambda package: None)
     clients._shared.cache_clear()
-    with pytest.raises(rlpa_env.NotInstalledError, match=r"\[(llm|embed)\]"):
+    with pytest.raises(rlpa_env.NotInstalledError, match=r"pip install '\.\[(llm|embed)\]'"):
         gym.make("RLPA-v0", **arguments)
 
 

@@ -86,3 +86,24 @@ def test_what_is_raised_before_or_behind_the_flows_is_the_futures(place):
     future = begin(broken, sum) if place == "flows" else begin(lambda: [flow(finished(1))], broken)
     with pytest.raises(LookupError, match="lost"):
         future.result(5)
+
+
+def test_who_cancels_in_the_last_moment_takes_the_thread_from_nobody():
+    held: list[Future] = []
+    gate: Future = Future()
+    first = begin(lambda: [flow(gate)], lambda outcomes: (held[0].cancel(), *outcomes))
+    held.append(first)
+    gate.set_result(7)
+    assert first.result(5) == (False, 7)
+    assert in_background([flow(finished(1))]) == [1]
+
+
+def test_what_is_cancelled_before_its_turn_is_never_begun():
+    gate, begun = threading.Event(), []
+    busy = begin(list, lambda _: gate.wait(5))
+    late = begin(lambda: begun.append(1) or [], lambda _: None)
+    assert late.cancel()
+    gate.set()
+    assert busy.result(5)
+    assert in_background([flow(finished(1))]) == [1]
+    assert begun == []

@@ -4,6 +4,7 @@ import pytest
 
 from rlpa_env.guard import is_machine_speak
 from rlpa_env.hearing import claims_of, echo, hear, is_suggestion
+from rlpa_env.manners import asks_secrets, is_rude
 
 
 def test_question_and_reaction_in_one_sentence_are_both_heard():
@@ -189,3 +190,13 @@ def test_echo(reply, message, expected):
 @pytest.mark.parametrize("reply", ["", " ", "\x00\x01", "?" * 5000, "ab " * 300_000, "𝕳𝖊𝖑𝖑𝖔", "," * 2000, "a" * 100_000, "maybe " * 400])
 def test_anything_can_be_heard(reply):
     assert hear(reply).text == reply
+
+
+@pytest.mark.parametrize("reply", ["You have a moron's mind.", "That was an idiot's errand, I'd say.", "You’d make a loser’s friend."])
+def test_a_possessive_hides_no_insult(reply):
+    assert is_rude(reply)
+
+
+@pytest.mark.parametrize("reply", ["Is your password's first letter an a?", "And what is your PIN's last digit?"])
+def test_a_possessive_hides_no_question_for_a_secret(reply):
+    assert asks_secrets(reply)

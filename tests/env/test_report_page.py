@@ -11,7 +11,7 @@ from report_records import record, turn, write
 from rlpa_env import Point
 from rlpa_env.report import write_report
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'rlpa[dev]'")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[dev]'")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium, or google-chrome")
 

@@ -17,6 +17,7 @@ from rlpa_agent.cli import environments
 from rlpa_agent.config import PRESETS, shipped_start
 from rlpa_agent.contexts import ContextKind, read_context
 from rlpa_agent.policy import Policy
+from rlpa_agent.rollout import collect
 from rlpa_env.agents import make_agent
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -274,3 +275,25 @@ def test_tables_find_trained_policies_by_folder(modules, tmp_path, capsys):
     assert args.contestants == {"rlpa": "tiny"}
     assert study.read(study.parser("", trained=("dpo",)), options).contestants == {"start": "tiny"}
     assert "none of dpo" in capsys.readouterr().out
+
+
+SHIPPED_POLICIES = sorted(path.parent for path in (FOLDER / "checkpoints").glob("*/trained.json"))
+
+
+def test_the_policies_of_the_tables_are_in_the_repository():
+    assert {path.name for path in SHIPPED_POLICIES} >= {f"{method}-{seed}" for method in ("rlpa", "sft", "dpo") for seed in range(3)}
+    assert {path.parent for path in (FOLDER / "checkpoints").rglob("*") if path.is_file()} == set(SHIPPED_POLICIES)
+
+
+@pytest.mark.parametrize("folder", SHIPPED_POLICIES, ids=lambda path: path.name)
+def test_a_policy_in_the_repository_is_what_its_name_says_and_answers(folder):
+    about = json.loads((folder / "trained.json").read_text(encoding="utf-8"))
+    assert folder.name == f"{about['method']}-{about['seed']}"
+    assert about["minutes"] > 0
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 10e6
+    policy = Policy.from_pretrained(folder, reference=False)
+    (held,) = collect(policy, [environments(PRESETS["tiny"].rollout)()], seeds=[0], max_turns=1, max_new_tokens=120, temperature=0.0)
+    assert held.turns[0].valid
+    assert held.turns[0].parts["reward/response"] == 1.0  # to "Hello" all of them know an answer
+    start = Policy.from_pretrained(shipped_start(), reference=False)
+    assert any(not torch.equal(a, b) for a, b in zip(policy.lm.parameters(), start.lm.parameters(), strict=True))

@@ -37,8 +37,8 @@ class Second(World):
         return values
 
 
-def launch(size, *arguments):
-    """Run this file's ``main`` in as many processes as a launcher would; their exit codes."""
+def launch(size, *arguments, script=__file__):
+    """Run the ``main`` of this file, or of another, in as many processes as a launcher would; their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,7 +46,7 @@ def launch(size, *arguments):
     paths = os.pathsep.join([str(HERE), str(HERE.parents[1])])
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "test_world.py"), *map(str, arguments)],
+            [sys.executable, str(script), *map(str, arguments)],
             env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": paths},
         )
         for rank in range(size)

@@ -184,6 +184,8 @@ class Policy:
         """
         from transformers import GenerationConfig
 
+        if self.shards is not None:
+            raise ConfigError("save: expected a policy that this process holds whole; got a sharded one. Save what whole() gives, which all processes call.")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         generation = GenerationConfig(

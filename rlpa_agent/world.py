@@ -51,8 +51,9 @@ class World:
         (['b', 'd'], ['b', 'd', '-'])
         """
         every = list(items)
-        missing = -len(every) % self.size if filler is not None else 0
-        return [*every, *[filler] * missing][self.rank :: self.size]  # type: ignore[list-item]
+        if filler is not None:
+            every += [filler] * (-len(every) % self.size)
+        return every[self.rank :: self.size]
 
     def gathered(self, share: list[T]) -> list[T]:
         """The whole list of which every process has its `share`, in the order it had."""

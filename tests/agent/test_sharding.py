@@ -78,7 +78,6 @@ def measured(kind: str, out: Path, world: World) -> dict[str, torch.Tensor]:
     if world.size > 1:
         policy.shard(world)
         policy.load_reference({name: full(value) for name, value in policy.reference_tensors().items()})  # as a run that is resumed
-    held = torch.tensor(world.gathered([size_of(policy) / before]))
     dtype = "bfloat16" if kind == "bf16" else "float32"
     config = toy_config(
         out,
@@ -89,6 +88,7 @@ def measured(kind: str, out: Path, world: World) -> dict[str, torch.Tensor]:
     )
     batch, learner, stats = batch_of(policy), Learner(policy, config, world), UpdateStats()
     estimates = learner.estimate(batch, 0)
+    held = torch.tensor(world.gathered([size_of(policy) / before]))  # after forwards that no backward follows
     assert int(batch.bootstrapped_C.sum()) == 3
     assert learner._step(batch, [0, 1, 2], estimates, stats, critic_only=False, first=True)  # the second process has one row of the three
     assert stats.first_ratio_error == 0.0

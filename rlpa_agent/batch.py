@@ -231,6 +231,12 @@ class MicroBatch:
     index_A: Tensor  # int64; where these action tokens stand in the flat arrays of the batch
     row_ids: tuple[int, ...]  # rows of the batch
 
+    @classmethod
+    def idle(cls, pad_id: int) -> MicroBatch:
+        """A row of padding with no action token in it: a pass through the model that changes nothing."""
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls(torch.full((1, 1), pad_id), torch.ones(1, dtype=torch.int64), none, none, none, ())
+
 
 def split_rows(batch: Batch, parts: int, order: Sequence[int] | None = None) -> list[list[int]]:
     """Cut the rows, in ``order``, into at most ``parts`` minibatches of about equal numbers of action tokens."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from rlpa_agent.config import TrainConfig
 from rlpa_agent.contexts import save_context
 from rlpa_agent.loading import device_named, frozen_dtype
+from rlpa_agent.sharding import full, spread_like
 from rlpa_agent.world import World
 from rlpa_env import ConfigError, RLPAError
 
@@ -37,20 +38,17 @@ class CheckpointError(RLPAError, ValueError):
 
 def _flatten(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {
-        f"{prefix}.{index}.{name}": torch.as_tensor(value).cpu().contiguous()
-        for index, entry in state.items()
-        for name, value in entry.items()
-    }
+    return {f"{prefix}.{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()}
 
 
 def _restore_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in tensors.items():
         kind, _, rest = key.partition(".")
         if kind == prefix:
             index, _, name = rest.partition(".")
-            state.setdefault(int(index), {})[name] = value.clone()
+            state.setdefault(int(index), {})[name] = spread_like(value.clone(), parameters[int(index)])
     full = optimizer.state_dict()
     optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
 
@@ -62,22 +60,29 @@ def save_checkpoint(
     optimizers: Mapping[str, torch.optim.Optimizer],
     state: Mapping[str, Any],
     on_trial: bool = False,
+    write: bool = True,
 ) -> None:
     """Write to a temporary folder beside ``folder`` and rename; a kill leaves the old checkpoint or the new one.
 
     ``on_trial``: the one before stays beside it until `settle` says which of the two is kept. One that is on trial
-    itself is replaced instead.
+    itself is replaced instead. Several processes all have to call it, for a sharded policy is gathered, and one may ``write``.
     """
+    plain, tensors = policy.whole(), {}
+    for name, optimizer in optimizers.items():
+        tensors |= _flatten(name, optimizer)
+    tensors |= {f"reference.{key}": value for key, value in policy.reference_tensors().items()}
+    for key, value in tensors.items():  # one by one: there is no room for all in processes that do not write
+        whole = full(value)
+        if write:
+            tensors[key] = whole.cpu().contiguous()
+    if not write:
+        return
     folder = Path(folder)
     work = folder.with_name(folder.name + ".part")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    policy.save(work / "policy")
+    plain.save(work / "policy")
     save_context(work / "policy", policy.chat.kept)
-    tensors: dict[str, Tensor] = {}
-    for name, optimizer in optimizers.items():
-        tensors |= _flatten(name, optimizer)
-    tensors |= {f"reference.{key}": value.cpu().contiguous() for key, value in policy.reference_tensors().items()}
     save_file(tensors, work / "state.safetensors", metadata={"format": "pt"})
     text = json.dumps({"format": FORMAT, **state}, indent=1, sort_keys=True)
     (work / "state.json").write_text(text + "\n", encoding="utf-8")

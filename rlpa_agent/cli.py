@@ -217,6 +217,8 @@ def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = Fa
         raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")
     source = str(checkpointed_policy(config.out, "last")) if resume else policy_path(config.model.path)
     policy = load_policy(config, source, base_dtype(config, world, resume))
+    if config.model.shard:
+        policy.shard(world)
     judge = validation(config) if config.eval.every else None
     generator = None
     if rollout.server is not None:
@@ -246,15 +248,12 @@ def load_policy(config: TrainConfig, source: str, base_dtype: Any = None) -> Any
         seed=config.seed, temperature=rollout.temperature, value_grad=model.value_grad, max_user_tokens=rollout.max_user_tokens,
     )
     if policy.adapter is not None and not model.lora_rank:
-        raise ConfigError(
-            f"model.lora_rank: expected {policy.adapter.rank}, that of the adapter in {source}; got 0, which would train all "
-            f"weights. Add --model.lora-rank {policy.adapter.rank}."
-        )
+        has = f"expected {policy.adapter.rank}, that of the adapter in {source}"
+        raise ConfigError(f"model.lora_rank: {has}; got 0, which would train all weights. Add --model.lora-rank {policy.adapter.rank}.")
     if policy.system_prompt is None:
         policy.chat = Chat(policy.tokenizer, instructions(rollout.max_turns), rollout.max_user_tokens)
     policy.chat.kept = config.context
-    turns = config.context.turns(rollout.max_turns)
-    policy.chat.check_fits(policy.context_limit, turns=turns, max_new_tokens=rollout.max_new_tokens)
+    policy.chat.check_fits(policy.context_limit, turns=config.context.turns(rollout.max_turns), max_new_tokens=rollout.max_new_tokens)
     return policy
 
 

@@ -62,7 +62,9 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: far less memory, a third more arithmetic."""
     device: str = "auto"
-    """Where the weights are: cpu, cuda, cuda:1, …; auto: a GPU where there is one."""
+    """Where the weights are: cpu, cuda, cuda:1, …; auto: a GPU where there is one, and a GPU each for several processes."""
+    shard: bool = False
+    """Several processes hold weights, gradients and Adam states in equal shares (FSDP2) instead of all of them each."""
 
     def __post_init__(self) -> None:
         _one_of("model", "value_grad", self.value_grad, ("detach", "shared"))
@@ -301,9 +303,7 @@ class TrainConfig:
         least = 2 if self.mode == "official" and self.algo in GROUP_ALGOS else 1
         if self.rollout.samples < least or (self.mode == "mdp" and self.rollout.samples > 1):
             wanted = f"at least {least}" if self.mode == "official" else "1"
-            raise ConfigError(
-                f"rollout.samples: expected {wanted} with mode={self.mode!r} and algo={self.algo!r}; got {self.rollout.samples}."
-            )
+            raise ConfigError(f"rollout.samples: expected {wanted} with mode={self.mode!r} and algo={self.algo!r}; got {self.rollout.samples}.")
         if self.rollout.samples > 1 and self.rollout.shuffle_rewards:
             raise ConfigError("rollout.shuffle_rewards: expected False with several samples a turn, whose best is chosen by reward.")
 
@@ -341,7 +341,7 @@ class TrainConfig:
         data: dict[str, Any] = dataclasses.asdict(self)
         for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
             del data[name]
-        del data["model"]["device"]
+        del data["model"]["device"], data["model"]["shard"]
         data["rollout"] |= {"server": self.rollout.server is not None, "base_url": None}  # where a server is changes nothing
         later: dict[str, dict[str, Any]] = {"rollout": {"style": None, "base_url": None, "model_name": None, "matcher": "lexical"}, "ppo": {"old_logp": "scored"}, "optim": {"schedule_iterations": None}}
         for group, before in later.items():  # so that runs from before there was a choice can be resumed

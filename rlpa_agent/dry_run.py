@@ -328,6 +328,8 @@ def predict(trainer: Any, seconds: float = 20.0) -> Forecast:
     began = time.perf_counter()
     policy, config = trainer.policy, trainer.config
     rollout, rng = config.rollout, np.random.default_rng([config.seed, 14])
+    if policy.shards is not None:
+        raise ConfigError("dry run: expected a model that one process holds; got model.shard=True. Leave --model.shard out to see one process's costs.")
     if rollout.server is not None:
         raise ConfigError(
             f"dry run: expected rollouts that are sampled here; got rollout.server={rollout.server!r}, whose speed it cannot foresee. "

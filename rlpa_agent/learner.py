@@ -24,6 +24,7 @@ from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.loading import held_dtype, name_of, update_dtype
 from rlpa_agent.policy import Policy, Scored
 from rlpa_agent.ppo import approximate_kl, kl_loss, policy_loss, value_loss
+from rlpa_agent.sharding import clip_gradients
 from rlpa_agent.world import ALONE, World
 from rlpa_env.errors import ConfigError
 
@@ -96,7 +97,9 @@ class Learner:
         self.failures_running, self.update_dtype = state["failures_running"], state["update_dtype"]
 
     def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.policy.device.type, dtype=torch.bfloat16, enabled=self.update_dtype == "bfloat16")
+        # The cache would hold every layer in bf16 till the end of a pass, though each is read once.
+        kept = self.policy.shards is None
+        return torch.autocast(self.policy.device.type, dtype=torch.bfloat16, enabled=self.update_dtype == "bfloat16", cache_enabled=kept)
 
     def plan(self, batch: Batch, iteration: int, epoch: int) -> list[list[int]]:
         """Minibatches of rows for an epoch: a function of (seed, iteration, epoch)."""
@@ -104,8 +107,10 @@ class Learner:
         return split_rows(batch, self.config.ppo.minibatches, rng.permutation(len(batch.rows)).tolist())
 
     def _micro(self, batch: Batch, rows: list[int]) -> list[MicroBatch]:
-        """This process's share of the micro-batches."""
-        return self.world.share(micro_batches(batch, rows, self.config.optim.token_budget, self.policy.chat.pad_id))
+        """This process's share of the micro-batches; as many as every other's where all gather the layers together."""
+        pad_id = self.policy.chat.pad_id
+        idle = None if self.policy.shards is None else MicroBatch.idle(pad_id)
+        return self.world.share(micro_batches(batch, rows, self.config.optim.token_budget, pad_id), idle)
 
     @torch.no_grad()
     def estimate(self, batch: Batch, iteration: int) -> Estimates:
@@ -194,17 +199,14 @@ class Learner:
     def _bootstrap(self, batch: Batch) -> Tensor:
         """De-normalised value of the state behind each chain; 0 where the episode is over."""
         boot_C = torch.zeros(len(batch.starts_C))
-        for chain in self.world.share(torch.nonzero(batch.bootstrapped_C)[:, 0].tolist()):
-            ids = torch.from_numpy(batch.rows[int(batch.boot_row_C[chain])])[None]
+        chains = torch.nonzero(batch.bootstrapped_C)[:, 0].tolist()
+        for chain in self.world.share(chains, None if self.policy.shards is None else len(boot_C)):
+            here = slice(chain, chain + 1)  # none, of the filler
+            ids = torch.from_numpy(batch.rows[int(batch.boot_row_C[chain]) if chain < len(boot_C) else 0])[None]
+            place = (ids, torch.tensor([ids.shape[1]]), torch.zeros_like(batch.boot_pos_C[here]), batch.boot_pos_C[here])
             with self._autocast():
-                value = self.policy.value_at(
-                    ids,
-                    torch.tensor([ids.shape[1]]),
-                    torch.zeros(1, dtype=torch.int64),
-                    batch.boot_pos_C[chain : chain + 1],
-                    batch.boot_fraction_C[chain : chain + 1],
-                )
-            boot_C[chain] = self.normaliser.mean + self.normaliser.std * value[0].float()
+                value = self.policy.value_at(*place, batch.boot_fraction_C[here])
+            boot_C[here] = self.normaliser.mean + self.normaliser.std * value.float()
         return self.world.summed(boot_C)
 
     def _rescale(self, returns_A: Tensor) -> None:
@@ -300,8 +302,8 @@ class Learner:
             if first:
                 stats.first_ratio_error = max(stats.first_ratio_error, parts["ratio_error"])
             stats.policy_positions += 0 if critic_only else len(micro.pos_A)
-            stats.padded_tokens += micro.input_ids_BL.numel()
-            stats.real_tokens += int(micro.lengths_B.sum())
+            stats.padded_tokens += micro.input_ids_BL.numel() if micro.row_ids else 0
+            stats.real_tokens += int(micro.lengths_B.sum()) if micro.row_ids else 0
         if first:
             stats.first_ratio_error = max(self.world.gathered([stats.first_ratio_error]))
         stats.head_positions += self.policy.head_positions - head_before
@@ -331,7 +333,7 @@ class Learner:
             self.world.add_gradients(self.policy_parameters)
         norms = [torch.nn.utils.clip_grad_norm_(self.value_parameters, limit)]
         if not critic_only:
-            norms.append(torch.nn.utils.clip_grad_norm_(self.policy_parameters, limit))
+            norms.append(clip_gradients(self.policy_parameters, limit, self.world))
         if not all(math.isfinite(value) for value in (*sums.values(), *map(float, norms))):
             stats.skipped += 1
             return False
@@ -392,6 +394,6 @@ class Learner:
             "kl": float(approximate_kl(scored.logp.detach(), old)),
             "clipped": float(surrogate.clipped),
             "entropy": float(scored.entropy.detach().sum()),
-            "ratio_error": float((surrogate.ratio_A - 1).abs().max()),
+            "ratio_error": float((surrogate.ratio_A - 1).abs().max()) if len(index) else 0.0,
         }
         return loss / tokens, parts

@@ -30,7 +30,9 @@ from rlpa_agent.loading import (
     readable,
 )
 from rlpa_agent.lora import Adapter, LoraSettings, base_of
+from rlpa_agent.sharding import Shards, spread_like
 from rlpa_agent.value import FILE, ValueHead, head_file
+from rlpa_agent.world import World
 from rlpa_env.errors import ConfigError, unknown_choice
 
 PROMPT_FILE = "system_prompt.txt"
@@ -86,6 +88,7 @@ class Policy:
         if gradient_checkpointing:
             checkpoint_layers(lm)
         self.reference: Any = None
+        self.shards: Shards | None = None
         self.head_positions = 0  # where the LM head has scored tokens so far
         self.banned_V = torch.zeros(lm.get_output_embeddings().weight.shape[0], dtype=torch.bool)
         self.banned_V[torch.from_numpy(self.chat.banned_ids(len(self.banned_V)))] = True
@@ -181,6 +184,8 @@ class Policy:
         """
         from transformers import GenerationConfig
 
+        if self.shards is not None:
+            raise ConfigError("save: expected a policy that this process holds whole; got a sharded one. Save what whole() gives, which all processes call.")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         generation = GenerationConfig(
@@ -223,10 +228,30 @@ class Policy:
             self.adapter.keep_start()
             self.reference = self.adapter
         else:
-            self.reference = copy.deepcopy((source or self).lm).eval().requires_grad_(False)
+            self.reference = copy.deepcopy((source or self).whole().lm).eval().requires_grad_(False)
+            if self.shards is not None:
+                self.shards.spread(self.reference)
+
+    def shard(self, world: World) -> None:
+        """Leave this process a share of the model and of its reference; all have to call it. See `sharding`.
+
+        Optimizers are made afterwards. Sampling and saving go through `whole`. Raises ConfigError where it cannot be done.
+        """
+        self.shards = Shards(self.lm, self.adapter, world)
+        if isinstance(self.reference, nn.Module):
+            self.shards.spread(self.reference)
+
+    def whole(self) -> Policy:
+        """A plain policy with these weights and without a reference: this one, where it is not sharded. All have to call it."""
+        if self.shards is None:
+            return self
+        twin = copy.copy(self)
+        twin.lm, twin.adapter = self.shards.whole(self.lm, self.adapter)
+        twin.shards = twin.reference = None
+        return twin
 
     def reference_tensors(self) -> dict[str, Tensor]:
-        """Weights of the reference, tied ones once, for a checkpoint; none where it is the adapter switched off."""
+        """Weights of the reference, tied ones once and as they are held, for a checkpoint; none where it is the adapter switched off."""
         if isinstance(self.reference, Adapter):
             return self.reference.start()
         return {} if self.reference is None else {name: p.detach() for name, p in self.reference.named_parameters()}
@@ -240,7 +265,7 @@ class Policy:
             for name, parameter in self.reference.named_parameters():
                 if name not in tensors:
                     raise ConfigError(f"reference: expected its weights; {name} is missing.")
-                parameter.copy_(tensors[name])
+                parameter.copy_(spread_like(tensors[name], parameter))
 
     def score(
         self,
@@ -280,9 +305,7 @@ class Policy:
     ) -> Tensor:
         """Value [C] from the hidden state *at* each position: the state that the row up to there describes."""
         _check_positions(pos_C, lengths_B[rows_C], 0, 0)
-        return self.value_of(
-            self._hidden(self.lm, input_ids_BL, lengths_B, rows_C, pos_C, None), turn_fraction_C
-        )
+        return self.value_of(self._hidden(self.lm, input_ids_BL, lengths_B, rows_C, pos_C, None), turn_fraction_C)
 
     @torch.no_grad()
     def reference_logp(
@@ -332,9 +355,7 @@ class Policy:
         if temperature <= 0:
             raise ConfigError(f"temperature: expected more than 0 to score tokens; got {temperature}")
         if bool(self.banned_V[ids_A].any()):
-            raise ConfigError(
-                f"action ids: expected none that sampling bans; got {ids_A[self.banned_V[ids_A]][:5]}"
-            )
+            raise ConfigError(f"action ids: expected none that sampling bans; got {ids_A[self.banned_V[ids_A]][:5]}")
         self.head_positions += len(hidden_AH)
         weight_VH = lm.get_output_embeddings().weight.float()  # once: for a bf16 base this is half of a chunk's work
         size = max(1, CHUNK_LOGITS // len(weight_VH))

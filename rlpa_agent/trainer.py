@@ -46,6 +46,7 @@ from rlpa_agent.progress import (
 from rlpa_agent.protocols import EnvPool, Generator, Learner, TextEnv
 from rlpa_agent.rollout import RolloutCounts, added, collect
 from rlpa_agent.rollout_files import drop_later, save_rollout
+from rlpa_agent.sharding import local
 from rlpa_agent.trajectory import Trajectory
 from rlpa_agent.value import head_file
 from rlpa_agent.world import ALONE, World
@@ -203,18 +204,18 @@ class Trainer:
             if self._terminated and self._holding:  # what the handler raised was swallowed by somebody's code
                 raise _Stopped
 
-        share = self.world.share(range(rollout.dialogues))
+        share, policy = self.world.share(range(rollout.dialogues)), self.policy.whole()
         seeds, stream = self._people(), self._seeds(2)[0]
         if not share:
             return self.world.gathered([]), added(self.world.gathered([counts]))
         if self.generator is not None:
-            self.generator.update(self.policy)
+            self.generator.update(policy)
         self._holding = self.world.size == 1  # several processes stop together, after the iteration
         try:
             if self._terminated and self._holding:  # it came between two rollouts
                 raise _Stopped
             trajectories = collect(
-                self.policy,
+                policy,
                 self.envs,
                 seeds=[seeds[i] for i in share],
                 streams=[(stream, i) for i in share],
@@ -282,16 +283,21 @@ class Trainer:
         )
 
     def _validate(self, log: RunLog | None) -> None:
-        """Figures on held-out users, if it is time for them and a run that was killed has not left them."""
+        """Figures on held-out users, if it is time for them and a run that was killed has not left them. The first process has them."""
         every, path = self.config.eval.every, self.config.out / "validation.jsonl"
-        if self.evaluate is None or log is None or not every or self.iteration % every:
+        due = self.evaluate is not None and bool(every) and self.iteration % every == 0
+        done = due and any(record["iteration"] == self.iteration for record in records_until(path, self.iteration))
+        if not self.world.agreed(due and not done):
             return
-        if any(record["iteration"] == self.iteration for record in records_until(path, self.iteration)):
-            return
-        figures = dict(self.evaluate(self.policy))
-        if figures["return"] > self.best:
-            self.best = figures["return"]
+        policy, figures = self.policy.whole(), {}
+        if self.evaluate is not None and log is not None:
+            figures = dict(self.evaluate(policy))
+        better = self.world.agreed(bool(figures) and figures["return"] > self.best)
+        if better:
+            self.best = figures.get("return", self.best)
             self.save(self.config.out / "best")
+        if log is None:
+            return
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": self.iteration, **figures}) + "\n")
         for key, value in figures.items():
@@ -299,11 +305,11 @@ class Trainer:
 
     def _finite(self) -> bool:
         weights = (*self.policy.parameters_policy(), *self.policy.parameters_value())
-        return all(bool(torch.isfinite(weight).all()) for weight in weights)
+        return not self.world.any(not all(bool(torch.isfinite(local(weight)).all()) for weight in weights))
 
     def save(self, folder: Path | None = None) -> None:
-        """Write a checkpoint, ``last`` by default. One process does. Weights that are not finite replace none that are."""
-        if not (self.world.first and self._finite()):
+        """Write a checkpoint, ``last`` by default. All processes call it, the first writes. Weights that are not finite replace none that are."""
+        if not self._finite():
             return
         state = {
             **self.learner.state(),
@@ -318,7 +324,8 @@ class Trainer:
         }
         # Whether these weights have run away shows in the rollout that they hold next.
         on_trial = folder is None and self.config.ppo.max_kl is not None
-        save_checkpoint(folder or self.last, policy=self.policy, optimizers=self.learner.optimizers, state=state, on_trial=on_trial)
+        what = {"policy": self.policy, "optimizers": self.learner.optimizers, "state": state}
+        save_checkpoint(folder or self.last, **what, on_trial=on_trial, write=self.world.first)
 
     def resume(self) -> None:
         """Go on from ``last``. Call it on a trainer whose policy was loaded from there (see `checkpointed_policy`).

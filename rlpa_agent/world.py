@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -32,6 +31,8 @@ class World:
             return cls()
         from torch import distributed
 
+        if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # a GPU each: "cuda" means this one from now on
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         if not distributed.is_initialized():
             distributed.init_process_group("gloo")  # on machines with GPUs too: all that is summed lies in main memory
         return cls(distributed.get_rank(), distributed.get_world_size())
@@ -41,13 +42,18 @@ class World:
         """Whether this process writes the files."""
         return self.rank == 0
 
-    def share(self, items: Iterable[T]) -> list[T]:
+    def share(self, items: Iterable[T], filler: T | None = None) -> list[T]:
         """Our part of what all processes list alike: every ``size``-th item from the ``rank``-th on.
 
-        >>> World(1, 2).share("abcde")
-        ['b', 'd']
+        A ``filler`` makes it as long as the part of the first, which is the longest.
+
+        >>> World(1, 2).share("abcde"), World(1, 2).share("abcde", "-")
+        (['b', 'd'], ['b', 'd', '-'])
         """
-        return list(islice(items, self.rank, None, self.size))
+        every = list(items)
+        if filler is not None:
+            every += [filler] * (-len(every) % self.size)
+        return every[self.rank :: self.size]
 
     def gathered(self, share: list[T]) -> list[T]:
         """The whole list of which every process has its `share`, in the order it had."""
@@ -78,11 +84,13 @@ class World:
         return total
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum gradients over the processes, in place; a process that has none adds zeros."""
+        """Sum gradients over the processes, in place; a process that has none adds zeros. Spread ones are sums already."""
         if self.size == 1:
             return
         grads = []
         for parameter in parameters:
+            if hasattr(parameter, "to_local"):
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             grads.append(parameter.grad)

@@ -37,8 +37,8 @@ class Second(World):
         return values
 
 
-def launch(size, *arguments):
-    """Run this file's ``main`` in as many processes as a launcher would; their exit codes."""
+def launch(size, *arguments, script=__file__):
+    """Run the ``main`` of this file, or of another, in as many processes as a launcher would; their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,12 +46,12 @@ def launch(size, *arguments):
     paths = os.pathsep.join([str(HERE), str(HERE.parents[1])])
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "test_world.py"), *map(str, arguments)],
+            [sys.executable, str(script), *map(str, arguments)],
             env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": paths},
         )
         for rank in range(size)
     ]
-    return [process.wait(timeout=240) for process in processes]
+    return [process.wait(timeout=400) for process in processes]
 
 
 def main(out: str, iterations: str) -> None:
@@ -143,6 +143,21 @@ def test_processes_meet_over_main_memory_where_there_is_a_gpu_too(monkeypatch):
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     assert World.from_environment().rank == 1
     assert asked == ["gloo"]
+
+
+def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch):
+    from torch import distributed
+
+    chosen = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 3)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 4)
+    World.from_environment()
+    assert chosen == [1]
 
 
 def test_gradients_of_a_process_with_none_are_zeros():

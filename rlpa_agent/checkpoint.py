@@ -67,7 +67,8 @@ def save_checkpoint(
     ``on_trial``: the one before stays beside it until `settle` says which of the two is kept. One that is on trial
     itself is replaced instead. Several processes all have to call it, for a sharded policy is gathered, and one may ``write``.
     """
-    plain, tensors = policy.whole(), {}
+    plain = policy.whole()
+    tensors: dict[str, Tensor] = {}
     for name, optimizer in optimizers.items():
         tensors |= _flatten(name, optimizer)
     tensors |= {f"reference.{key}": value for key, value in policy.reference_tensors().items()}

@@ -324,7 +324,7 @@ class Trainer:
         }
         # Whether these weights have run away shows in the rollout that they hold next.
         on_trial = folder is None and self.config.ppo.max_kl is not None
-        what = {"policy": self.policy, "optimizers": self.learner.optimizers, "state": state}
+        what: dict[str, Any] = {"policy": self.policy, "optimizers": self.learner.optimizers, "state": state}
         save_checkpoint(folder or self.last, **what, on_trial=on_trial, write=self.world.first)
 
     def resume(self) -> None:

@@ -104,7 +104,7 @@ def curve(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     seen = [line["dialogues"] for line in metrics]
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
-    for key, label in (("profile/f1", "profile F1"), ("profile/grounded_f1", "grounded F1"), ("profile/ceiling", "ceiling of the F1")):
+    for key, label in (("profile/f1", "profile F1"), ("profile/grounded_f1", "grounded F1"), ("profile/ceiling", "share of the points told so far")):
         middle.plot(seen, [line[key] for line in metrics], marker=".", label=label)
     left.plot(seen, [line["return"] for line in metrics], marker=".")
     right.plot(seen, [line["kl_per_turn"] for line in metrics], marker=".", color="tab:red")
@@ -117,14 +117,14 @@ def curve(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def dialogues(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The first people's dialogues of both policies, as Markdown: what was said, what was believed, what was paid."""
+    """The first people's dialogues of both policies, as Markdown: what was said, believed and paid; not the profiles themselves."""
     pages = ["# The first three held-out people, before and after\n\nUnpicked: the first people in file order, the first dialogue with each, sampled at τ = 1.\n"]
     first = {(r["profile"], name): r for name in (BEFORE, AFTER) for r in reversed(records[name])}
     for person in list(dict.fromkeys(r["profile"] for r in records[BEFORE]))[:SHOWN]:
         for name in (BEFORE, AFTER):
             record = first[person, name]
-            truth = "; ".join(f"{slot}: {value if isinstance(value, str) else ', '.join(value)}" for slot, value in record["truth"].items())
-            pages.append(f"\n## {record['profile']}, {name}\n\nWho they are: {truth}\n")
+            points = sum(1 if isinstance(value, str) else len(value) for value in record["truth"].values())
+            pages.append(f"\n## {record['profile']}, {name}\n\n{points} points to find.\n")  # which ones is ALOE's to say
             spoken = [m for m in record["messages"] if m["role"] != "system"]
             for k, turn in enumerate(record["turns"]):
                 verdict = f"F1 {turn['f1']:.2f}, response {turn['response']:.0f}" + (f", {turn['parse_error']}" if turn["parse_error"] else "")

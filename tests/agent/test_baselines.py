@@ -370,7 +370,7 @@ def test_without_trl_the_error_says_what_to_install_before_anything_is_done(monk
     from rlpa_env import errors
 
     monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "trl" else object())
-    with pytest.raises(SystemExit, match=r"pip install 'rlpa\[baselines\]'"):
+    with pytest.raises(SystemExit, match=r"pip install '\.\[baselines\]'"):
         cli.main([method, "tiny", "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
     with pytest.raises(NotInstalledError), lent(None):

@@ -127,7 +127,7 @@ def test_a_style_is_everybodys_and_no_style_leaves_the_hash_as_it_was(tmp_path):
     data = dataclasses.asdict(plain)
     for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
         del data[name]
-    del data["optim"]["schedule_iterations"], data["ppo"]["old_logp"], data["model"]["device"]
+    del data["optim"]["schedule_iterations"], data["ppo"]["old_logp"], data["model"]["device"], data["model"]["shard"]
     for name in ("style", "base_url", "model_name", "matcher"):  # as it was hashed before there were these
         del data["rollout"][name]
     data["rollout"]["server"] = False

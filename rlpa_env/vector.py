@@ -23,10 +23,10 @@ Transition = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 def make_calls(envs: Sequence[gym.Env], actions: Sequence[str]) -> None:
     """Make the model calls that ``step(action)`` of each environment would make, all at once; the steps then wait no more.
 
-    Environments that ask no model are left alone.
+    Environments that ask no model, or hear another text than they are given, are left alone.
     """
     waiting = [
-        (core, action) for env, action in zip(envs, actions, strict=True) if isinstance(core := env.unwrapped, RLPAEnv) and core.waits
+        (core, action) for env, action in zip(envs, actions, strict=True) if (core := _asking(env)) is not None
     ]
     if not waiting:
         return
@@ -48,17 +48,22 @@ def begin_step(env: Any, action: Any, then: Callable[[Transition], T]) -> Future
     Until then nothing else may touch the environment. It is stepped by `flows.begin`; any other environment at once, by us, and what
     it raises is raised. So is one that hears another text than it is given, whose calls cannot be made ahead.
     """
-    inner = env
-    while isinstance(inner, gym.Wrapper) and not isinstance(inner, gym.ActionWrapper):
-        inner = inner.env
-    if not (isinstance(inner, RLPAEnv) and inner.waits):
+    core = _asking(env)
+    if core is None:
         return finished(then(env.step(action)))
 
     def step(outcomes: Sequence[Any]) -> T:
-        inner.take(action, outcomes)
+        core.take(action, outcomes)
         return then(env.step(action))
 
-    return begin(partial(inner.flows, action), step)
+    return begin(partial(core.flows, action), step)
+
+
+def _asking(env: Any) -> RLPAEnv | None:
+    """The environment inside, if it waits for models and hears the text that ``env`` is stepped with."""
+    while isinstance(env, gym.Wrapper) and not isinstance(env, gym.ActionWrapper):
+        env = env.env
+    return env if isinstance(env, RLPAEnv) and env.waits else None
 
 
 class RLPAVectorEnv(SyncVectorEnv):

@@ -26,6 +26,7 @@ from rlpa_agent.trainer import Trainer, checkpointed_policy
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env.errors import ConfigError
 from rlpa_env.flows import finished
+from rlpa_env.vector import step_all
 
 torch.set_num_threads(1)
 
@@ -370,3 +371,5 @@ def test_an_environment_that_hears_another_text_than_it_is_given_makes_its_calls
     step = pool.begin(0, rlpa_env.format_action([], "Hi there.")).result(0)
     assert step.info["reward/valid"]
     assert "Really." in louder.unwrapped.dialogue[1].content
+    _, _, _, _, info = step_all([louder], [rlpa_env.format_action([], "How are you?")])[0]
+    assert info["turn"] == 2  # nothing was begun with the other text

@@ -1,7 +1,8 @@
 """A policy as an agent of ``rlpa_env``: it answers chat messages, one dialogue or many at once.
 
 It recognises a dialogue that it has answered before by its messages, and goes on from the ids it sampled then, with
-the same keys and values in its cache. So an evaluated policy sees exactly what it saw in training.
+the same keys and values in its cache. So an evaluated policy sees exactly what it saw in training. What is new to it but begins
+as something in the cache does, as a prompted dialogue whose newest message had a note added to it, is read from there on.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ class PolicyAgent:
                 del self._known[history[:-1]]
             self.chat.extend(dialogue.pieces, dialogue.action, history[-1][1])
             ids = self.chat.context(dialogue.pieces).tolist()
-            if ids[: len(dialogue.ids)] != dialogue.ids:
-                dialogue.cached = 0  # rewritten: read anew
+            if ids[: len(dialogue.ids)] != dialogue.ids:  # rewritten: read anew from where it differs
+                dialogue.cached = min(dialogue.cached, _common(dialogue.ids, ids), len(ids) - 1)
             dialogue.ids = ids
             return dialogue
         pieces = self.chat.begin(history)
@@ -123,7 +124,7 @@ class PolicyAgent:
         return dialogue
 
     def _seat(self, dialogues: list[_Dialogue]) -> None:
-        """Give each dialogue a row of the cache; rows of dialogues that are not in this call are freed."""
+        """Give each dialogue a row of the cache; rows of dialogues that are not in this call are taken over or freed."""
         weights = _fingerprint(self.policy.lm)
         if self._cache is None or weights != self._weights or len(dialogues) >= len(self._cache.lengths_R):
             lm, dtype = self.policy.lm, self.policy.rollout_dtype
@@ -131,21 +132,49 @@ class PolicyAgent:
             self._cache = decoder(lm, rows, self.policy.context_limit, dtype)
             self._sampler = Sampler(lm, self.policy.banned_V, rows, self.temperature, dtype)
             self._rows, self._weights = [], weights
-        present = set(map(id, dialogues))
-        for row in reversed(range(len(self._rows))):
-            if id(self._rows[row]) not in present:
-                last = self._rows.pop()
-                if row < len(self._rows):
-                    self._cache.move(len(self._rows), row)
-                    self._rows[row] = last
         seated = set(map(id, self._rows))
-        for dialogue in dialogues:
-            if id(dialogue) not in seated:
-                dialogue.cached = 0
-                self._rows.append(dialogue)
+        new = [dialogue for dialogue in dialogues if id(dialogue) not in seated]
+        present = set(map(id, dialogues))
+        left = [row for row, owner in enumerate(self._rows) if id(owner) not in present]
+        for dialogue in new:
+            dialogue.cached = 0
+            if left:  # the row that begins most as it does
+                row = max(left, key=lambda row: self._shared(row, dialogue))
+                dialogue.cached = self._shared(row, dialogue)
+                left.remove(row)
+                self._rows[row] = dialogue
+        for row in reversed(left):
+            last = self._rows.pop()
+            if row < len(self._rows):
+                self._cache.move(len(self._rows), row)
+                self._rows[row] = last
+        seated = set(map(id, self._rows))
+        fresh = [dialogue for dialogue in new if id(dialogue) not in seated]
+        self._rows += fresh
         for row, dialogue in enumerate(self._rows):
-            if dialogue.cached == 0:
-                self._cache.clear(row)
+            if dialogue.cached < int(self._cache.lengths_R[row]):
+                self._cache.clear(row, dialogue.cached)
+        self._read_once(fresh)
+
+    def _shared(self, row: int, dialogue: _Dialogue) -> int:
+        """Positions of a row that a dialogue can take over; its last id is always read, for what follows it."""
+        owner = self._rows[row]
+        return min(_common(owner.ids[: owner.cached], dialogue.ids), len(dialogue.ids) - 1)
+
+    def _read_once(self, fresh: list[_Dialogue]) -> None:
+        """What all new dialogues in the last rows begin with is read for the first of them, and copied."""
+        assert self._cache is not None
+        if len(fresh) < 2:
+            return
+        first = len(self._rows) - len(fresh)
+        shared = min(_common(fresh[0].ids, other.ids[:-1]) for other in fresh[1:])
+        if not 0 < shared < len(fresh[0].ids) or shared > self._cache.capacity:
+            return
+        self._cache.prefill([first], [np.asarray(fresh[0].ids[:shared], dtype=np.int64)])
+        for row, dialogue in enumerate(fresh, first):
+            dialogue.cached = shared
+            if row > first:
+                self._cache.move(first, row)
 
     def _decode(self, dialogues: list[_Dialogue], turns: list[int]) -> None:
         """One answer for every dialogue, into its ``action`` and ``ids``."""
@@ -206,6 +235,15 @@ class PolicyAgent:
             for source, target in ((a, spare), (b, a), (spare, b)):
                 rows.move(source, target)
         self._rows[a], self._rows[b] = self._rows[b], self._rows[a]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Leading ids that two lists share.
+
+    >>> _common([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 @torch.no_grad()

@@ -40,8 +40,8 @@ class Decoder(Protocol):
     def step(self, ids_n: Tensor, live_n: Tensor) -> Tensor:
         """Append one id to each leading row where ``live_n``; hidden state [n, H] (junk where not live)."""
 
-    def clear(self, row: int) -> None:
-        """Forget a row."""
+    def clear(self, row: int, kept: int = 0) -> None:
+        """Forget all of a row but its first ``kept`` positions."""
 
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
@@ -110,9 +110,9 @@ class _Cache:
         self.mask_RL.fill_(-torch.inf)
         self.mask_RL[:, :length] = 0
 
-    def clear(self, row: int) -> None:
-        self.lengths_R[row] = 0
-        self.mask_RL[row] = -torch.inf
+    def clear(self, row: int, kept: int = 0) -> None:
+        self.lengths_R[row] = kept
+        self.mask_RL[row, kept:] = -torch.inf
 
     def move(self, source: int, target: int) -> None:
         used = int(self.lengths_R[source])

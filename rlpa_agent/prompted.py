@@ -45,6 +45,7 @@ class PromptedPolicy:
         self._agent = PolicyAgent(
             agent.policy, temperature=agent.temperature, seed=agent.seed, max_new_tokens=agent.max_new_tokens, chat=chat
         )
+        self._spent: dict[str, int] = {}  # completion -> tokens of all the answers behind it, of the newest batch
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -61,17 +62,19 @@ class PromptedPolicy:
         """Completions for several dialogues; each of a method's calls is decoded for all of them together."""
         flows = [self._prompting.act_flow(messages) for messages in batch]
         asked: dict[int, Any] = {i: next(flow) for i, flow in enumerate(flows)}
-        texts = [""] * len(flows)
+        texts, spent = [""] * len(flows), [0] * len(flows)
         while asked:
             answers = self._agent.act_batch(list(asked.values()))
             for i, answer in zip(list(asked), answers, strict=True):
+                spent[i] += self._agent.count_tokens(answer)
                 try:
                     asked[i] = flows[i].send(answer)
                 except StopIteration as stop:
                     texts[i] = stop.value
                     del asked[i]
+        self._spent = dict(zip(texts, spent, strict=True))
         return texts
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a completion."""
-        return self._agent.count_tokens(text)
+        """Tokens of a completion; of one of the newest batch with the thoughts, drafts and critiques that led to it."""
+        return self._spent[text] if text in self._spent else self._agent.count_tokens(text)

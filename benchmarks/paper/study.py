@@ -58,6 +58,7 @@ def parser(description: str | None, model: Sequence[str] = ("start=tiny",), trai
     found.add_argument("--users", type=int, default=74, help="the first so many people of the split")
     found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training runs ({seed}), people's replies and sampling")
     found.add_argument("--temperature", type=float, help="of local policies; their own if not given, 0 is greedy")
+    found.add_argument("--max-new-tokens", type=int, help="longest answer of local policies; as they were trained if not given")
     found.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder for dialogues; finished ones are not held again")
     found.add_argument("--out", type=Path, help="folder for the result as JSON")
     found.add_argument("--smoke", action="store_true", help="two people and one seed, to see that it runs")
@@ -182,10 +183,12 @@ def source_of(source: str, seed: int, args: argparse.Namespace, turns: int | Non
     key = f"{method}{'-' if method else ''}{_slug(Path(path).name)}-{fingerprint(path)}"
     if args.temperature is not None:
         key += f"-t{args.temperature:g}"
+    if args.max_new_tokens is not None:
+        key += f"-n{args.max_new_tokens}"
     context = (args.context or fitting_context(path, turns)) if turns else ""
     if context:
         key += f"-{context}"
-    return Source(key, Late(lambda: _prompted(_policy(path, seed, args.temperature, context), method, args)), "tokens", context)
+    return Source(key, Late(lambda: _prompted(_policy(path, seed, args, context), method, args)), "tokens", context)
 
 
 def fitting_context(path: str, turns: int) -> str:
@@ -205,11 +208,11 @@ def _there(source: str) -> str:
     return source
 
 
-def _policy(path: str, seed: int, temperature: float | None, context: str) -> Any:
+def _policy(path: str, seed: int, args: argparse.Namespace, context: str) -> Any:
     from rlpa_agent.contexts import ContextKind
     from rlpa_agent.evaluate import policy_agent
 
-    agent = policy_agent(path, seed=seed, temperature=temperature)
+    agent = policy_agent(path, seed=seed, temperature=args.temperature, max_new_tokens=args.max_new_tokens)
     if context:
         agent.chat.kept = ContextKind(context)
     return agent

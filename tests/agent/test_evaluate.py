@@ -81,6 +81,52 @@ def test_keys_and_values_are_reused(monkeypatch):
     assert fed[0] <= 1 + glue + len(policy.chat.encode_user("No."))
 
 
+def fed_to(agent, monkeypatch):
+    """Numbers of tokens that an agent's cache is given from now on, a list for each call."""
+    fed = []
+    prefill = Qwen2Decoder.prefill
+    monkeypatch.setattr(Qwen2Decoder, "prefill", lambda self, rows, chunks: fed.append([len(c) for c in chunks]) or prefill(self, rows, chunks))
+    return fed
+
+
+def alone(policy, messages):
+    """What a policy says to a dialogue that is all it has ever read."""
+    return PolicyAgent(policy, max_new_tokens=10, temperature=0.0).act(messages)
+
+
+def test_a_dialogue_that_differs_at_its_end_is_read_from_there(monkeypatch):
+    """A note behind the newest message, as of the reminder, makes every turn a dialogue of its own; also in another order."""
+    policy = tiny_models.policy(context=1024, system_prompt=None)
+    agent = PolicyAgent(policy, max_new_tokens=10, temperature=0.0)
+    dialogues = [[{"role": "system", "content": "be kind " * 20}, {"role": "user", "content": f"{word} " * 20}] for word in ("I bake", "My sister")]
+    fed = fed_to(agent, monkeypatch)
+    for turn in range(3):
+        asked = [[*messages[:-1], {"role": "user", "content": messages[-1]["content"] + " Mind what I told you."}] for messages in dialogues]
+        fed.clear()
+        answers = agent.act_batch(asked)
+        if turn:
+            assert max(fed[-1]) < 60  # answer, message and note; the dialogue has more than 150
+        now = list(fed)
+        assert answers == [alone(policy, messages) for messages in asked]
+        fed[:] = now
+        dialogues = [[*m, {"role": "assistant", "content": a}, {"role": "user", "content": f"{turn}?"}] for m, a in zip(dialogues, answers)][::-1]
+    assert agent._cache.lengths_R.max() > 150
+
+
+def test_what_new_dialogues_begin_with_is_read_once(monkeypatch):
+    policy = tiny_models.policy(context=1024, system_prompt=None)
+    agent = PolicyAgent(policy, max_new_tokens=10, temperature=0.0)
+    dialogues = [[{"role": "system", "content": "be kind " * 20}, {"role": "user", "content": line}] for line in ("Hello", "Hello you", "No.")]
+    fed = fed_to(agent, monkeypatch)
+    answers = agent.act_batch(dialogues)
+    assert [len(chunks) for chunks in fed] == [1, 3]
+    assert fed[0][0] > 40
+    assert max(fed[1]) < 20
+    assert answers == [alone(policy, messages) for messages in dialogues]
+    same = [dialogues[0], dialogues[0]]
+    assert PolicyAgent(policy, max_new_tokens=10, temperature=0.0).act_batch(same) == [answers[0], answers[0]]
+
+
 def test_rows_whose_answer_is_over_are_not_stepped_on(monkeypatch):
     """Of eight rows no more than one at a time is stepped to no purpose, in every turn, and nobody's dialogue is lost by it."""
     policy = tiny_models.policy(sharpness=2.0)

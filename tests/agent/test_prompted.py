@@ -67,6 +67,8 @@ def test_self_critic_asks_three_times_for_all_dialogues_together():
         assert third[-1] == {"role": "user", "content": prompt("agent-rewrite-v1", "en")}
     again, _ = prompted("self-critic")
     assert again.act_batch(batch) == texts
+    spent = [sum(made._agent.count_tokens(asked[i][-2]["content"]) for asked in heard[1:]) for i in range(2)]  # draft, critique
+    assert [made.count_tokens(text) for text in texts] == [own + made._agent.count_tokens(text) for own, text in zip(spent, texts)]
     assert made.count_tokens("I bake.") == len(made._agent.policy.tokenizer.encode("I bake."))
 
 

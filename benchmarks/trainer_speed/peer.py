@@ -11,6 +11,7 @@ import torch
 from workload import Size, paid, said
 
 from rlpa_agent.chat import Chat
+from rlpa_agent.loading import faster_dtype
 
 
 def exactly(tokens: int, pad_id: int) -> dict[str, Any]:
@@ -44,7 +45,9 @@ def pays(completions: Sequence[Any], **_: Any) -> list[float]:
 
 
 class Peer:
-    """TRL's trainer. ``same``: our precision, β, optimizer, clipping, epochs and minibatches; else its defaults."""
+    """TRL's trainer. ``same``: our precision, β, optimizer, clipping, epochs and minibatches; else its defaults, which are for
+    processors that are fast in bf16: on others it too computes in fp32.
+    """
 
     def __init__(self, folder: Path, size: Size, chat: Chat, out: Path, *, turns: int = 1, same: bool = True, seed: int = 0) -> None:
         from datasets import Dataset, disable_progress_bars
@@ -54,7 +57,7 @@ class Peer:
         self.size, self.rounds = size, size.repeats + 1
         dialogues, minibatches, epochs = size.dialogues, 4, 2
         tokens = size.tokens if turns == 1 else size.dialogue_tokens
-        chosen: dict[str, Any] = {"per_device_train_batch_size": dialogues}
+        chosen: dict[str, Any] = {"per_device_train_batch_size": dialogues, "bf16": faster_dtype(size.hidden) == "bfloat16"}
         self.steps = 1
         if same:
             chosen = {
@@ -97,6 +100,7 @@ class Peer:
             done, mask = reprefilled(lm, chat, openings, turns, tokens)
             return {"prompt_ids": openings, "completion_ids": done, "logprobs": None, "env_mask": mask}
 
+        self.bf16 = bool(config.bf16)
         self.trainer = GRPOTrainer(
             str(folder),
             reward_funcs=pays,

@@ -118,3 +118,18 @@ def test_trl_trains_the_same_model_beside_ours():
     for part in ("single", "multi"):
         assert all(len(figures[part][name]["all"]) == 1 for name in ("grpo", "ppo", "trl"))
         assert figures[part]["grpo_to_trl"] > 0
+
+
+@pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra baselines")
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing`:FutureWarning")  # which TRL itself sets
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_trl_with_its_defaults_is_not_held_to_a_precision_that_the_processor_is_slow_in(speed, tmp_path, monkeypatch, faster):
+    import peer
+    import workload
+
+    monkeypatch.setattr(peer, "faster_dtype", lambda width: faster)
+    size = speed.SMOKE
+    model = workload.build_model(tmp_path / "model", size, 0)
+    chat = workload.policy_from(model, size).chat
+    made = peer.Peer(model, size, chat, tmp_path / "trl", same=False)
+    assert made.trainer.args.bf16 is made.bf16 is (faster == "bfloat16")

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,24 @@ def machine() -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str:
-    """The commit measured, with "+" if the tree had changes; "" outside a checkout."""
-    here = Path(__file__).parent
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
-    changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    """The commit measured: that of the checkout when this module was loaded, with "+" if there were changes; "" outside one.
+
+    Results that earlier benchmarks wrote are no changes.
+    """
+    root = Path(__file__).parents[1]
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
+    others = (".", f":!{RESULTS.relative_to(root)}")
+    changed = subprocess.run(["git", "status", "--porcelain", "-uno", "--", *others], cwd=root, capture_output=True, text=True)
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def finish(name: str, figures: dict[str, Any], seeds: list[int], out: Path | None) -> None:
-    """Print the figures as the last line, one line of JSON, and write them with their circumstances."""
+commit()  # now: hours later the checkout may be at another
+
+
+def write(name: str, figures: dict[str, Any], seeds: list[int], out: Path | None) -> None:
+    """Write the figures with their circumstances; nothing where no folder is given."""
     record = {
         "benchmark": name,
         "command": " ".join(["python", *sys.argv]),
@@ -47,4 +56,9 @@ def finish(name: str, figures: dict[str, Any], seeds: list[int], out: Path | Non
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def finish(name: str, figures: dict[str, Any], seeds: list[int], out: Path | None) -> None:
+    """Write the figures, and print them as the last line, one line of JSON."""
+    write(name, figures, seeds, out)
     print(json.dumps(figures))

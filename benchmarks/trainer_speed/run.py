@@ -37,7 +37,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import finish
+from common import finish, write
 from workload import SMOKE, Ours, Size, build_model, paid, policy_from, said
 
 from rlpa_agent.batch import make_batch
@@ -257,6 +257,7 @@ def main() -> None:
             table.add_section()
             for name, value in flat(figures[part]):
                 table.add_row(f"{part} · {name}", value)
+            write("trainer_speed", figures, [args.seed], args.out)  # what is measured stays, should the rest be stopped
     Console(width=120).print(table)
     finish("trainer_speed", figures, [args.seed], args.out)
 

@@ -133,3 +133,17 @@ def test_trl_with_its_defaults_is_not_held_to_a_precision_that_the_processor_is_
     chat = workload.policy_from(model, size).chat
     made = peer.Peer(model, size, chat, tmp_path / "trl", same=False)
     assert made.trainer.args.bf16 is made.bf16 is (faster == "bfloat16")
+
+
+def test_what_was_measured_stays_when_a_later_part_fails(speed, monkeypatch, tmp_path):
+    def measured(part, *_):
+        if part == "rows":
+            raise KeyboardInterrupt
+        return {"exponent": 1.0}
+
+    monkeypatch.setattr(speed, "measured", measured)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--smoke", "--threads", "1", "--parts", "growth", "rows", "--out", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        speed.main()
+    torch.set_flush_denormal(False)
+    assert json.loads((tmp_path / "trainer_speed.json").read_text())["figures"]["growth"] == {"exponent": 1.0}

@@ -1,0 +1,67 @@
+"""What a benchmark's result says of the code that was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMON = Path(__file__).parents[1] / "benchmarks" / "common.py"
+MEASURE = """
+import pathlib, subprocess, sys
+sys.path.insert(0, "benchmarks")
+import common
+if "moved" in sys.argv:
+    pathlib.Path("code.py").write_text("later")
+    subprocess.run(["git", "commit", "-qam", "later"], check=True)
+common.finish("speed", {"turns": 3}, [0], pathlib.Path("benchmarks/results/speed"))
+"""
+
+
+def git(folder, *arguments):
+    made = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    return subprocess.run(made, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    (tmp_path / "benchmarks" / "results" / "speed").mkdir(parents=True)
+    shutil.copy(COMMON, tmp_path / "benchmarks")
+    (tmp_path / "benchmarks" / "results" / "speed" / "speed.json").write_text("{}")
+    (tmp_path / "code.py").write_text("first")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "config", "user.name", "a")
+    git(tmp_path, "config", "user.email", "a@b")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    return tmp_path
+
+
+def measured(folder, *how):
+    done = subprocess.run([sys.executable, "-c", MEASURE, *how], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "benchmarks/results/speed/speed.json").read_text())
+    assert json.loads(done.stdout) == record["figures"] == {"turns": 3}
+    return record["commit"]
+
+
+def test_a_result_names_the_commit_and_results_before_it_are_no_changes(checkout):
+    head = git(checkout, "rev-parse", "--short", "HEAD")
+    assert measured(checkout) == head
+    assert git(checkout, "status", "--porcelain") != ""  # the result itself, which is tracked
+    assert measured(checkout) == head
+
+
+def test_changed_code_is_marked(checkout):
+    (checkout / "code.py").write_text("changed")
+    assert measured(checkout).endswith("+")
+
+
+def test_it_is_the_commit_that_was_loaded_whatever_the_checkout_did_since(checkout):
+    head = git(checkout, "rev-parse", "--short", "HEAD")
+    assert measured(checkout, "moved") == head
+    assert git(checkout, "rev-parse", "--short", "HEAD") != head

@@ -198,7 +198,7 @@ def flat(figures: Figures, before: str = "") -> list[tuple[str, str]]:
             lines += flat(value, f"{before}{name} ")
         elif name != "all":
             said_as = ", ".join(f"{each:,.4g}" for each in value) if isinstance(value, list) else value
-            lines.append((before + name, f"{value:,.4g}" if isinstance(value, (int, float)) else str(said_as)))
+            lines.append((before + name, f"{value:,.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(said_as)))
     return lines
 
 

@@ -124,7 +124,8 @@ def config_of(size: Size, *, algo: str, turns: int, tokens: int, seed: int = 0, 
     return dataclasses.replace(
         config,
         model=ModelConfig(update_dtype="float32"),
-        ppo=PPOConfig(beta=0.01, epochs=2, minibatches=4, target_kl=None, max_kl=None, critic_warmup=0),
+        # What is sampled and what is learned compute alike in fp32, so the logp of sampling is the old one, and not computed twice.
+        ppo=PPOConfig(beta=0.01, epochs=2, minibatches=4, target_kl=None, max_kl=None, critic_warmup=0, old_logp="sampled"),
         optim=OptimConfig(policy_lr=1e-4, warmup_iterations=0),
     )
 

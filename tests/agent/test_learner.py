@@ -329,8 +329,11 @@ def late(kind, said):
     return (float(said[0] == "ab"[kind]) if len(said) == 2 else 0.0), "u"
 
 
-def solved(tmp_path, seed, gamma_turn, iterations=40, dialogues=64):
-    """Mean probability of the right first action after training."""
+def solved(tmp_path, seed, gamma_turn, iterations=12, dialogues=384):
+    """Mean probability of the right first action after training.
+
+    With credit five iterations are enough; without a signal the policy walks at random, and many dialogues keep its steps small.
+    """
     config = toy_config(
         tmp_path,
         2,
@@ -364,8 +367,7 @@ def test_T20_a_first_turn_that_pays_later_is_learned(tmp_path, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_T20_credit_that_ends_with_the_turn_learns_nothing(tmp_path, seed):
-    # without a signal the policy walks at random: many dialogues an iteration keep the steps of the walk small
-    assert abs(solved(tmp_path, seed, 0.0, iterations=25, dialogues=384) - 0.5) <= 0.1
+    assert abs(solved(tmp_path, seed, 0.0) - 0.5) <= 0.1
 
 
 def test_a_non_finite_step_is_skipped_and_three_running_stop(tmp_path):

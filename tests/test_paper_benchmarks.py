@@ -80,6 +80,7 @@ def test_it_runs_and_two_people_decide_nothing(name, clean, runs, monkeypatch, c
 
 def test_finished_parts_are_not_held_again_and_other_weights_are(clean, study, runs, monkeypatch, capsys, tmp_path):
     figures = run("table2", runs, monkeypatch, capsys)
+    assert [claim["sentence"].startswith("AVG") for claim in figures["claims"]] == [True] * 3 + [False] * 4  # the paper's, ours
 
     def forbidden(*args, **kwargs):
         raise AssertionError("loaded")

@@ -13,7 +13,9 @@ roofline  share of the processor's matrix products that the update reaches: the 
 memory    largest resident set of an iteration, each in a process of its own; with --model also of LoRA PPO on that
 
 All answers have exactly the tokens they are given. What is compared runs in turn, again and again, and medians count; the
-first round of everything is left out. single, multi, defaults and memory need the extra ``baselines``.
+first round of everything is left out. single, multi, defaults and memory need the extra ``baselines``. Two quiet cores are busy for
+more than an hour, half of it with multi. OUT receives every part as it is measured, and a stopped command goes on behind the last
+one, as long as commit, machine and options are the same.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import finish, write
+from common import commit, finish, machine, write
 from workload import SMOKE, Ours, Size, build_model, paid, policy_from, said
 
 from rlpa_agent.batch import make_batch
@@ -202,6 +204,16 @@ def flat(figures: Figures, before: str = "") -> list[tuple[str, str]]:
     return lines
 
 
+def kept(args: argparse.Namespace, settings: Figures) -> Figures:
+    """Parts that OUT already holds, measured here at this commit with the same settings; {} if there are none."""
+    path = args.out / "trainer_speed.json" if args.out else None
+    if path is None or not path.is_file() or commit().endswith("+"):
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    same = found["commit"] == commit() and found["machine"] == machine() and all(found["figures"].get(key) == value for key, value in settings.items())
+    return {part: figures for part, figures in found["figures"].items() if part in PARTS} if same else {}
+
+
 PARTS = ("single", "multi", "defaults", "growth", "rows", "prefill", "roofline", "memory")
 
 
@@ -246,13 +258,15 @@ def main() -> None:
             return
         model = build_model(work / "model", size, args.seed)
         parameters = sum(parameter.numel() for parameter in policy_from(model, size).lm.parameters())
-        figures: Figures = {"parameters": parameters, "threads": args.threads}
+        figures: Figures = {"parameters": parameters, "threads": args.threads, "seed": args.seed, "smoke": args.smoke, "model": Path(args.model or "").name}
+        figures |= kept(args, figures)
         table = Table(title=f"trainer speed · {parameters / 1e6:.1f} M parameters · median of {size.repeats}")
         table.add_column("")
         table.add_column("", justify="right")
         for part in args.parts:
             began = time.perf_counter()
-            figures[part] = measured(part, model, size, args, work)
+            if part not in figures:
+                figures[part] = measured(part, model, size, args, work)
             print(f"{part}: measured in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
             table.add_section()
             for name, value in flat(figures[part]):

@@ -135,15 +135,35 @@ def test_trl_with_its_defaults_is_not_held_to_a_precision_that_the_processor_is_
     assert made.trainer.args.bf16 is made.bf16 is (faster == "bfloat16")
 
 
-def test_what_was_measured_stays_when_a_later_part_fails(speed, monkeypatch, tmp_path):
+def test_a_stopped_command_keeps_what_it_measured_and_goes_on_behind_it(speed, monkeypatch, tmp_path):
+    asked, stop = [], [True]
+
     def measured(part, *_):
-        if part == "rows":
+        asked.append(part)
+        if part == "rows" and stop:
             raise KeyboardInterrupt
-        return {"exponent": 1.0}
+        return {"exponent": float(len(asked))}
+
+    def run(*more, parts=("growth", "rows")):
+        monkeypatch.setattr(sys, "argv", ["run.py", "--smoke", "--threads", "1", "--parts", *parts, "--out", str(tmp_path), *more])
+        try:
+            speed.main()
+        finally:
+            torch.set_flush_denormal(False)
+        return json.loads((tmp_path / "trainer_speed.json").read_text())["figures"]
 
     monkeypatch.setattr(speed, "measured", measured)
-    monkeypatch.setattr(sys, "argv", ["run.py", "--smoke", "--threads", "1", "--parts", "growth", "rows", "--out", str(tmp_path)])
+    monkeypatch.setattr(speed, "commit", lambda: "1a2b3c4")
+    monkeypatch.setattr(sys.modules["common"], "commit", lambda: "1a2b3c4")
     with pytest.raises(KeyboardInterrupt):
-        speed.main()
-    torch.set_flush_denormal(False)
-    assert json.loads((tmp_path / "trainer_speed.json").read_text())["figures"]["growth"] == {"exponent": 1.0}
+        run()
+    stop.clear()
+    figures = run()
+    assert asked == ["growth", "rows", "rows"]
+    assert [figures[part]["exponent"] for part in ("growth", "rows")] == [1.0, 3.0]
+    assert run(parts=("prefill",)).keys() >= {"growth", "rows", "prefill"}  # what was not asked for again is not lost
+    assert "growth" not in run("--seed", "1", parts=("rows",))  # other settings are another result
+    asked.clear()
+    monkeypatch.setattr(speed, "commit", lambda: "1a2b3c4+")
+    run("--seed", "1", parts=("rows",))
+    assert asked == ["rows"]  # of a changed tree nothing is known

@@ -153,8 +153,11 @@ def test_a_stopped_command_keeps_what_it_measured_and_goes_on_behind_it(speed, m
         return json.loads((tmp_path / "trainer_speed.json").read_text())["figures"]
 
     monkeypatch.setattr(speed, "measured", measured)
-    monkeypatch.setattr(speed, "commit", lambda: "1a2b3c4")
-    monkeypatch.setattr(sys.modules["common"], "commit", lambda: "1a2b3c4")
+    def at(commit):
+        for module in (speed, sys.modules["common"]):
+            monkeypatch.setattr(module, "commit", lambda: commit)
+
+    at("1a2b3c4")
     with pytest.raises(KeyboardInterrupt):
         run()
     stop.clear()
@@ -164,6 +167,8 @@ def test_a_stopped_command_keeps_what_it_measured_and_goes_on_behind_it(speed, m
     assert run(parts=("prefill",)).keys() >= {"growth", "rows", "prefill"}  # what was not asked for again is not lost
     assert "growth" not in run("--seed", "1", parts=("rows",))  # other settings are another result
     asked.clear()
-    monkeypatch.setattr(speed, "commit", lambda: "1a2b3c4+")
-    run("--seed", "1", parts=("rows",))
-    assert asked == ["rows"]  # of a changed tree nothing is known
+    for commit, held in (("5d6e7f8", 1), ("5d6e7f8", 0), ("5d6e7f8+", 1), ("5d6e7f8+", 1)):  # of a changed tree nothing is known
+        at(commit)
+        run("--seed", "1", parts=("rows",))
+        assert len(asked) == held
+        asked.clear()

@@ -140,6 +140,9 @@ def test_an_entry_from_a_result_and_its_episodes(board, tmp_path, capsys, monkey
     add.main([*mine, "--agent", "echo", "--command", "python my_agent.py", "--training-minutes", "3"])
     entry = json.loads((tmp_path / "entries" / "rlpa-v0-echo.json").read_text())
     assert (entry["command"], entry["commit"], entry["cost"]["training_minutes"]) == ("python my_agent.py", "1a2b3c4", 3.0)
+    add.main([*mine, "--agent", "echo", "--name", "the parrot", "--command", "python my_agent.py"])
+    parrot = json.loads((tmp_path / "entries" / "rlpa-v0-the-parrot.json").read_text())
+    assert (parrot["agent"], parrot["scores"]) == ("the parrot", entry["scores"])
     with pytest.raises(SystemExit, match="command: expected one line"):
         add.main([*mine, "--agent", "echo"])
     with pytest.raises(SystemExit, match="--agent: expected one of echo; got 'eco'"):

@@ -78,7 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the result, check the entry, write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--agent", required=True, help="the row of the result that is entered, under this name")
+    parser.add_argument("--agent", required=True, help="the row of the result that is entered")
+    parser.add_argument("--name", help="on the board; that of the row if not given")
     parser.add_argument("--kind", required=True, choices=KINDS)
     parser.add_argument("--description", required=True, help="one line: what it does")
     parser.add_argument("--command", help="what anybody can run to measure it again; a benchmark's result has its own")
@@ -95,7 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
             about["command"] = args.command
         about |= {"kind": args.kind, "description": args.description, "cost": {"training_minutes": args.training_minutes, "usd": args.usd}}
         row = rows[args.agent]
-        entry = checked(entry_of(row, about, paired_returns(args.results.with_name("episodes.jsonl"), row)), "the entry")
+        entry = entry_of(row, about, paired_returns(args.results.with_name("episodes.jsonl"), row))
+        entry = checked(entry | ({"agent": args.name} if args.name else {}), "the entry")
     except (OSError, ValueError, KeyError) as error:
         raise SystemExit(f"add: {error if isinstance(error, ConfigError) else f'{args.results}: expected results with rows of agents; {error!r}'}") from error
     path = (args.entries or ENTRIES) / path_of(entry).name

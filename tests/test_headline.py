@@ -36,7 +36,7 @@ def test_it_holds_everybodys_dialogues_and_two_people_decide_nothing(headline, t
     figures = json.loads(printed[-1])
     assert list(figures["rows"]) == ["small, trained", "small, start", "small", "large", "large, cot"]
     assert {claim["outcome"] for claim in figures["claims"]} == {"cannot be said"}
-    assert len(figures["claims"]) == 4
+    assert len(figures["claims"]) == 8
     assert any("Qwen2.5-3B RLPA 73.38" in line for line in printed)
     kept = sorted(path.parent.name for path in tmp_path.glob("RLPA-v0-*/*/episodes.jsonl"))
     assert len(kept) == 2  # the same weights, asked in two ways
@@ -81,6 +81,27 @@ def test_turns_after_a_person_left_count_and_earn_nothing(headline):
     assert found["left_early"] == 0.5
 
 
+def test_form_aside_is_the_verdict_on_the_words_that_were_seen(headline):
+    from rlpa_env.agents import make_agent
+    from rlpa_env.evaluate import Setting, collect
+
+    class Formless:
+        """Says what attentive does, every second time without its form."""
+
+        def act(self, messages):
+            answer = make_agent("attentive").act(messages)
+            odd = sum(message["role"] == "assistant" for message in messages) % 2
+            return answer.split("<response>")[1].split("</response>")[0] if odd else answer
+
+    records = collect({"attentive": None, "formless": Formless()}, Setting(users=6), workers=1, quiet=True)
+    whole = headline.form_aside([records["attentive"]])
+    assert (whole == headline.study.by_turn([records["attentive"]], "al")).all()
+    assert whole.mean() > 0.5
+    odd = headline.study.by_turn([records["formless"]], "al")
+    assert odd[:, :, 1::2].max() == 0
+    assert headline.form_aside([records["formless"]])[:, :, 1::2].mean() > 0.5
+
+
 def test_the_second_opinion_hears_who_listens(headline, monkeypatch):
     words = ("bread", "oven", "warm", "bake", "boat", "sail", "torn", "interests", "money")
 
@@ -99,7 +120,7 @@ def test_the_second_opinion_hears_who_listens(headline, monkeypatch):
 def test_the_claims_are_of_the_trained_one_above_each_other(headline):
     al = np.ones((1, 20, 10))
     tables = {"small, trained": al, "small, start": 0 * al, "small": 0 * al, "large": al, "large, cot": 0 * al}
-    said = {claim.sentence: claim.outcome for claim in headline.headline_claims(tables, list(tables))}
+    said = {claim.sentence: claim.outcome for claim in headline.headline_claims(tables)}
     assert said == {
         "AVG of small, trained above small, start": "held",
         "AVG of small, trained above small": "held",

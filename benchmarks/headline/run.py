@@ -7,8 +7,9 @@
 come, which get the environment's instructions; --large once for each of --methods. The people are the first of those whom that
 benchmark holds out. All get the same people, seeds, longest answer and judge: the rules of the environment, which is none of the
 models, but which the trained one was trained with. So, with --embedding, there is a second opinion: the evaluator of `red_team`, which
-shares no code with judge or matcher and which nobody was trained with. A dialogue's AL is judged with the hidden profile; an answer out
-of form, and a turn after the person left, is not aligned. Tokens a turn are all that was sampled for it, thoughts and drafts included.
+shares no code with judge or matcher and which nobody was trained with. AL is judged with the hidden profile; an answer out of form, and a
+turn after the person left, is not aligned. Untrained models often miss the form, so *form aside* judges the words that the person saw all the
+same, by the same judge. Tokens a turn are all that was sampled for it, thoughts and drafts included.
 
 Dialogues are kept in RUNS, and it goes on where it was stopped; --only holds and compares some of the contestants.
 """
@@ -31,6 +32,7 @@ from evaluator import baselines, evaluate_episode
 from published import rows as rows_of_paper
 
 from rlpa_agent.demo import split_people
+from rlpa_env import Message, Point, RuleJudge, parse_action
 from rlpa_env.encoders import encoder_of
 from rlpa_env.prompting import METHODS
 
@@ -58,10 +60,31 @@ def second_opinion(records: dict[str, list[study.Records]], embedding: str) -> d
     }
 
 
+def form_aside(seeds: list[study.Records]) -> np.ndarray:
+    """[S, U, K]: whether the words of a turn suit the hidden profile, in whatever form they came; 0 after the person left."""
+    judge = RuleJudge()
+    found = 0.0 * study.by_turn(seeds, "al")  # a failure's turns stay NaN
+    for s, records in enumerate(seeds):
+        for u, record in enumerate(records):
+            truth = [Point(slot, value) for slot, values in record["truth"].items() for value in ([values] if isinstance(values, str) else values)]
+            dialogue: list[Message] = []
+            said = 0
+            for message in record["messages"]:
+                words = message["content"]
+                if message["role"] == "assistant":
+                    words = parse_action(words).reply
+                    found[s, u, said] += judge.judge(truth, dialogue, words).passed
+                    said += 1
+                if message["role"] != "system":
+                    dialogue.append(Message(message["role"], words))
+    return found
+
+
 def row_of(seeds: list[study.Records]) -> dict[str, Any]:
     """Figures of one contestant; means over turns, 0 after the person left."""
     own = {name: say.estimate(study.by_turn(seeds, key), np.mean) for name, key in (("profile_f1", "f1"), ("response", "response"))}
     own["return"] = say.estimate(study.by_turn(seeds, "reward"), np.sum)
+    own["form_aside"] = say.estimate(100.0 * form_aside(seeds), np.mean)
     turns = [turn for records in seeds for record in records for turn in record["turns"]]
     plain = {
         "tokens_per_turn": float(np.mean([turn["tokens"] for turn in turns])),
@@ -71,10 +94,10 @@ def row_of(seeds: list[study.Records]) -> dict[str, Any]:
     return say.alignment_figures(study.by_turn(seeds, "al")) | own | plain
 
 
-def headline_claims(tables: dict[str, np.ndarray], names: list[str]) -> list[say.Claim]:
-    """What the paper's headline says, of AVG: the trained above itself untrained, and above the larger one however it is asked."""
-    said = [say.above(f"AVG of {TRAINED} above {other}", tables, TRAINED, other) for other in (START, SMALL)]
-    return said + [say.above(f"AVG of {TRAINED} above {name}", tables, TRAINED, name) for name in names if name not in (TRAINED, START, SMALL)]
+def headline_claims(tables: dict[str, np.ndarray], figure: str = "AVG") -> list[say.Claim]:
+    """What the paper's headline says: the trained one above itself untrained, and above the larger one however it is asked."""
+    others = [START, SMALL, *(name for name in tables if name not in (TRAINED, START, SMALL))]
+    return [say.above(f"{figure} of {TRAINED} above {name}", tables, TRAINED, name) for name in others]
 
 
 def main() -> None:
@@ -99,19 +122,21 @@ def main() -> None:
 
     records = study.hold(args, ("RLPA-v0", people))
     tables = {name: study.by_turn(seeds, "al") for name, seeds in records.items()}
+    worded = {name: form_aside(seeds) for name, seeds in records.items()}
     rows = {name: row_of(seeds) for name, seeds in records.items()}
     heard = second_opinion(records, args.embedding) if args.embedding else {}
-    shown = Table("", "AL AVG", "profile F1", "response", "return", "tokens a turn", "malformed", "left early", "second opinion", title=f"{args.users} held-out people")
+    shown = Table("", "AL AVG", "form aside", "profile F1", "response", "return", "tokens a turn", "malformed", "left early", "second opinion", title=f"{args.users} held-out people")
     figures: dict[str, Any] = {}
     for name, own in rows.items():
         other = {"second_opinion": say.estimate(heard[name], np.mean)} if heard else {}
-        scores = (own["avg"].text(1), own["profile_f1"].text(3), own["response"].text(2), own["return"].text(2))
+        scores = (own["avg"].text(1), own["form_aside"].text(1), own["profile_f1"].text(3), own["response"].text(2), own["return"].text(2))
         counts = (f"{own['tokens_per_turn']:.0f}", f"{own['malformed']:.1%}", f"{own['left_early']:.0%}")
         shown.add_row(name, *scores, *counts, other["second_opinion"].text(2) if heard else "")
         figures[name] = say.plain(own | other)
     Console(width=say.WIDTH).print(shown)
     print("paper, AVG on its own 74 people: " + ", ".join(f"{name} {value}" for name, value in headline_of_paper().items()))
-    study.conclude("headline", {"rows": figures, "claims": say.print_claims(headline_claims(tables, list(rows)))}, args)
+    said = headline_claims(tables) + headline_claims(worded, "AVG, form aside,")
+    study.conclude("headline", {"rows": figures, "claims": say.print_claims(said)}, args)
 
 
 def headline_of_paper() -> dict[str, float]:

@@ -94,10 +94,10 @@ def row_of(seeds: list[study.Records]) -> dict[str, Any]:
     return say.alignment_figures(study.by_turn(seeds, "al")) | own | plain
 
 
-def headline_claims(tables: dict[str, np.ndarray], figure: str = "AVG") -> list[say.Claim]:
+def headline_claims(tables: dict[str, np.ndarray], figure: str = "AVG", unit: float = 100.0) -> list[say.Claim]:
     """What the paper's headline says: the trained one above itself untrained, and above the larger one however it is asked."""
     others = [START, SMALL, *(name for name in tables if name not in (TRAINED, START, SMALL))]
-    return [say.above(f"{figure} of {TRAINED} above {name}", tables, TRAINED, name) for name in others]
+    return [say.above(f"{figure} of {TRAINED} above {name}", tables, TRAINED, name, unit=unit) for name in others]
 
 
 def main() -> None:
@@ -136,6 +136,7 @@ def main() -> None:
     Console(width=say.WIDTH).print(shown)
     print("paper, AVG on its own 74 people: " + ", ".join(f"{name} {value}" for name, value in headline_of_paper().items()))
     said = headline_claims(tables) + headline_claims(worded, "AVG, form aside,")
+    said += headline_claims(heard, "second opinion", unit=1.0) if heard else []
     study.conclude("headline", {"rows": figures, "claims": say.print_claims(said)}, args)
 
 

@@ -265,9 +265,11 @@ def main() -> None:
         table.add_column("", justify="right")
         for part in args.parts:
             began = time.perf_counter()
-            if part not in figures:
+            if part in figures:
+                print(f"{part}: kept from before", file=sys.stderr, flush=True)
+            else:
                 figures[part] = measured(part, model, size, args, work)
-            print(f"{part}: measured in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+                print(f"{part}: measured in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
             table.add_section()
             for name, value in flat(figures[part]):
                 table.add_row(f"{part} · {name}", value)

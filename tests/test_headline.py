@@ -127,3 +127,13 @@ def test_the_claims_are_of_the_trained_one_above_each_other(headline):
         "AVG of small, trained above large": "did not hold",
         "AVG of small, trained above large, cot": "held",
     }
+
+
+def test_a_second_opinion_has_claims_of_its_own(headline, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(headline, "encoder_of", lambda *_: lambda texts: np.eye(8)[[len(text) % 8 for text in texts]])
+    command = [str(RUN), "--smoke", "--users", "2", "--methods", "base", "--max-new-tokens", "8", "--runs", str(tmp_path), "--embedding", "any"]
+    monkeypatch.setattr(sys, "argv", command)
+    headline.main()
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert sum(claim["sentence"].startswith("second opinion of small, trained above ") for claim in figures["claims"]) == 3
+    assert all("second_opinion" in row for row in figures["rows"].values())

@@ -73,7 +73,8 @@ def record(person, turns, reply, aligned):
 
 
 def test_turns_after_a_person_left_count_and_earn_nothing(headline):
-    found = headline.row_of([[record("a", 4, "How warm?", 1.0), record("b", 2, "How warm?", 1.0)]])
+    found = headline.row_of([[record("a", 4, "How warm?", 1.0), record("b", 2, "How warm?", 1.0)]], np.full((1, 2, 4), 0.25))
+    assert found["form_aside"].value == 25.0
     assert found["avg"].value == pytest.approx(100 * 6 / 8)
     assert found["return"].value == pytest.approx((8.0 + 4.0) / 2)
     assert found["profile_f1"].value == pytest.approx(0.5 * 6 / 8)

@@ -80,11 +80,11 @@ def form_aside(seeds: list[study.Records]) -> np.ndarray:
     return found
 
 
-def row_of(seeds: list[study.Records]) -> dict[str, Any]:
-    """Figures of one contestant; means over turns, 0 after the person left."""
+def row_of(seeds: list[study.Records], worded: np.ndarray) -> dict[str, Any]:
+    """Figures of one contestant, ``worded`` among them (`form_aside`); means over turns, 0 after the person left."""
     own = {name: say.estimate(study.by_turn(seeds, key), np.mean) for name, key in (("profile_f1", "f1"), ("response", "response"))}
     own["return"] = say.estimate(study.by_turn(seeds, "reward"), np.sum)
-    own["form_aside"] = say.estimate(100.0 * form_aside(seeds), np.mean)
+    own["form_aside"] = say.estimate(100.0 * worded, np.mean)
     turns = [turn for records in seeds for record in records for turn in record["turns"]]
     plain = {
         "tokens_per_turn": float(np.mean([turn["tokens"] for turn in turns])),
@@ -123,7 +123,7 @@ def main() -> None:
     records = study.hold(args, ("RLPA-v0", people))
     tables = {name: study.by_turn(seeds, "al") for name, seeds in records.items()}
     worded = {name: form_aside(seeds) for name, seeds in records.items()}
-    rows = {name: row_of(seeds) for name, seeds in records.items()}
+    rows = {name: row_of(seeds, worded[name]) for name, seeds in records.items()}
     heard = second_opinion(records, args.embedding) if args.embedding else {}
     shown = Table("", "AL AVG", "form aside", "profile F1", "response", "return", "tokens a turn", "malformed", "left early", "second opinion", title=f"{args.users} held-out people")
     figures: dict[str, Any] = {}

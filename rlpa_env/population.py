@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -42,23 +42,21 @@ _SINGLES = 6  # age, gender, education, occupation, marital status, location
 def coherent(candidate: Value, chosen: Sequence[Value]) -> bool:
     """Whether one person can have ``candidate`` beside ``chosen``, by the authored ``needs`` of both sides."""
     everything = (*chosen, candidate)
-    return all(_holds(value, everything) for value in everything)
+    return all(_holds(value, everything) for value in everything if value.needs)
 
 
 def _holds(value: Value, everything: Sequence[Value]) -> bool:
-    needs = value.needs
-    if not needs:
-        return True
+    age, gender, marital, never = map(value.needs.get, ("age", "gender", "marital", "not"))
     for other in everything:
         if other is value:
             continue
-        if other.slot == "Age" and "age" in needs and not needs["age"][0] <= int(other.value) <= needs["age"][1]:
+        if age and other.slot == "Age" and not age[0] <= int(other.value) <= age[1]:
             return False
-        if other.slot == "Gender" and "gender" in needs and other.value != needs["gender"]:
+        if gender and other.slot == "Gender" and other.value != gender:
             return False
-        if other.slot == "Marital Status" and "marital" in needs and other.value not in needs["marital"]:
+        if marital and other.slot == "Marital Status" and other.value not in marital:
             return False
-        if other.value in needs.get("not", ()):
+        if never and other.value in never:
             return False
     return True
 
@@ -73,20 +71,28 @@ def _weighted(values: Sequence[Value], rng: np.random.Generator) -> Value:
     return values[-1]
 
 
+@cache
+def _pools(spec: SlotSpec, kind: str) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+    """What people of split ``kind`` may have in a slot: values that no training profile has, and those that some have."""
+    fresh = tuple(value for value in spec.values if kind in value.splits and "train" not in value.splits)
+    return fresh, tuple(value for value in spec.values if "train" in value.splits)
+
+
 def _draw(spec: SlotSpec, kind: str, chosen: list[Value], rng: np.random.Generator) -> Value:
     """Draw one coherent value of a slot for split ``kind`` (train, val or test)."""
-    pool = [value for value in spec.values if kind in value.splits or "train" in value.splits]
-    fresh = [value for value in pool if "train" not in value.splits]
-    old = [value for value in pool if "train" in value.splits]
-    if kind != "train" and fresh and old:
-        pool = fresh if rng.random() < _HELD_OUT else old
-    elif kind == "train":
-        pool = old
+    fresh, old = _pools(spec, kind)
+    pool = old or fresh
+    if fresh and old and rng.random() < _HELD_OUT:
+        pool = fresh
+
+    def fits(value: Value) -> bool:
+        return not any(value is other for other in chosen) and coherent(value, chosen)
+
     for _ in range(40):
         value = _weighted(pool, rng)
-        if value not in chosen and coherent(value, chosen):
+        if fits(value):
             return value
-    fitting = [value for value in (*pool, *fresh, *old) if value not in chosen and coherent(value, chosen)]
+    fitting = [value for value in (*pool, *fresh, *old) if fits(value)]
     if not fitting:
         raise LookupError(f"no value of {spec.name} fits beside {[value.value for value in chosen]}")
     return fitting[int(rng.random() * len(fitting))]

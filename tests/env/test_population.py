@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 
 import numpy as np
@@ -22,6 +24,13 @@ def test_sizes_points_and_ids(name, size):
     assert len(people) == len({person.id for person in people}) == size
     assert all(12 <= len(person.points) <= 16 for person in people)
     assert len({person.points for person in people}) > 0.99 * size
+
+
+def test_the_bundled_people_are_the_ones_that_results_were_measured_with():
+    """Every committed figure and the leaderboard name these people by id."""
+    people = json.dumps([person.to_mapping() for name in SPLIT_SIZES for person in load_split(name)])
+    digest = hashlib.sha256(people.encode()).hexdigest()
+    assert digest == "efd028ceb7f3ce8312b5d45de655c9d3e39d4abcaff16cbae38ffc453376cfa4", "other people under the same ids: results before and after do not compare"
 
 
 def test_the_world_is_rich():

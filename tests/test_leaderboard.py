@@ -112,7 +112,7 @@ def scored(name, value, low, high, returns=None):
     return entry | ({"returns_by_user": returns} if returns else {})
 
 
-def test_ties_share_a_rank_and_are_paired_where_single_returns_are_known(board):
+def test_a_rank_counts_who_is_clearly_better_paired_where_single_returns_are_known(board):
     ranks = board["build"].ranks
     assert ranks([scored("a", 10, 9, 11), scored("b", 9.5, 8.5, 10.5), scored("c", 5, 4, 6)]) == [1, 1, 3]
     people = [float(i) for i in range(50)]
@@ -120,6 +120,8 @@ def test_ties_share_a_rank_and_are_paired_where_single_returns_are_known(board):
     assert ranks([scored("a", 25, 21, 29, better), scored("b", 24.5, 20.5, 28.5, people)]) == [1, 2]  # overlapping, yet apart
     noisy = [value + (-1) ** i for i, value in enumerate(people)]
     assert ranks([scored("a", 25, 21, 29, noisy), scored("b", 24.5, 20.5, 28.5, people)]) == [1, 1]
+    chain = [scored("a", 10, 9, 11), scored("b", 9, 8, 10), scored("c", 8, 7, 8.5)]  # neighbours overlap; the first and the last do not
+    assert ranks(chain) == [1, 1, 2]
 
 
 def test_words_of_an_entry_are_text_on_the_page(board, good):

@@ -5,7 +5,7 @@
 
 RESULTS is the results.json that `rlpa-env eval`, `rlpa-agent eval` or `evaluate(…, out=…)` wrote, or the result of
 benchmarks/references. The machine and the commit are those of this checkout now (of a benchmark's result: its own). With
-episodes.jsonl beside it the entry also holds every person's return, so that ties on the board are paired.
+episodes.jsonl beside it, or returns_by_user in the row, the entry also holds every person's return, so that ranks on the board are paired.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
             about["command"] = args.command
         about |= {"kind": args.kind, "description": args.description, "cost": {"training_minutes": args.training_minutes, "usd": args.usd}}
         row = rows[args.agent]
-        entry = entry_of(row, about, paired_returns(args.results.with_name("episodes.jsonl"), row))
+        single = row.get("returns_by_user") or paired_returns(args.results.with_name("episodes.jsonl"), row)
+        entry = entry_of(row, about, single)
         entry = checked(entry | ({"agent": args.name} if args.name else {}), "the entry")
     except (OSError, ValueError, KeyError) as error:
         raise SystemExit(f"add: {error if isinstance(error, ConfigError) else f'{args.results}: expected results with rows of agents; {error!r}'}") from error

@@ -2,8 +2,8 @@
 
     python benchmarks/leaderboard/build.py [--check] [--entries benchmarks/leaderboard/entries] [--page docs/leaderboard.md]
 
-Ranked by return within a setting. Two neighbours are tied when the paired 95 % interval of their difference over people covers 0;
-where an entry holds no single returns, when their intervals overlap. --check writes nothing and fails where the page is out of date.
+An agent's rank is one more than the number of agents of its setting that are clearly better: by return, with the paired 95 % interval of the
+difference over people clear of 0; where an entry holds no single returns, with intervals that do not overlap. --check writes nothing and fails where the page is out of date.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ HEAD = """# Leaderboard
 
 Who gets to know people best, on held-out people, by return (profile F1 + response reward, summed over turns). Made by
 `python benchmarks/leaderboard/build.py` from [the entries](../benchmarks/leaderboard/entries), which hold command, commit, machine
-and seeds; [how to add yours](your_agent_on_the_board.md). Brackets are 95 % intervals over people; a tie shares its rank.
+and seeds; [how to add yours](your_agent_on_the_board.md). Brackets are 95 % intervals over people. A rank is one
+more than the number of agents whose paired difference in return to this one is clear of 0, so that several may share it. Entries whose description begins with *trick* are cheats.
 `prior` never listens (normalised 0) and `oracle` sees the hidden person (normalised 1): they are the ends of the scale, not
 competitors. N-IR within ±0.07 and N-R² up to 0.42 are what chance gives ([the audit](paper_audit.md)).
 """
@@ -80,22 +80,18 @@ def _against_the_scale(group: Sequence[dict[str, Any]]) -> list[str]:
     return problems
 
 
-def tied(better: dict[str, Any], worse: dict[str, Any]) -> bool:
-    """Whether two neighbours cannot be told apart."""
-    ours, theirs = better.get("returns_by_user"), worse.get("returns_by_user")
+def clearly_better(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the return of one is above that of the other by more than people differ."""
+    ours, theirs = one.get("returns_by_user"), other.get("returns_by_user")
     if ours and theirs:
         draws = weights(len(ours)) @ (np.array(ours) - np.array(theirs))
-        low, high = np.percentile(draws, [2.5, 97.5])
-        return bool(low <= 0 <= high)
-    return better["scores"]["return"][1] <= worse["scores"]["return"][2]
+        return bool(np.percentile(draws, 2.5) > 0)
+    return bool(one["scores"]["return"][1] > other["scores"]["return"][2])
 
 
 def ranks(group: Sequence[dict[str, Any]]) -> list[int]:
-    """Rank of each; a tie with the one above shares its rank."""
-    found = [1]
-    for place, (better, worse) in enumerate(pairwise(group), 2):
-        found.append(found[-1] if tied(better, worse) else place)
-    return found
+    """Rank of each: one more than the number of those that are clearly better."""
+    return [1 + sum(clearly_better(other, entry) for other in group if other is not entry) for entry in group]
 
 
 def _line(rank: int, entry: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,7 @@ from common import finish
 
 from rlpa_env.agents import AGENTS
 from rlpa_env.evaluate import Setting, collect, results_table
-from rlpa_env.results import paired_difference, per_turn, summarise
+from rlpa_env.results import by_user, paired_difference, per_turn, returns, summarise
 
 CALIBRATION = {"prior": "small talk", "script": "ten fixed questions", "attentive": "attentive", "oracle": "oracle"}
 
@@ -45,6 +46,8 @@ def main() -> None:
     users = 3 if args.smoke else args.users
     records = play(users, tuple(args.seeds), args.episodes)
     rows = [summarise(n, r, records["prior"], records["oracle"], args.seeds) for n, r in records.items()]
+    for row in rows:  # so that the board can pair its ranks
+        row["returns_by_user"] = np.round(by_user(records[row["agent"]], returns(records[row["agent"]])), 6).tolist()
     console = Console(width=170)
     console.print(results_table(rows, f"RLPA-v0 · vanilla/test · {users} users"))
     order = Table("agent", "attentive − agent", "95 % interval", "below attentive", title="paired difference of return")

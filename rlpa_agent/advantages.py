@@ -37,10 +37,10 @@ def gae(
         bootstrap: value of the state after the last token; 0 where the episode is over.
 
     Returns:
-        (advantages_T, returns_T) in the dtype of ``rewards_T``; returns are advantages + values.
+        (advantages_T, returns_T) in the dtype and on the device of ``rewards_T``; returns are advantages + values. Neither carries a gradient.
 
     Raises:
-        ValueError: the three tensors are not 1-D and of one length, or turns run backwards.
+        ValueError: the three tensors are not 1-D and of one length, rewards or values are no floats, or turns run backwards.
 
     >>> a, r = gae(torch.tensor([0., 1.]), torch.tensor([.5, .5]), torch.tensor([0, 0]),
     ...            gamma_token=1., gamma_turn=1., lam_token=1., lam_turn=1.)
@@ -55,6 +55,8 @@ def gae(
     turns = turn_T.tolist()
     if any(later < earlier for earlier, later in pairwise(turns)):
         raise ValueError("gae: expected turn numbers that never fall; put the chain into time order first.")
+    if not (rewards_T.is_floating_point() and values_T.is_floating_point()):
+        raise ValueError(f"gae: expected rewards and values that are floats; got {rewards_T.dtype} and {values_T.dtype}.")
     rewards, values = rewards_T.tolist(), values_T.tolist()  # python floats are exact for fp32 and fp64
     advantages = [0.0] * len(rewards)
     trace, next_value = 0.0, float(bootstrap)
@@ -64,8 +66,8 @@ def gae(
         trace = rewards[t] + g * next_value - values[t] + g * lam * trace
         advantages[t], next_value = trace, values[t]
     advantages_T = torch.tensor(advantages, dtype=torch.float64)
-    returns_T = advantages_T + values_T.to(torch.float64)
-    return advantages_T.to(rewards_T.dtype), returns_T.to(rewards_T.dtype)
+    returns_T = advantages_T + values_T.detach().to("cpu", torch.float64)  # a target: no gradient flows back through it
+    return advantages_T.to(rewards_T), returns_T.to(rewards_T)
 
 
 def token_rewards(reward_A: Tensor, kl_A: Tensor | None, beta: float) -> Tensor:

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from rlpa_agent.config import TrainConfig
 from rlpa_agent.contexts import save_context
-from rlpa_agent.loading import device_named, frozen_dtype
+from rlpa_agent.loading import device_named, frozen_dtype, holds_model
 from rlpa_agent.sharding import full, spread_like
+from rlpa_agent.value import head_file
 from rlpa_agent.world import World
 from rlpa_env import ConfigError, RLPAError
 
@@ -193,3 +194,23 @@ def random_state() -> dict[str, Any]:
 def restore_random(state: Mapping[str, Any]) -> None:
     """Undo what was drawn since."""
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+
+
+def checkpointed_policy(out: Path, which: str = "last") -> Path:
+    """The policy folder of a run: that of ``best`` or ``last``, of the other where there is none, or the folder itself if it is one.
+
+    Raises CheckpointError where there is neither, and for a damaged one: the weights of the other would not fit its state.
+    """
+    if holds_model(out):
+        return out
+    for name in (which, "best", "last"):
+        folder = recovered(out / name)
+        if not folder.exists():
+            continue
+        if holds_model(folder / "policy") and head_file(folder / "policy"):
+            return folder / "policy"
+        raise CheckpointError(
+            f"{folder / 'policy'}: expected a model or an adapter, with a value head; found neither or one of them. The checkpoint is "
+            f"damaged. Put it back, or begin anew from another policy (--model {out / 'best' / 'policy'}) with another --out."
+        )
+    raise CheckpointError(f"{out}: expected a run or a policy folder; found neither best/policy, last/policy nor a model.")

@@ -140,7 +140,7 @@ class Inspect:
 
 def policy_path(name: str) -> str:
     """Where a policy lies: the shipped start, the newest good checkpoint of a run, a policy folder, or a model's name."""
-    from rlpa_agent.trainer import checkpointed_policy
+    from rlpa_agent.checkpoint import checkpointed_policy
 
     if name == SHIPPED:
         return str(shipped_start())
@@ -205,10 +205,10 @@ def environments(rollout: RolloutConfig) -> Callable[[], gym.Env]:
 
 def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
     """A `Trainer` with its policy, environments and validation; nothing is written yet."""
-    from rlpa_agent.checkpoint import base_dtype
+    from rlpa_agent.checkpoint import base_dtype, checkpointed_policy
     from rlpa_agent.policy import flush_denormals
     from rlpa_agent.served import VllmGenerator
-    from rlpa_agent.trainer import Trainer, checkpointed_policy
+    from rlpa_agent.trainer import Trainer
     from rlpa_agent.world import World
 
     flush_denormals()
@@ -337,9 +337,9 @@ def _replay(args: Replay) -> None:
 def _inspect(args: Inspect) -> None:
     from transformers import AutoTokenizer
 
+    from rlpa_agent.checkpoint import checkpointed_policy
     from rlpa_agent.rollout_files import load_rollout
     from rlpa_agent.token_table import episode_notes, html_page, terminal_table, token_lines
-    from rlpa_agent.trainer import checkpointed_policy
 
     kept = load_rollout(args.run, args.iteration)
     tokenizer = AutoTokenizer.from_pretrained(checkpointed_policy(args.run, "last"))

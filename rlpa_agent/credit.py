@@ -16,7 +16,8 @@ def profile_payments(chat: Chat, weight: float, paid_at: str, line_cost: float =
     ``paid_at``: "turn", the last token of all; "block", that of the profile block; "line", that of each line, which is paid
     what its points added to the reward of the lines before it (less than nothing for a wrong one, nothing for a repeated
     one). ``weight`` is the environment's ``profile_weight``. A turn whose costs left less than its profile earned is paid
-    that at its block. Every line costs ``line_cost``, due with what it earned, also where the block was never closed.
+    that at its block. Every line costs ``line_cost``, due with what it earned, also where the block was never closed. With
+    "block" such an answer is one segment, so that `rloo` compares it with the whole turns of its siblings.
     """
 
     def payments(turn: Turn) -> tuple[tuple[int, float], ...]:
@@ -32,7 +33,7 @@ def profile_payments(chat: Chat, weight: float, paid_at: str, line_cost: float =
         earned = min(turn.reward, full)
         rest = (len(ids), turn.reward - earned)
         if paid_at == "block":
-            return (end, earned - line_cost * len(lines)), rest
+            return (end or len(ids), earned - line_cost * len(lines)), rest
         known = bool(turn.partial) and earned == full
         sums = [0.0, *(weight * each for each in turn.partial)] if known else [0.0]
         paid, before = [], 0.0

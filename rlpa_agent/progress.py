@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rlpa_agent.advantages import explained_variance
 from rlpa_agent.batch import Batch
 from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.rollout import PROFILE_TOKENS, RolloutCounts
-from rlpa_agent.trajectory import Trajectory
+from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env import parse_action
 
 _TURN_FIGURES = (
@@ -36,7 +37,7 @@ def peak_memory_mb() -> float:
 
 
 def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[str, Any]:
-    """Means over episodes and turns; turns after the user left count 0, unscored ones are left out.
+    """Means over episodes and turns; turns after the user left count 0, those that a failure left unscored are left out.
 
     Figures of profiles and replies are there only where the environment tells of them, in the infos of every turn.
     ``by_turn/`` has a number for each turn, of length ``max_turns``. Rates and lengths (length stops, tokens, points listed)
@@ -44,14 +45,16 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
     """
     figures: dict[str, Any] = {}
     valid = [[turn for turn in t.turns if turn.valid] for t in trajectories]
-    total = [sum(turn.reward for turn in turns) for turns in valid]
-    figures["return"] = float(np.mean(total))
-    figures["return_std"] = float(np.std(total))
+    failed = [len(turns) < len(t.turns) for turns, t in zip(valid, trajectories, strict=True)]
+    whole = [sum(turn.reward for turn in turns) for turns, cut in zip(valid, failed, strict=True) if not cut]
+    paid_K = _means_by_turn(valid, failed, max_turns, lambda turn: turn.reward)
+    figures["return"] = float(paid_K.sum())
+    figures["return_std"] = float(np.std(whole)) if whole else 0.0
     figures["turns"] = float(np.mean([len(turns) for turns in valid]))
-    figures["failures"] = sum(len(turns) < len(t.turns) for turns, t in zip(valid, trajectories, strict=True))
+    figures["failures"] = sum(failed)
     every = [turn for turns in valid for turn in turns]
     figures["length_stops"] = float(np.mean([turn.stop == "length" for turn in every])) if every else 0.0
-    figures["by_turn/return"] = [total / len(valid) for total in _by_turn(valid, max_turns, lambda turn: turn.reward, np.sum)]
+    figures["by_turn/return"] = paid_K.tolist()
     figures["by_turn/length_stops"] = _by_turn(valid, max_turns, lambda turn: turn.stop == "length")
     figures["by_turn/action_tokens"] = _by_turn(valid, max_turns, lambda turn: len(turn.action_ids))
     if every and all(PROFILE_TOKENS in turn.parts for turn in every):
@@ -60,11 +63,9 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
         figures["by_turn/reply_tokens"] = [a - p for a, p in zip(figures["by_turn/action_tokens"], profile, strict=True)]
     for key in _TURN_FIGURES:
         if every and all(key in turn.parts for turn in every):
-            table = np.zeros((len(valid), max_turns))
-            for row, turns in enumerate(valid):
-                table[row, : len(turns)] = [turn.parts[key] for turn in turns]
-            figures[key] = float(table.mean())
-            figures[f"by_turn/{key}"] = [round(value, 4) for value in table.mean(axis=0).tolist()]
+            means_K = _means_by_turn(valid, failed, max_turns, partial(_part, key))
+            figures[key] = float(means_K.mean())
+            figures[f"by_turn/{key}"] = [round(value, 4) for value in means_K.tolist()]
     has_format = not every or any("reward/profile" in turn.parts for turn in every)
     ended = "left_early" if has_format else "terminated"  # elsewhere an end may as well be a game that was won
     last = [[len(t.turns) == k + 1 and t.terminated for t in trajectories] for k in range(max_turns)]
@@ -73,10 +74,25 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
     return figures | (_text_figures(trajectories, max_turns) if has_format else {})
 
 
-def _by_turn(dialogues: Sequence[Sequence[Any]], max_turns: int, figure: Callable[[Any], float], pool: Callable[..., Any] = np.mean) -> list[float]:
-    """A figure of every turn, pooled over the dialogues that held it; 0 where none did."""
+def _part(key: str, turn: Turn) -> float:
+    return turn.parts[key]
+
+
+def _means_by_turn(valid: Sequence[Sequence[Turn]], failed: Sequence[bool], max_turns: int, figure: Callable[[Turn], float]) -> np.ndarray:
+    """Mean of a figure at every turn, [K]: 0 for whoever has left, nothing for whom a failure cut off before it; 0 where that is everybody."""
+    table_DK = np.zeros((len(valid), max_turns))
+    for row, (turns, cut) in enumerate(zip(valid, failed, strict=True)):
+        table_DK[row, : len(turns)] = [figure(turn) for turn in turns]
+        if cut:
+            table_DK[row, len(turns) :] = np.nan
+    known_K = (~np.isnan(table_DK)).sum(axis=0)
+    return np.nansum(table_DK, axis=0) / np.maximum(known_K, 1)
+
+
+def _by_turn(dialogues: Sequence[Sequence[Any]], max_turns: int, figure: Callable[[Any], float]) -> list[float]:
+    """A figure of every turn, its mean over the dialogues that held it; 0 where none did."""
     held = ([figure(dialogue[k]) for dialogue in dialogues if len(dialogue) > k] for k in range(max_turns))
-    return [float(pool(here)) if here else 0.0 for here in held]
+    return [float(np.mean(here)) if here else 0.0 for here in held]
 
 
 def _text_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[str, Any]:

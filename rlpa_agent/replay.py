@@ -19,12 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlpa_agent.batch import Batch, micro_batches
-from rlpa_agent.checkpoint import load_tensors, read_state
+from rlpa_agent.checkpoint import checkpointed_policy, load_tensors, read_state
 from rlpa_agent.config import ALGOS, GROUP_ALGOS, TrainConfig
 from rlpa_agent.learner import Estimates, Learner, Normaliser
 from rlpa_agent.policy import Policy
 from rlpa_agent.rollout_files import joined, kept_iterations, load_rollout
-from rlpa_agent.trainer import checkpointed_policy
 from rlpa_env import ConfigError
 
 SKETCH = 2**17

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from rlpa_agent import learner as learning
-from rlpa_agent.batch import Batch, make_batch
+from rlpa_agent.batch import Batch, make_batch, valid_turns
 from rlpa_agent.checkpoint import (
     CheckpointError,
     check_machine,
@@ -29,9 +29,10 @@ from rlpa_agent.checkpoint import (
     save_checkpoint,
     settle,
 )
-from rlpa_agent.config import GROUP_ALGOS, PRESETS, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_agent.checks import another_end, unread_settings
+from rlpa_agent.config import TrainConfig
 from rlpa_agent.credit import profile_payments
-from rlpa_agent.loading import held_dtype, holds_model
+from rlpa_agent.loading import held_dtype
 from rlpa_agent.policy import Policy
 from rlpa_agent.pool import GymPool
 from rlpa_agent.progress import (
@@ -48,7 +49,6 @@ from rlpa_agent.rollout import RolloutCounts, added, collect
 from rlpa_agent.rollout_files import drop_later, save_rollout
 from rlpa_agent.sharding import local
 from rlpa_agent.trajectory import Trajectory
-from rlpa_agent.value import head_file
 from rlpa_agent.world import ALONE, World
 from rlpa_env import RLPAError
 
@@ -57,6 +57,10 @@ Evaluate = Callable[[Policy], Mapping[str, float]]
 
 class DivergedError(RLPAError, FloatingPointError):
     """Losses or gradients are not finite, step after step."""
+
+
+class NothingScoredError(RLPAError):
+    """The environment could not score a single turn of a whole rollout."""
 
 
 class _Stopped(BaseException):
@@ -135,11 +139,11 @@ class Trainer:
                     break
                 stop = self.world.any(self._terminated)
                 out_of_time = budget is not None and self.world.agreed(spent + figures["seconds"]) > budget
-                over = out_of_time or (wanted is not None and self.action_tokens >= wanted)
+                over = out_of_time or (wanted is not None and self.action_tokens >= wanted) or self.iteration == self.config.iterations
                 if self.iteration % self.config.save_every == 0 or stop or over:
                     self.save()
                 if not stop:
-                    self._validate(log)
+                    self._validate(log, ended=over)
                 if stop or over:
                     break
         except _Stopped:
@@ -237,6 +241,8 @@ class Trainer:
         began = time.perf_counter()
         trajectories, counts = self.gather(log)
         rollout_seconds = time.perf_counter() - began
+        if not any(map(valid_turns, trajectories)):
+            raise self._nothing_scored(trajectories)
         figures = rollout_figures(trajectories, self.config.rollout.max_turns)
         if self.config.rollout.shuffle_rewards:
             trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
@@ -282,10 +288,22 @@ class Trainer:
             f"(--optim.policy-lr, --optim.critic-lr) and another --out. {self.last} holds the newest weights that are finite."
         )
 
-    def _validate(self, log: RunLog | None) -> None:
-        """Figures on held-out users, if it is time for them and a run that was killed has not left them. The first process has them."""
+    def _nothing_scored(self, trajectories: list[Trajectory]) -> NothingScoredError:
+        """Nothing can be learned from a rollout without a reward: keep the weights; the error to raise."""
+        self.save()
+        why = " / ".join(sorted({t.stop_reason or "unknown" for t in trajectories}))
+        return NothingScoredError(
+            f"iteration {self.iteration + 1}: expected at least one scored turn in {len(trajectories)} dialogues; the first turn of each failed "
+            f"(stop reason: {why}). Is the model behind user, judge or matcher up? Then go on with --resume; {self.last} holds the weights."
+        )
+
+    def _validate(self, log: RunLog | None, ended: bool = False) -> None:
+        """Figures on held-out users, if it is time for them and a run that was killed has not left them. The first process has them.
+
+        ``ended``: the run is over, so that its end competes for ``best`` whenever it came.
+        """
         every, path = self.config.eval.every, self.config.out / "validation.jsonl"
-        due = self.evaluate is not None and bool(every) and self.iteration % every == 0
+        due = self.evaluate is not None and bool(every) and (ended or self.iteration % every == 0)
         done = due and any(record["iteration"] == self.iteration for record in records_until(path, self.iteration))
         if not self.world.agreed(due and not done):
             return
@@ -339,6 +357,8 @@ class Trainer:
                 f"({state['config_hash']}). Resume with the same options, or choose another --out."
             )
         check_machine(self.last, state)
+        if (text := another_end(self.config)) is not None:
+            warnings.warn(text, stacklevel=2)
         load_tensors(self.last, self.policy, self.learner.optimizers)
         self.iteration, self.dialogues = state["iteration"], state["dialogues"]
         self.action_tokens = state.get("action_tokens", 0)  # not in checkpoints from before they could end a run
@@ -350,41 +370,6 @@ class Trainer:
         self.learner.load_state(state)
         restore_random(state["random"])
         self._resumed = True
-
-
-def unread_settings(config: TrainConfig) -> list[str]:
-    """A line for each setting that was chosen and that nothing reads in this run."""
-    found, usual = [], [PPOConfig(), *(preset.ppo for preset in PRESETS.values())]
-    if config.algo in GROUP_ALGOS:
-        names = ("gamma_token", "gamma_turn", "lam_token", "lam_turn", "lam_critic", "critic_warmup", "critic_steps")
-        for name in names:  # what presets set has not been chosen
-            if (value := getattr(config.ppo, name)) not in [getattr(ppo, name) for ppo in usual]:
-                found.append(f"ppo.{name}={value!r} does nothing with algo={config.algo!r}, which has neither discounts nor a critic.")
-    if config.ppo.baseline != "episode" and config.algo != "grpo":
-        found.append(f"ppo.baseline={config.ppo.baseline!r} does nothing with algo={config.algo!r}; it is grpo's.")
-    if config.rollout.window != RolloutConfig.window and config.context.kind != "window":
-        found.append(f"rollout.window={config.rollout.window} does nothing with context={config.context.kind!r}; add --context window.")
-    return found
-
-
-def checkpointed_policy(out: Path, which: str = "last") -> Path:
-    """The policy folder of a run: that of ``best`` or ``last``, of the other where there is none, or the folder itself if it is one.
-
-    Raises CheckpointError where there is neither, and for a damaged one: the weights of the other would not fit its state.
-    """
-    if holds_model(out):
-        return out
-    for name in (which, "best", "last"):
-        folder = recovered(out / name)
-        if not folder.exists():
-            continue
-        if holds_model(folder / "policy") and head_file(folder / "policy"):
-            return folder / "policy"
-        raise CheckpointError(
-            f"{folder / 'policy'}: expected a model or an adapter, with a value head; found neither or one of them. The checkpoint is "
-            f"damaged. Put it back, or begin anew from another policy (--model {out / 'best' / 'policy'}) with another --out."
-        )
-    raise CheckpointError(f"{out}: expected a run or a policy folder; found neither best/policy, last/policy nor a model.")
 
 
 def shuffled_rewards(trajectories: list[Trajectory], seed: int) -> list[Trajectory]:

@@ -262,3 +262,16 @@ def test_a_turn_without_a_block_is_paid_at_its_end():
     batch = make_batch([Trajectory((only,), np.arange(5), True, False)], max_turns=1, payments=lambda turn: [(0, 0.0), (2, 1.0)])
     assert batch.reward_A.tolist() == [0.0, 1.0]
     assert len(set(batch.segment_A.tolist())) == 1
+
+
+def test_returns_are_targets_and_carry_no_gradient():
+    """A critic's loss (V − R)² would be constant if R held V's own gradient."""
+    values = torch.tensor([0.5, 0.25], requires_grad=True)
+    one = {"gamma_token": 1.0, "gamma_turn": 1.0, "lam_token": 1.0, "lam_turn": 1.0}
+    advantages, returns = gae(torch.tensor([0.0, 1.0]), values, torch.tensor([0, 0]), **one)
+    assert not advantages.requires_grad
+    assert not returns.requires_grad
+    ((values - returns) ** 2).sum().backward()
+    assert values.grad.tolist() == [-1.0, -1.5]
+    with pytest.raises(ValueError, match=r"expected rewards and values that are floats; got torch\.int64"):
+        gae(torch.tensor([0, 1]), values, torch.tensor([0, 0]), **one)

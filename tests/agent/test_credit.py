@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_models
 
+from rlpa_agent.advantages import rloo, turn_returns
 from rlpa_agent.batch import make_batch
 from rlpa_agent.config import PPOConfig, TrainConfig
 from rlpa_agent.credit import profile_payments
@@ -38,7 +39,7 @@ def test_the_profile_block_decides_its_reward_and_never_more_than_was_paid():
     assert (early, rest) == (0.5, (size, 1.0))
     assert payments(replace(turn, reward=0.1)) == ((tokens, 0.1), (size, 0.0))
     assert payments(replace(turn, parts={})) == ((tokens, 0.0), (size, 1.5))
-    assert payments(replace(turn, action_ids=turn.action_ids[:3])) == ((0, 0.5), (3, 1.0))  # both at the last token
+    assert payments(replace(turn, action_ids=turn.action_ids[:3])) == ((3, 0.5), (3, 1.0))  # all of it is one segment
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_a_line_that_goes_on_for_ever_costs_every_time_it_is_written():
     assert len(lines) == 10
     assert lines == sorted(set(lines))
     free = profile_payments(CHAT, 2.0, "block")(turn)
-    assert free == ((0, 0.0), (len(turn.action_ids), 0.0))
+    assert free == ((len(turn.action_ids), 0.0), (len(turn.action_ids), 0.0))
 
 
 def test_lines_of_a_reply_are_free():
@@ -109,3 +110,15 @@ def test_in_official_mode_a_sample_pays_for_its_lines():
     whole = Trajectory((replace(turn, others=(other,)),), np.arange(5), True, False)
     batch = make_batch([whole], max_turns=1, payments=profile_payments(CHAT, 1.0, "turn", 0.1), per_turn=True)
     assert batch.reward_A[batch.reward_A != 0].tolist() == pytest.approx([0.55, 0.3])
+
+
+def test_a_block_that_was_never_closed_is_punished_by_comparison_with_whole_turns():
+    """Were it compared with its sibling's reply only, it would cost nothing to leave out a profile that earns."""
+    good, bad = turn_of(answer("- Job: baker"), 5.0, profile=1.0), turn_of("- Job: baker", 0.0)
+    payments = profile_payments(CHAT, 5.0, "block")
+    batch = make_batch([Trajectory((turn,), np.arange(5), True, False) for turn in (good, bad)], max_turns=1, payments=payments, group=2)
+    returns_CK = turn_returns(batch.reward_A, batch.segment_A, batch.starts_C)
+    advantage_CK = rloo(returns_CK, batch.group_C)
+    segments = batch.segment_A[int(batch.starts_C[1]) :]
+    assert set(segments.tolist()) == {0}
+    assert float(advantage_CK[1, 0]) == pytest.approx(-5.0)

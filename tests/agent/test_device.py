@@ -44,11 +44,12 @@ def main(case: str, work: Path) -> None:
     from tiny_models import Script
 
     from rlpa_agent import generation
+    from rlpa_agent.checkpoint import checkpointed_policy
     from rlpa_agent.config import TrainConfig
     from rlpa_agent.evaluate import PolicyAgent
     from rlpa_agent.lora import LoraSettings
     from rlpa_agent.policy import Policy
-    from rlpa_agent.trainer import Trainer, checkpointed_policy
+    from rlpa_agent.trainer import Trainer
 
     tiny_models.policy(sharpness=2.0, reference=False).save(work / "start")
     if case == "generic":

@@ -13,12 +13,13 @@ from toy import ToyEnv, char_policy, toy_config
 
 from rlpa_agent.advantages import estimate_advantages, group_advantages
 from rlpa_agent.batch import make_batch
+from rlpa_agent.checkpoint import checkpointed_policy
 from rlpa_agent.config import ALGOS, PRESETS
 from rlpa_agent.learner import Learner
 from rlpa_agent.policy import Policy
 from rlpa_agent.ppo import kl_loss
 from rlpa_agent.rollout import collect
-from rlpa_agent.trainer import Trainer, checkpointed_policy
+from rlpa_agent.trainer import Trainer
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env import ConfigError
 

@@ -15,14 +15,14 @@ from tiny_models import Script
 from toy import ToyEnv, char_policy, toy_config
 
 import rlpa_env
-from rlpa_agent.checkpoint import read_state
+from rlpa_agent.checkpoint import checkpointed_policy, read_state
 from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.policy import Policy
 from rlpa_agent.pool import GymPool
 from rlpa_agent.progress import health, rollout_figures
 from rlpa_agent.protocols import BranchingPool, EnvPool, Opening, Sampled, Step
 from rlpa_agent.rollout import RolloutCounts, collect
-from rlpa_agent.trainer import Trainer, checkpointed_policy
+from rlpa_agent.trainer import Trainer
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env.errors import ConfigError
 from rlpa_env.flows import finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -16,10 +17,11 @@ import torch
 from tiny_models import Script
 from toy import toy_config
 
-from rlpa_agent.checkpoint import CheckpointError, read_state, save_checkpoint, settle
+from rlpa_agent.checkpoint import CheckpointError, checkpointed_policy, read_state, save_checkpoint, settle
+from rlpa_agent.checks import another_end, unread_settings
 from rlpa_agent.config import EvalConfig
 from rlpa_agent.policy import Policy
-from rlpa_agent.trainer import DivergedError, Trainer, checkpointed_policy, unread_settings
+from rlpa_agent.trainer import DivergedError, Trainer
 from rlpa_env import RLPAError
 
 TURNS = 3
@@ -341,12 +343,29 @@ def test_lines_of_another_run_that_never_saved_are_not_taken_for_its_own(tmp_pat
         ({"algo": "grpo", "rollout": {"group": 2}, "ppo": {"critic_steps": 7}}, "critic_steps=7 does nothing"),
         ({"algo": "rloo", "rollout": {"group": 2}, "ppo": {"baseline": "turn"}}, "baseline='turn' does nothing.*grpo's"),
         ({"rollout": {"window": 2}}, "window=2 does nothing with context='append'"),
+        ({"algo": "reinforce", "ppo": {"lam_token": 0.5}}, "lam_token=0.5 does nothing with algo='reinforce', which has no critic"),
+        ({"algo": "grpo", "rollout": {"group": 2}, "ppo": {"horizon": "truncate"}}, "horizon='truncate' does nothing with algo='grpo'"),
+        ({"mode": "official", "ppo": {"gamma_turn": 0.5}}, "gamma_turn=0.5 does nothing with mode='official'"),
+        ({"ppo": {"importance_cap": 7.0}}, "importance_cap=7.0 does nothing with rollouts that are sampled in this process"),
+        ({"ppo": {"vf_coef": 0.3}}, "vf_coef=0.3 does nothing with model.value_grad='detach'"),
     ],
 )
 def test_settings_that_nothing_reads_are_told(tmp_path, changes, said):
     config = toy_config(tmp_path, TURNS, **changes)
     with pytest.warns(UserWarning, match=said):
         Trainer(config, tiny_models.policy(), lambda: Script(("Well.",)), quiet=True)
+
+
+def test_a_rate_that_falls_over_the_run_tells_of_another_end(tmp_path):
+    config = toy_config(tmp_path, TURNS, iterations=3, optim={"schedule": "linear"})
+    assert another_end(config) is None  # it has not begun
+    config.out.mkdir(parents=True)
+    (config.out / "config.json").write_text(json.dumps(config.as_dict()))
+    assert another_end(config) is None
+    longer = dataclasses.replace(config, iterations=6)
+    assert "was {'iterations': 3} and is {'iterations': 6} from now on" in another_end(longer)
+    for optim in ({"schedule": "constant"}, {"schedule": "linear", "schedule_iterations": 3}):
+        assert another_end(dataclasses.replace(longer, optim=dataclasses.replace(longer.optim, **optim))) is None
 
 
 def test_settings_that_are_read_are_not_told(tmp_path):

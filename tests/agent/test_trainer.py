@@ -20,7 +20,7 @@ from toy import toy_config
 
 from rlpa_agent import cli
 from rlpa_agent.batch import make_batch
-from rlpa_agent.checkpoint import CheckpointError, base_dtype, read_state
+from rlpa_agent.checkpoint import CheckpointError, base_dtype, checkpointed_policy, read_state
 from rlpa_agent.config import (
     PRESETS,
     EvalConfig,
@@ -33,11 +33,12 @@ from rlpa_agent.config import (
 )
 from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.evaluate import PolicyAgent, policy_agent
+from rlpa_agent.loading import holds_model
 from rlpa_agent.lora import LoraSettings
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import health, rollout_figures, update_figures
-from rlpa_agent.rollout import collect
-from rlpa_agent.trainer import Trainer, checkpointed_policy, shuffled_rewards
+from rlpa_agent.rollout import RolloutCounts, collect
+from rlpa_agent.trainer import NothingScoredError, Trainer, shuffled_rewards
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_agent.world import World
 from rlpa_env import CRITERIA, ChatClient, ConfigError, LLMMatcher, format_action, instructions
@@ -399,7 +400,8 @@ def test_command_line_trains_resumes_and_evaluates(tmp_path, capsys):
     assert "iteration 1:" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="it holds a run"):
         cli.main([*options, "--iterations", "1"])
-    cli.main([*options, "--iterations", "2", "--resume"])
+    with pytest.warns(UserWarning, match="follows the end of the run, which was {'iterations': 1}"):
+        cli.main([*options, "--iterations", "2", "--resume"])
     assert read_state(run / "last")["iteration"] == 2
     assert len((run / "validation.jsonl").read_text().splitlines()) == 3
     cli.main(["eval", "--policy", str(run), "--users", "2", "--max-new-tokens", "8", "--out", str(tmp_path / "eval")])
@@ -494,7 +496,8 @@ def test_the_command_line_trains_adapters_and_everything_else_reads_them(tmp_pat
     options += ["--rollout.max-turns", "2", "--rollout.max-new-tokens", "8", "--eval.every", "0", "--split", "vanilla/val"]
     options += ["--model.rollout-dtype", "bfloat16", "--model.gradient-checkpointing"]
     cli.main([*options, "--iterations", "1", "--model.lora-rank", "4"])
-    cli.main([*options, "--iterations", "2", "--model.lora-rank", "4", "--resume"])
+    with pytest.warns(UserWarning, match="follows the end of the run, which was {'iterations': 1}"):
+        cli.main([*options, "--iterations", "2", "--model.lora-rank", "4", "--resume"])
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert line["kl"] == 0.0
     assert 0 < line["sampling_mismatch"] <= line["sampling_mismatch_max"] < 0.5
@@ -638,3 +641,42 @@ def test_the_most_common_reply_is_looked_for_after_the_first_turn():
     assert figures["most_common_reply"] == 0.5  # "a b", twice in four
     assert figures["distinct_2"] == 0.75  # a-b, c-d and e-f in four pairs of words
     assert rollout_figures([held("Hi.")], max_turns=3)["most_common_reply"] == 0.0
+
+
+def test_what_a_failure_left_unscored_counts_nowhere_and_who_left_counts_0():
+    def held(*rewards, failed=False, left=False):
+        one = np.zeros(1, np.int64)
+        turns = [Turn(one, one, np.zeros(1, np.float32), reward, {"reward/profile": reward / 2}) for reward in rewards]
+        if failed:
+            turns.append(Turn(one, one, np.zeros(1, np.float32), 0.0, valid=False))
+        return Trajectory(tuple(turns), one, left, not left, "failure" if failed else "")
+
+    good = rollout_figures([held(1.0, 1.0)], max_turns=2)
+    assert (good["return"], good["reward/profile"], good["failures"]) == (2.0, 0.5, 0)
+    for cut in (held(failed=True), held(1.0, failed=True)):
+        figures = rollout_figures([held(1.0, 1.0), cut], max_turns=2)
+        assert (figures["return"], figures["reward/profile"], figures["failures"]) == (2.0, 0.5, 1)
+        assert (figures["return_std"], figures["by_turn/return"]) == (0.0, [1.0, 1.0])
+    figures = rollout_figures([held(1.0, 1.0), held(1.0, left=True)], max_turns=2)
+    assert (figures["return"], figures["reward/profile"], figures["by_turn/return"]) == (1.5, 0.375, [1.0, 0.5])
+
+
+def test_a_rollout_without_a_single_reward_ends_the_run_and_says_what_to_do(tmp_path):
+    trainer = trainer_of(tmp_path)
+    none = np.zeros(1, np.int64)
+    unscored = Trajectory((Turn(none, none, np.zeros(1, np.float32), 0.0, valid=False),), none, False, True, "failure")
+    trainer.gather = lambda log=None: ([unscored] * 4, RolloutCounts())
+    with pytest.raises(NothingScoredError, match=r"(?s)iteration 1: .* in 4 dialogues; .*stop reason: failure.*--resume"):
+        trainer.run()
+    assert holds_model(checkpointed_policy(trainer.config.out))
+
+
+def test_the_end_of_a_run_competes_for_the_best_policy(tmp_path):
+    """Be it at an iteration at which nobody looks otherwise."""
+    returns = iter([1.0, 2.0, 3.0])
+    config = dataclasses.replace(config_of(tmp_path, iterations=3), eval=EvalConfig(every=2))
+    trainer = Trainer(config, policy_of(), make_env, lambda policy: {"return": next(returns)}, quiet=True)
+    trainer.run()
+    out = trainer.config.out
+    assert [json.loads(line)["iteration"] for line in (out / "validation.jsonl").read_text().splitlines()] == [0, 2, 3]
+    assert json.loads((out / "best" / "state.json").read_text())["iteration"] == 3

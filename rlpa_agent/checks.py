@@ -1,0 +1,54 @@
+"""What of a configuration does nothing in a run, or not what it seems to; said before the run begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rlpa_agent.config import GROUP_ALGOS, PRESETS, PPOConfig, RolloutConfig, TrainConfig
+
+
+def another_end(config: TrainConfig) -> str | None:
+    """For a run that goes on: a line if its rate falls over the whole run, and the run was to end elsewhere when it began."""
+    optim, written = config.optim, config.out / "config.json"
+    if optim.schedule == "constant" or optim.schedule_iterations is not None or not written.is_file():
+        return None
+    before, now = _ends(json.loads(written.read_text(encoding="utf-8"))), _ends(config.as_dict())
+    if before == now:
+        return None
+    return (
+        f"optim.schedule={optim.schedule!r} follows the end of the run, which was {before} and is {now} from now on: this is not the run "
+        "that would have been planned so from its beginning. Set --optim.schedule-iterations for one that can be made longer."
+    )
+
+
+def _ends(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What ends a run, and with it a rate that falls to 0."""
+    return {name: config[name] for name in ("iterations", "minutes", "action_tokens") if config.get(name) is not None}
+
+
+def unread_settings(config: TrainConfig) -> list[str]:
+    """A line for each setting that was chosen and that nothing reads in this run."""
+    usual = [PPOConfig(), *(preset.ppo for preset in PRESETS.values())]  # what presets set has not been chosen
+    compared, algo = config.algo in GROUP_ALGOS, f"algo={config.algo!r}"
+    unread = (
+        (compared, ("gamma_token", "gamma_turn", "horizon"), f"{algo}, which compares whole returns"),
+        (not config.has_critic, ("lam_token", "lam_turn", "lam_critic", "critic_warmup", "critic_steps", "value_clip"), f"{algo}, which has no critic"),
+        (config.mode == "official", ("gamma_turn", "lam_turn", "horizon", "profile_paid"), "mode='official', where every turn is a sample of its own"),
+        (config.model.value_grad != "shared", ("vf_coef",), f"model.value_grad={config.model.value_grad!r}, whose critic learns by itself"),
+        (config.rollout.server is None, ("importance_cap",), "rollouts that are sampled in this process"),
+    )
+    chosen = {name: getattr(config.ppo, name) for _, names, _ in unread for name in names}
+    chosen = {name: value for name, value in chosen.items() if value not in [getattr(ppo, name) for ppo in usual]}
+    found = [
+        f"ppo.{name}={chosen[name]!r} does nothing with {what}."
+        for applies, names, what in unread
+        for name in names
+        if applies and name in chosen
+    ]
+    if config.ppo.baseline != "episode" and config.algo != "grpo":
+        found.append(f"ppo.baseline={config.ppo.baseline!r} does nothing with algo={config.algo!r}; it is grpo's.")
+    if config.rollout.window != RolloutConfig.window and config.context.kind != "window":
+        found.append(f"rollout.window={config.rollout.window} does nothing with context={config.context.kind!r}; add --context window.")
+    return found

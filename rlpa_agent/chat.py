@@ -208,6 +208,10 @@ class Chat:
         """Tokens fed per turn beside the user's text, at most."""
         return len(self.glue.between) + len(self.glue.header)
 
+    def has_room(self, context: int, limit: int, max_new_tokens: int) -> bool:
+        """Whether a whole turn, its end token and the next header fit behind ``context`` tokens, of ``limit``."""
+        return context + max_new_tokens + self.glue_tokens() <= limit
+
     def check_fits(self, context_limit: int, *, turns: int, max_new_tokens: int, system: str = "") -> None:
         """Raise unless the longest possible dialogue of ``turns`` turns, or what ``kept`` leaves of it, fits ``context_limit`` tokens."""
         if self.max_user_tokens is None:

@@ -41,8 +41,9 @@ from rlpa_agent.trainer import Trainer, checkpointed_policy, shuffled_rewards
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_agent.world import World
 from rlpa_env import CRITERIA, ChatClient, ConfigError, LLMMatcher, format_action, instructions
-from rlpa_env.evaluate import Setting
+from rlpa_env.evaluate import Setting, results_table
 from rlpa_env.evaluate import collect as evaluated
+from rlpa_env.results import summarise
 
 TURNS = 3
 
@@ -318,6 +319,26 @@ def test_T25_evaluate_gives_the_returns_of_the_training_rollout():
     assert [[m["content"] for m in record["messages"] if m["role"] == "assistant"] for record in records] == [
         [text for role, text in t.messages if role == "assistant"] for t in rolled
     ]
+
+
+def test_T25_evaluate_ends_and_counts_dialogues_whose_context_is_full():
+    policy = tiny_models.policy(context=512, max_user_tokens=96)
+    setting = Setting("RLPA-v0", "vanilla/val", 4, (0,))
+    settings = {"temperature": 1.0, "max_new_tokens": 60}
+    records = evaluated({"policy": PolicyAgent(policy, seed=9, **settings)}, setting, quiet=True)["policy"]
+    people, seeds = zip(*setting.episodes(), strict=True)
+    rolled = collect(policy, [setting.make()], seeds=seeds, options=[{"profile": person} for person in people], sample_seed=9, **settings)
+    assert "context" in {t.stop_reason for t in rolled}
+    assert [record["stop_reason"] for record in records] == [t.stop_reason for t in rolled]
+    assert [[turn["reward"] for turn in record["turns"]] for record in records] == [[turn.reward for turn in t.turns] for t in rolled]
+    assert [[(m["role"], m["content"]) for m in record["messages"]] for record in records] == [list(t.messages) for t in rolled]
+    row = summarise("policy", records, None, None, (0,))
+    stopped = sum(t.stop_reason == "context" for t in rolled)
+    assert (row["context_stops"], row["failures"]) == (stopped, 0)
+    assert row["return"] == pytest.approx(np.mean([sum(turn.reward for turn in t.turns) for t in rolled]))
+    assert f"{stopped} episodes outgrew the context" in "".join(results_table([row]).columns[0]._cells)
+    with pytest.raises(ConfigError, match=r"room for a first answer.*the model has 512"):
+        evaluated({"policy": PolicyAgent(policy, max_new_tokens=500)}, setting, quiet=True)
 
 
 def test_shuffled_rewards_keep_the_rewards_and_lose_whose_they_are(tmp_path):

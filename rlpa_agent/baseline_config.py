@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from rlpa_agent.config import SHIPPED, ModelConfig, RolloutConfig, TrainConfig
+from rlpa_agent.registered import OWN, settle_own
 from rlpa_env import ConfigError
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -31,8 +32,8 @@ class AnswersConfig:
 
     model: str = SHIPPED
     """The start: a run, a policy folder, or a Hugging Face folder or id; "shipped": the tiny start checkpoint."""
-    split: str = "vanilla/train"
-    """A bundled split or the path of a JSONL file of profiles."""
+    split: str = OWN
+    """A bundled split or the path of a JSONL file of profiles; by default that of env_id, for most vanilla/train."""
     env_id: str = "RLPA-v0"
     dialogues: int = 256
     concurrent: int = 32
@@ -41,7 +42,8 @@ class AnswersConfig:
     """Answers sampled a turn from the same state; the dialogue goes on with the best paid."""
     context: str = "append"
     """What each turn is fed: append, latest or window; see `rlpa-agent train`."""
-    max_turns: int = 10
+    max_turns: int = OWN
+    """By default that of env_id: 10, and 70 of RLPA-Long-v0."""
     max_new_tokens: int = 160
     max_user_tokens: int = 96
     """Longer user messages are cut."""
@@ -53,6 +55,7 @@ class AnswersConfig:
     response_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        settle_own(self)
         if self.samples < 2:
             raise ConfigError(f"samples: expected at least 2, of which one is best; got {self.samples}.")
         _least("dialogues", self.dialogues, 1)

@@ -8,6 +8,7 @@ The pieces between the messages ("glue") are read off the tokenizer's own chat t
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlpa_agent.contexts import ContextKind, Pieces
+from rlpa_env.actions import instructions
 from rlpa_env.errors import ConfigError
 
 ENDS = ("<|im_end|>", "<|endoftext|>")
@@ -84,6 +86,10 @@ class Chat:
         # Any id but the end token pads: masks come from lengths, never from ids.
         pads = (tokenizer.pad_token_id, vocabulary.get("<|endoftext|>"), 0, 1)
         self.pad_id: int = next(i for i in pads if i is not None and i != self.end_id)
+        # What stands for a character that the tokenizer does not know is no control token, unless it ends turns too.
+        self._control = set(vocabulary.values()) - ({tokenizer.unk_token_id} - set(self.end_ids))
+        spelled = sorted((token for token in vocabulary if len(token) > 1), key=len, reverse=True)
+        self._spelled = re.compile("|".join(map(re.escape, spelled)) or r"(?!)")
 
     def opening(self, messages: Sequence[Any]) -> np.ndarray:
         """Ids of a dialogue that ends with a user message, up to and with the assistant header; see `begin`."""
@@ -186,6 +192,12 @@ class Chat:
         count = self.prefix_with(action_ids, BLOCK_END)
         return count if self.decode(action_ids[:count]).rstrip().endswith(BLOCK_END) else max(0, count - 1)
 
+    def state_limit(self, turns: int) -> None:
+        """Make a system prompt that is the environment's instructions state this turn limit; any other stays as it is."""
+        stated = re.search(r"for (\d{1,9}) turns", self.system_prompt or "")
+        if stated and self.system_prompt == instructions(int(stated[1])):
+            self.system_prompt = instructions(turns)
+
     def banned_ids(self, vocab_size: int) -> np.ndarray:
         """Ids that are never sampled: added tokens other than ends, and rows of the embedding without a token."""
         banned = set(self.tokenizer.get_added_vocab().values()) | set(self.tokenizer.all_special_ids)
@@ -196,8 +208,12 @@ class Chat:
         """Tokens fed per turn beside the user's text, at most."""
         return len(self.glue.between) + len(self.glue.header)
 
+    def has_room(self, context: int, limit: int, max_new_tokens: int) -> bool:
+        """Whether a whole turn, its end token and the next header fit behind ``context`` tokens, of ``limit``."""
+        return context + max_new_tokens + self.glue_tokens() <= limit
+
     def check_fits(self, context_limit: int, *, turns: int, max_new_tokens: int, system: str = "") -> None:
-        """Raise unless the longest possible dialogue of ``turns`` turns fits ``context_limit`` tokens."""
+        """Raise unless the longest possible dialogue of ``turns`` turns, or what ``kept`` leaves of it, fits ``context_limit`` tokens."""
         if self.max_user_tokens is None:
             raise ConfigError(
                 "max_user_tokens: expected a number, so that the longest dialogue is known; got None. "
@@ -206,16 +222,30 @@ class Chat:
         system_text = self.system_prompt if self.system_prompt is not None else system
         head = len(self._encode(system_text)) + len(self.glue.before_system) + len(self.glue.after_system)
         opening = head + len(self.glue.before_user) + self.max_user_tokens + len(self.glue.header)
-        needed = opening + turns * (max_new_tokens + self.max_user_tokens + self.glue_tokens())
+        held = self.kept.turns(turns)
+        block = max_new_tokens if held < turns else 0  # of an answer before the window, all of which may be its profile
+        needed = opening + block + held * (max_new_tokens + self.max_user_tokens + self.glue_tokens())
         if needed > context_limit:
             raise ConfigError(
-                f"context: expected room for {opening} prompt tokens + {turns} turns x ({max_new_tokens} new + "
-                f"{self.max_user_tokens} user + {self.glue_tokens()} glue) = {needed} tokens; the model has "
+                f"context: expected room for {opening} prompt tokens + {held} turns x ({max_new_tokens} new + "
+                f"{self.max_user_tokens} user + {self.glue_tokens()} glue){f' + an older profile of {block}' if block else ''} = {needed} tokens; the model has "
                 f"{context_limit}. Lower max_new_tokens, max_user_tokens or the turn limit, or use another model."
             )
 
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        """Ids of a text, none of them of an added token.
+
+        ``split_special_tokens`` sees to the special ones only. The spelling of another is encoded in two parts, cut behind
+        its first character; a single character whose only id is an added token's has no ordinary one, and is left out.
+        """
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        if self._control.isdisjoint(ids):
+            return ids
+        if len(text) == 1:
+            return []
+        # One that is found in a normalised text only, or is a single character, is closed in on by halves.
+        cuts = [found.start() + 1 for found in self._spelled.finditer(text)] or [len(text) // 2]
+        return [i for start, end in zip([0, *cuts], [*cuts, len(text)]) for i in self._encode(text[start:end])]
 
 
 def _pair(message: Any) -> tuple[str, str]:

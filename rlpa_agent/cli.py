@@ -7,18 +7,18 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium as gym
-import numpy as np
 import tyro
 from rich.console import Console
 
 from rlpa_agent.baseline_config import BASELINES, DPO, SFT, as_training
-from rlpa_agent.config import PRESETS, SHIPPED, RolloutConfig, TrainConfig, shipped_start
+from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig, shipped_start
+from rlpa_agent.registered import moved, registered, sibling
+from rlpa_agent.tasks import environments, models_of, validation
 from rlpa_env import ConfigError, RLPAError, evaluate, instructions, parse_action
 from rlpa_env.encoders import MINILM
 from rlpa_env.evaluate import results_table
@@ -68,8 +68,9 @@ class Eval:
     """Name of a model that it serves."""
     matcher: str = "lexical"
     """lexical, embedding, or llm: the model at BASE_URL."""
-    split: str = "vanilla/test"
-    """A bundled split, or the path of a JSONL file of profiles."""
+    split: str | None = None
+    """A bundled split, or the path of a JSONL file of profiles; if not given, the test split of the environment's people:
+    extended/test for RLPA-Extended-v0, else vanilla/test."""
     users: int | None = None
     """The first N profiles in file order; all of them if not given."""
     seed: tuple[int, ...] = (0,)
@@ -151,58 +152,6 @@ def _plain_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "adapter_config.json")) and not (folder / "last").exists()
 
 
-def validation(config: TrainConfig) -> Any:
-    """What the trainer calls every ``config.eval.every`` iterations: mean figures on fixed validation users, in the run's task."""
-    from rlpa_agent.evaluate import PolicyAgent
-    from rlpa_env.evaluate import Setting, collect
-    from rlpa_env.results import per_turn, returns
-
-    judged, seed = config.eval, config.seed
-    people = min(judged.users, _size(judged.split))
-    setting = Setting(config.rollout.env_id, judged.split, people, (seed,), tuple(_task(config.rollout).items()))
-
-    def figures(policy: Any) -> dict[str, float]:
-        agent = PolicyAgent(policy, temperature=judged.temperature, seed=seed, max_new_tokens=config.rollout.max_new_tokens)
-        records = collect({"policy": agent}, setting, quiet=True)["policy"]
-        names = {"profile_f1": "f1", "profile_grounded_f1": "grounded_f1", "response": "response", "ceiling": "ceiling"}
-        means = {name: float(per_turn(records, key).mean()) for name, key in names.items()}
-        return {"return": float(np.nanmean(returns(records))), **means, "users": float(len(records))}
-
-    return figures
-
-
-def _size(split: str) -> int:
-    from rlpa_env.parts import profiles_of
-
-    return len(profiles_of(split))
-
-
-def _task(rollout: RolloutConfig) -> dict[str, Any]:
-    """Arguments of ``gym.make`` that a run trains and is judged with; its weights and people are not among them."""
-    named = {name: getattr(rollout, name) for name in ("max_turns", "cues", "style", "credit")}
-    asked = _models(rollout.env_id, rollout.matcher, rollout.base_url, rollout.model_name)
-    return {"max_episode_steps": rollout.max_turns} | named | asked
-
-
-def _models(env_id: str, matcher: str, base_url: str | None, model_name: str | None) -> dict[str, Any]:
-    """The matcher, where it is not the usual one, and the model behind it or behind user and judge."""
-    chosen = {} if matcher == "lexical" else {"matcher": matcher}
-    if matcher != "llm" and env_id != "RLPA-LLM-v0":
-        return chosen
-    if not base_url or not model_name:
-        raise ConfigError(
-            f"{env_id} with matcher={matcher!r}: expected the base_url and model_name of a served model; got {base_url} and {model_name}. "
-            "Name them with --rollout.base-url and --rollout.model-name (eval: --base-url and --model-name)."
-        )
-    return chosen | {"llm": {"base_url": base_url, "model": model_name}}
-
-
-def environments(rollout: RolloutConfig) -> Callable[[], gym.Env]:
-    """What makes one environment to train in."""
-    options = _task(rollout) | {name: getattr(rollout, name) for name in ("split", "profile_weight", "response_weight")}
-    return lambda: gym.make(f"rlpa_env:{rollout.env_id}", **options)
-
-
 def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
     """A `Trainer` with its policy, environments and validation; nothing is written yet."""
     from rlpa_agent.checkpoint import base_dtype, checkpointed_policy
@@ -253,7 +202,8 @@ def load_policy(config: TrainConfig, source: str, base_dtype: Any = None) -> Any
     if policy.system_prompt is None:
         policy.chat = Chat(policy.tokenizer, instructions(rollout.max_turns), rollout.max_user_tokens)
     policy.chat.kept = config.context
-    policy.chat.check_fits(policy.context_limit, turns=config.context.turns(rollout.max_turns), max_new_tokens=rollout.max_new_tokens)
+    policy.chat.state_limit(rollout.max_turns)
+    policy.chat.check_fits(policy.context_limit, turns=rollout.max_turns, max_new_tokens=rollout.max_new_tokens)
     return policy
 
 
@@ -297,10 +247,11 @@ def _eval(args: Eval) -> None:
     for name, method in itertools.product(args.policy, args.prompting):
         agents[f"{name}, {method}"] = PromptedPolicy(agents[name], method, args.embedding_model)
     agents |= dict.fromkeys(args.agent)
-    setting: dict[str, Any] = {"env_id": args.env, "split": args.split, "users": args.users, "seeds": args.seed}
-    models = _models(args.env, args.matcher, args.base_url, args.model_name)
+    split = args.split or sibling(registered(args.env)["split"], "test")
+    setting: dict[str, Any] = {"env_id": args.env, "split": split, "users": args.users, "seeds": args.seed}
+    models = models_of(args.env, args.matcher, args.base_url, args.model_name)
     rows = evaluate(agents, env_kwargs=models, out=args.out, **setting)
-    title = f"{args.env} · {args.split} · {rows[0]['users']} users · seeds {list(args.seed)}"
+    title = f"{args.env} · {split} · {rows[0]['users']} users · seeds {list(args.seed)}"
     Console(width=None if sys.stdout.isatty() else 160).print(results_table(rows, title))
     print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
 
@@ -309,6 +260,7 @@ def _chat(args: Chat) -> None:
     from rlpa_agent.evaluate import policy_agent
 
     agent = policy_agent(policy_path(args.policy), dtype=args.dtype, temperature=args.temperature, seed=args.seed)
+    agent.chat.state_limit(args.turns)
     console = Console()
     messages = [{"role": "system", "content": instructions(args.turns)}]
     for _ in range(args.turns):
@@ -365,8 +317,25 @@ def parse_preset(verb: str, argv: Sequence[str]) -> Any:
         raise SystemExit(0 if argv else 2)
     if argv[0] not in presets:
         raise ConfigError(f"preset: expected one of {', '.join(presets)}; got {argv[0]!r}.")
-    default = presets[argv[0]]
-    return tyro.cli(type(default), args=list(argv[1:]), prog=f"rlpa-agent {verb} {argv[0]}", default=default, description=type(default).__doc__)
+
+    def parsed(default: Any) -> Any:
+        return tyro.cli(type(default), args=list(argv[1:]), prog=f"rlpa-agent {verb} {argv[0]}", default=default, description=type(default).__doc__)
+
+    preset = presets[argv[0]]
+    chosen = parsed(preset)  # read once more where the environment that it names has a turn limit or people of its own
+    at_home = _at_home(preset, chosen)
+    return chosen if at_home == preset else parsed(at_home)
+
+
+def _at_home(preset: Any, chosen: Any) -> Any:
+    """A preset with what the environment of the chosen options is registered with, where that differs from its own."""
+    if not isinstance(preset, Train):
+        return dataclasses.replace(preset, data=moved(preset.data, chosen.data.env_id))
+    config = preset.config
+    rollout = moved(config.rollout, chosen.config.rollout.env_id)
+    others = rollout.split != config.rollout.split
+    judged = dataclasses.replace(config.eval, split=sibling(rollout.split, "val")) if others else config.eval
+    return dataclasses.replace(preset, config=dataclasses.replace(config, rollout=rollout, eval=judged))
 
 
 def _summary(preset: Train | SFT | DPO) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from rlpa_agent.contexts import KINDS, ContextKind
+from rlpa_agent.registered import OWN, settle_own
 from rlpa_env import ConfigError
 
 ALGOS = ("ppo", "grpo", "rloo", "reinforce")
@@ -81,8 +82,8 @@ class RolloutConfig:
     """What one iteration collects."""
 
     env_id: str = "RLPA-v0"
-    split: Annotated[str, tyro.conf.arg(name="split", prefix_name=False)] = "vanilla/train"
-    """A bundled split or the path of a JSONL file of profiles."""
+    split: Annotated[str, tyro.conf.arg(name="split", prefix_name=False)] = OWN
+    """A bundled split or the path of a JSONL file of profiles; by default that of env_id, for most vanilla/train."""
     dialogues: int = 32
     """Episodes per iteration."""
     concurrent: int = 32
@@ -96,7 +97,8 @@ class RolloutConfig:
     """Exchanges before the current message, under context=window."""
     samples: int = 1
     """Answers sampled a turn in official mode; the dialogue goes on with the best paid, all are learned from."""
-    max_turns: int = 10
+    max_turns: int = OWN
+    """By default that of env_id: 10, and 70 of RLPA-Long-v0."""
     max_new_tokens: int = 160
     max_user_tokens: int = 96
     """Longer user messages are cut."""
@@ -120,6 +122,7 @@ class RolloutConfig:
     """Control experiment: turn rewards are permuted across episodes, so that nothing can be learned from them."""
 
     def __post_init__(self) -> None:
+        settle_own(self)
         _one_of("rollout", "context", self.context, (None, *KINDS))
         for name in ("dialogues", "concurrent", "max_turns", "max_new_tokens", "max_user_tokens", "samples", "window"):
             _in_range("rollout", name, getattr(self, name), 1)
@@ -186,11 +189,9 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in ("gamma_token", "gamma_turn", "lam_token", "lam_turn", "lam_critic"):
             _in_range("ppo", name, getattr(self, name), 0.0, 1.0)
-        _one_of("ppo", "profile_paid", self.profile_paid, ("turn", "block", "line", "auto"))
-        _one_of("ppo", "horizon", self.horizon, ("terminal", "truncate"))
-        _one_of("ppo", "kl_in", self.kl_in, ("auto", "reward", "loss"))
-        for name, choices in (("baseline", ("episode", "turn")), ("kl_kind", ("k2", "k3")), ("old_logp", ("scored", "sampled"))):
-            _one_of("ppo", name, getattr(self, name), choices)
+        chosen = {"profile_paid": "turn block line auto", "horizon": "terminal truncate", "kl_in": "auto reward loss"}
+        for name, choices in (chosen | {"baseline": "episode turn", "kl_kind": "k2 k3", "old_logp": "scored sampled"}).items():
+            _one_of("ppo", name, getattr(self, name), tuple(choices.split()))
         several = ("importance_cap", "clip_low", "clip_high", "beta", "entropy", "vf_coef", "critic_warmup", "critic_steps", "line_cost")
         for name in (*several, "value_clip", "target_kl", "max_kl"):
             _in_range("ppo", name, getattr(self, name), 0)
@@ -241,7 +242,7 @@ class EvalConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.split.endswith("/test"):
+        if f"-{Path(self.split).stem.lower()}".endswith(("-test", "_test", ".test")):
             raise ConfigError(f"eval.split: expected a validation split; got {self.split!r}. Test users choose no checkpoint.")
         _in_range("eval", "every", self.every, 0)
         _in_range("eval", "users", self.users, 1)
@@ -338,9 +339,8 @@ class TrainConfig:
 
     def hash(self) -> str:
         """Short fingerprint of everything that changes what is learned."""
-        data: dict[str, Any] = dataclasses.asdict(self)
-        for name in ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts"):
-            del data[name]
+        apart = ("iterations", "minutes", "action_tokens", "out", "save_every", "keep_rollouts")
+        data: dict[str, Any] = {name: value for name, value in dataclasses.asdict(self).items() if name not in apart}
         del data["model"]["device"], data["model"]["shard"]
         data["rollout"] |= {"server": self.rollout.server is not None, "base_url": None}  # where a server is changes nothing
         later: dict[str, dict[str, Any]] = {"rollout": {"style": None, "base_url": None, "model_name": None, "matcher": "lexical"}, "ppo": {"old_logp": "scored"}, "optim": {"schedule_iterations": None}}

@@ -22,7 +22,7 @@ from rlpa_agent.chat import Chat
 from rlpa_agent.contexts import Pieces, read_context
 from rlpa_agent.generation import Decoder, Sampler, decoder
 from rlpa_agent.policy import Policy, flush_denormals
-from rlpa_env.errors import ConfigError
+from rlpa_env.errors import ConfigError, ContextError
 
 REMEMBERED = 4096
 """Dialogues whose sampled ids are kept; an older one that comes back is encoded from its text."""
@@ -48,7 +48,8 @@ class PolicyAgent:
     """Implements ``act`` and ``act_batch`` of the Agent protocol.
 
     Dialogue i, in the order of first appearance, samples from the stream (seed, i), as ``rollout.collect`` does with
-    ``sample_seed=seed``. ``temperature`` defaults to the policy's; 0 is greedy.
+    ``sample_seed=seed``. ``temperature`` defaults to the policy's; 0 is greedy. No answer is cut by the context: where it has no
+    room for a whole one, there is a ContextError instead, where a rollout ends a dialogue too.
     """
 
     def __init__(
@@ -81,24 +82,41 @@ class PolicyAgent:
         return {"weights": weights.hexdigest(), **asked, "system_prompt": self.chat.system_prompt}
 
     def act(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The policy's completion for a dialogue that ends with a user message."""
-        return self.act_batch([messages])[0]
+        """The policy's completion for a dialogue that ends with a user message. Raises ContextError where none has room."""
+        answer = self.act_batch([messages])[0]
+        if isinstance(answer, ContextError):
+            raise answer
+        return answer
 
-    def act_batch(self, batch: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
-        """Completions for several dialogues, decoded together."""
+    def act_batch(self, batch: Sequence[Sequence[Mapping[str, str]]]) -> list[str | ContextError]:
+        """Completions for several dialogues, decoded together; a ContextError in the place of one that has no room."""
         histories = [
             tuple((message["role"], message["content"]) for message in messages) for messages in batch
         ]
         dialogues = [self._resume(history) for history in histories]
-        self._seat(dialogues)
-        self._decode(dialogues, [sum(role == "assistant" for role, _ in history) for history in histories])
-        texts = []
-        for history, dialogue in zip(histories, dialogues):
-            texts.append(self.chat.decode(dialogue.action))
-            self._known.setdefault((*history, ("assistant", texts[-1])), []).append(dialogue)
+        able = {i: dialogue for i, dialogue in enumerate(dialogues) if self.chat.has_room(len(dialogue.ids), self._limit, self.max_new_tokens)}
+        if able:
+            self._seat(list(able.values()))
+            self._decode(list(able.values()), [sum(role == "assistant" for role, _ in histories[i]) for i in able])
+        texts: list[str | ContextError] = []
+        for i, (history, dialogue) in enumerate(zip(histories, dialogues)):
+            if i not in able:
+                texts.append(self._full(dialogue))
+                continue
+            text = self.chat.decode(dialogue.action)
+            texts.append(text)
+            self._known.setdefault((*history, ("assistant", text)), []).append(dialogue)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return texts
+
+    @property
+    def _limit(self) -> int:
+        return self.policy.context_limit
+
+    def _full(self, dialogue: _Dialogue) -> ContextError:
+        wanted = f"room for {len(dialogue.ids)} tokens of a dialogue and an answer of {self.max_new_tokens}"
+        return ContextError(f"context: expected {wanted}; the model has {self._limit}. Lower max_new_tokens, or shorten the system prompt.")
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a completion."""
@@ -129,7 +147,7 @@ class PolicyAgent:
         if self._cache is None or weights != self._weights or len(dialogues) >= len(self._cache.lengths_R):
             lm, dtype = self.policy.lm, self.policy.rollout_dtype
             rows = len(dialogues) + 1  # the last is where two rows change places
-            self._cache = decoder(lm, rows, self.policy.context_limit, dtype)
+            self._cache = decoder(lm, rows, self._limit, dtype)
             self._sampler = Sampler(lm, self.policy.banned_V, rows, self.temperature, dtype)
             self._rows, self._weights = [], weights
         seated = set(map(id, self._rows))
@@ -182,28 +200,21 @@ class PolicyAgent:
         assert self._sampler is not None
         cache, sampler = self._cache, self._sampler
         turn_of = dict(zip(map(id, dialogues), turns))
-        room, live = [], []
         for row, dialogue in enumerate(self._rows):
             dialogue.action = []
-            room.append(min(self.max_new_tokens, cache.capacity - len(dialogue.ids)))
-            live.append(room[row] > 0)
             sampler.restart(row, (self.seed, dialogue.number, turn_of[id(dialogue)]))
-        rows = [row for row, able in enumerate(live) if able]
-        if not rows:
-            return
-        chunks = [np.asarray(self._rows[row].ids[self._rows[row].cached :], dtype=np.int64) for row in rows]
-        hidden_nH = torch.zeros(len(live), self.policy.lm.config.hidden_size, dtype=cache.dtype, device=self.policy.device)
-        hidden_nH[rows] = cache.prefill(rows, chunks)
+        chunks = [np.asarray(dialogue.ids[dialogue.cached :], dtype=np.int64) for dialogue in self._rows]
+        hidden_nH, live = cache.prefill(list(range(len(chunks))), chunks), [True] * len(chunks)
         while any(live):
             ids_n, _ = sampler.draw(hidden_nH, live)
             for row, token in enumerate(ids_n.tolist()):
                 if live[row]:
                     dialogue = self._rows[row]
                     dialogue.action.append(token)
-                    live[row] = token not in self.chat.end_ids and len(dialogue.action) < room[row]
+                    live[row] = token not in self.chat.end_ids and len(dialogue.action) < self.max_new_tokens
             # Rows whose answer is over are stepped to no purpose; to move them costs less than a step of an eighth of the rows.
             if 0 < sum(live) <= len(live) * 7 // 8:
-                ids_n = ids_n[self._gather(live, room)]
+                ids_n = ids_n[self._gather(live)]
                 live = live[: len(ids_n)]
             if any(live):
                 hidden_nH = cache.step(ids_n, torch.tensor(live))
@@ -211,7 +222,7 @@ class PolicyAgent:
             dialogue.ids += dialogue.action
             dialogue.cached = int(cache.lengths_R[row])
 
-    def _gather(self, live: list[bool], room: list[int]) -> list[int]:
+    def _gather(self, live: list[bool]) -> list[int]:
         """Exchange rows, in place, until those that are live lead; where each of these was."""
         was = list(range(len(live)))
         target, last = 0, len(live) - 1
@@ -222,7 +233,7 @@ class PolicyAgent:
                 last -= 1
             else:
                 self._exchange(target, last)
-                columns: tuple[list[Any], ...] = (live, room, was)
+                columns: tuple[list[Any], ...] = (live, was)
                 for column in columns:
                     column[target], column[last] = column[last], column[target]
         return was[: sum(live)]

@@ -9,6 +9,7 @@ from rlpa_agent.chat import Chat
 from rlpa_agent.evaluate import PolicyAgent
 from rlpa_env.clients import ChatConfig
 from rlpa_env.encoders import MINILM
+from rlpa_env.errors import ContextError
 from rlpa_env.prompting import Encoder, PromptingAgent
 
 Messages = Sequence[Mapping[str, str]]
@@ -56,23 +57,34 @@ class PromptedPolicy:
 
     def act(self, messages: Messages) -> str:
         """One completion for a dialogue that ends with a user message."""
-        return self.act_batch([messages])[0]
+        answer = self.act_batch([messages])[0]
+        if isinstance(answer, ContextError):
+            raise answer
+        return answer
 
-    def act_batch(self, batch: Sequence[Messages]) -> list[str]:
-        """Completions for several dialogues; each of a method's calls is decoded for all of them together."""
+    def act_batch(self, batch: Sequence[Messages]) -> list[str | ContextError]:
+        """Completions for several dialogues; each of a method's calls is decoded for all of them together.
+
+        A ContextError is in the place of one that the context had no room for, in whatever call of it.
+        """
         flows = [self._prompting.act_flow(messages) for messages in batch]
         asked: dict[int, Any] = {i: next(flow) for i, flow in enumerate(flows)}
-        texts, spent = [""] * len(flows), [0] * len(flows)
+        texts: list[str | ContextError] = [""] * len(flows)
+        spent = [0] * len(flows)
         while asked:
             answers = self._agent.act_batch(list(asked.values()))
             for i, answer in zip(list(asked), answers, strict=True):
+                if isinstance(answer, ContextError):
+                    texts[i] = answer
+                    del asked[i]
+                    continue
                 spent[i] += self._agent.count_tokens(answer)
                 try:
                     asked[i] = flows[i].send(answer)
                 except StopIteration as stop:
                     texts[i] = stop.value
                     del asked[i]
-        self._spent = dict(zip(texts, spent, strict=True))
+        self._spent = {text: count for text, count in zip(texts, spent, strict=True) if isinstance(text, str)}
         return texts
 
     def count_tokens(self, text: str) -> int:

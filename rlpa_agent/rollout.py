@@ -251,8 +251,7 @@ class _Job:
         self.counts.context_tokens += len(ids)
 
     def _has_room(self, context: int) -> bool:
-        """Whether a whole turn, its end token and the next header fit behind ``context`` tokens."""
-        return context + self.max_new_tokens + self.chat.glue_tokens() <= self.limit
+        return self.chat.has_room(context, self.limit, self.max_new_tokens)
 
     def _prefill(self, waiting: list[int]) -> torch.Tensor:
         began = time.perf_counter()

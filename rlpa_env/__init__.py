@@ -9,6 +9,7 @@ from rlpa_env.env import RLPAEnv
 from rlpa_env.errors import (
     BudgetError,
     ConfigError,
+    ContextError,
     ModelError,
     NotInstalledError,
     OffSchemaError,
@@ -40,6 +41,7 @@ __all__ = [
     "ChatClient",
     "ChatConfig",
     "ConfigError",
+    "ContextError",
     "DialogueActs",
     "EmbeddingMatcher",
     "Judge",

@@ -31,6 +31,10 @@ class OffSchemaError(ModelError):
     """A model answered and stayed off its schema: what it was shown may have caused that, and it is counted."""
 
 
+class ContextError(ModelError):
+    """An agent's context has no room for a whole answer: its dialogue ends there, with what it has earned."""
+
+
 class BudgetError(ModelError):
     """The budget of a client is spent."""
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 import rlpa_env  # noqa: F401 - registers the ids, in worker processes too
 from rlpa_env.agents import Agent, make_agent
-from rlpa_env.errors import BudgetError, ConfigError, ModelError
+from rlpa_env.errors import BudgetError, ConfigError, ContextError, ModelError
 from rlpa_env.flows import run
 from rlpa_env.judges import Judge, RuleJudge
 from rlpa_env.parts import check_choice, profiles_of
@@ -139,7 +139,15 @@ class _Run:
         self.done, self.left = terminated or truncated, terminated
 
     def fail(self, error: ModelError) -> None:
-        """The agent has no answer: the episode ends in the form of one that a failed model of the environment ends."""
+        """The agent has no answer: the episode ends in the form of one that a failed model of the environment ends.
+
+        One whose context is full ends with the turns that it has had, as in training; at the first turn that is no result.
+        """
+        if isinstance(error, ContextError) and not self.turns:
+            raise ConfigError(f"agent: expected room for a first answer; {error}")
+        if isinstance(error, ContextError):
+            self.info, self.done = {**self.info, "stop_reason": StopReason.CONTEXT.value}, True
+            return
         core: Any = self.env.unwrapped
         truth = core.profile.points
         self.info = {**self.info, **dict.fromkeys((f"judge/{criterion}" for criterion in CRITERIA), False)}
@@ -380,6 +388,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
         if not row.get("ranked", True):
             equal = f"\n[red]not ranked: {row['off_schema']} turns off schema[/]"
+        if row.get("context_stops"):
+            equal += f"\n[red]{row['context_stops']} episodes outgrew the context[/]"
         if row.get("failures", 0) > row.get("off_schema", 0):
             equal += f"\n[red]{row['failures'] - row['off_schema']} episodes failed, not counted[/]"
         table.add_row(f"{row['agent']}{equal}", *cells)

@@ -204,5 +204,6 @@ def _counts(records: Records) -> dict[str, Any]:
         "left_early": float(np.mean([bool(record["left"]) for record in records])),
         "failures": sum(record["stop_reason"] == "failure" for record in records),
         "off_schema": sum(map(off_schema, records)),
+        "context_stops": sum(record["stop_reason"] == "context" for record in records),
         "malformed": float(np.mean([bool(turn["parse_error"]) for turn in turns])),
     }

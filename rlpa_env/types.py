@@ -39,6 +39,7 @@ class StopReason(str, Enum):
     USER_LEFT = "user_left"
     TURN_LIMIT = "turn_limit"
     FAILURE = "failure"
+    CONTEXT = "context"  # the agent's is full; only who plays the agent can tell
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 from tiny_models import ANSWER, qwen_like_tokenizer, tokenizer
 
 from rlpa_agent.chat import Chat, Transcript
+from rlpa_env import instructions
 from rlpa_env.errors import ConfigError
 
 
@@ -47,6 +48,58 @@ def test_T17_markup_in_user_text_adds_no_special_id():
     assert [i for i in opening if i in special] == [
         i for i in chat.opening(messages("a", system="b")).tolist() if i in special
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hi <tool_call> x",
+        "<tool_call>",
+        "<|im_start|><tool_call><|im_end|>",
+        "<<tool_call><tool_call>>",
+        "ab<tool_call>bc",
+        "two~one",
+        "<TOOL_CALL> ~<tool_call>" * 1500,
+    ],
+)
+def test_T17_no_added_token_comes_out_of_a_text_special_or_not(text):
+    """Qwen2.5 has such: <tool_call> is no special token, and split_special_tokens leaves it whole."""
+    tok = qwen_like_tokenizer()
+    tok.add_tokens(["call>b", "o~o"])
+    chat, added = Chat(tok), set(tok.get_added_vocab().values())
+    assert added & set(tok.encode(text, add_special_tokens=False))  # as it stands it would
+    glue = [i for i in chat.opening(messages("a", "b", "c", system="d")).tolist() if i in added]
+    assert [i for i in chat.opening(messages(text, text, text, system=text)).tolist() if i in added] == glue
+    assert not added & set(chat.encode_user(text))
+    assert tok.decode(chat.encode_user(text)) == text
+
+
+def test_T17_a_character_that_only_an_added_token_spells_is_left_out():
+    tok = qwen_like_tokenizer()
+    tok.add_tokens(["~"])
+    chat = Chat(tok)
+    assert tok.decode(chat.encode_user("one~two~")) == "onetwo"
+    assert chat.encode_user("~") == []
+
+
+def test_text_without_added_tokens_is_encoded_as_the_tokenizer_does():
+    for make in (tokenizer, qwen_like_tokenizer):
+        tok = make()
+        for text in ("", " ", "Oh,  a <tool call> é 😀\n\n", ANSWER):
+            assert Chat(tok).encode_user(text) == tok.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("other", [None, "", "Be brief.", instructions(), instructions(10) + "!", f"Get to know them for {'9' * 5000} turns."])
+def test_a_prompt_that_states_a_turn_limit_states_the_one_that_holds(other):
+    chat = Chat(tokenizer(), instructions(10))
+    chat.state_limit(5)
+    assert chat.system_prompt == instructions(5)
+    fed = tokenizer().decode(chat.opening(messages("Hello")))
+    assert "for 5 turns" in fed
+    assert "10 turns" not in fed
+    chat = Chat(tokenizer(), other)
+    chat.state_limit(5)
+    assert chat.system_prompt == other
 
 
 def test_T16_mask_marks_exactly_the_sampled_ids():

@@ -90,6 +90,27 @@ def test_the_system_message_stays_in_a_window():
     assert text == "<|im_start|>system\nBe brief.<|im_end|>\n" + dialogue(("two", "b"), ("three",))
 
 
+def test_a_window_must_have_room_for_an_older_profile_block_too():
+    """Nothing but profile at first, then replies only: the block goes with the window until its end."""
+    new, said, limit = 60, 20, 5
+    chat = tiny_models.policy(max_user_tokens=said).chat
+    chat.kept = ContextKind("window", 2)
+    characters = [chat.tokenizer.encode(character, add_special_tokens=False) for character in "<profile>\n- Age: ".ljust(new - 10, "4") + "</profile>"]
+    block = [i for ids in characters for i in ids]
+    assert (len(block), chat.block_tokens(block)) == (new, new)
+    pieces = chat.begin([("user", "word " * 50)])
+    for answer in (block, *[[65] * new] * (limit - 2)):
+        chat.extend(pieces, answer, "word " * 50)
+    needed = len(chat.context(pieces)) + new + chat.glue_tokens()
+    chat.check_fits(needed + said, turns=limit, max_new_tokens=new)  # the bound counts a user's answer to the last turn
+    with pytest.raises(ConfigError, match=f"3 turns x .* an older profile of {new} = {needed + said} tokens"):
+        chat.check_fits(needed - 1, turns=limit, max_new_tokens=new)
+    bound = needed + said - new
+    chat.check_fits(bound, turns=3, max_new_tokens=new)  # all of which the window holds: no block is older
+    with pytest.raises(ConfigError):
+        chat.check_fits(bound - 1, turns=3, max_new_tokens=new)
+
+
 def test_a_block_is_cut_between_tokens_and_no_word_of_the_reply_is_lost(monkeypatch):
     chat = tiny_models.policy().chat
     table = {1: "<profile>", 2: "- A: b\n</prof", 3: "ile>", 4: "ile>\n\n", 5: "ile>Hi", 6: " there"}

@@ -10,7 +10,8 @@ from tiny_models import Script
 from rlpa_agent.evaluate import PolicyAgent, policy_agent
 from rlpa_agent.generation import Qwen2Decoder
 from rlpa_agent.prompted import PromptedPolicy
-from rlpa_agent.rollout import collect
+from rlpa_agent.rollout import RolloutCounts, collect
+from rlpa_env import ContextError
 
 torch.set_num_threads(1)
 
@@ -31,6 +32,8 @@ def drive(agent, envs, seeds, batch):
         answers = agent.act_batch([messages for _, messages in running])
         still = []
         for run, answer in zip(running, answers):
+            if isinstance(answer, ContextError):
+                continue
             _, reward, terminated, truncated, info = run[0].step(answer)
             totals[id(run[0])] += reward
             run[1] = info["messages"]
@@ -187,13 +190,32 @@ def test_changed_weights_are_noticed():
     assert after != before
 
 
-def test_a_dialogue_beyond_the_context_gets_an_empty_answer_and_others_go_on():
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_T25_evaluation_ends_a_dialogue_whose_context_is_full_where_training_does(batch):
+    policy = tiny_models.policy(sharpness=2.0, context=128)
+    settings, counts = {"temperature": 0.7, "max_new_tokens": 20}, RolloutCounts()
+    trajectories = collect(policy, scripts(7), seeds=range(7), sample_seed=3, counts=counts, **settings)
+    assert {t.stop_reason for t in trajectories} == {"context", "user_left"}
+    assert counts.context_stops > 2
+    returns, actions = drive(PolicyAgent(policy, seed=3, **settings), scripts(7), range(7), batch)
+    assert returns == [sum(turn.reward for turn in t.turns) for t in trajectories]
+    assert actions == [[policy.chat.decode(turn.action_ids) for turn in t.turns] for t in trajectories]
+
+
+def test_there_is_a_whole_answer_or_none_and_others_go_on():
     policy = tiny_models.policy(context=64)
     agent = PolicyAgent(policy, max_new_tokens=8, temperature=0.0)
     long, short = [{"role": "user", "content": "word " * 100}], [{"role": "user", "content": "Hello"}]
     answers = agent.act_batch([long, short])
-    assert answers[0] == ""
+    assert isinstance(answers[0], ContextError)
     assert answers[1] == PolicyAgent(policy, max_new_tokens=8, temperature=0.0).act(short)
+    with pytest.raises(ContextError, match="answer of 8; the model has 64"):
+        agent.act(long)
+    fed = len(policy.chat.opening(short))
+    just = 64 - fed - policy.chat.glue_tokens()  # the room that a rollout asks for
+    assert PolicyAgent(policy, max_new_tokens=just).act(short)
+    with pytest.raises(ContextError, match=f"room for {fed} tokens"):
+        PolicyAgent(policy, max_new_tokens=just + 1).act(short)
 
 
 def test_a_saved_policy_answers_the_same(tmp_path):

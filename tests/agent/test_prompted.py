@@ -12,7 +12,7 @@ import torch
 from rlpa_agent import cli
 from rlpa_agent.evaluate import PolicyAgent
 from rlpa_agent.prompted import PromptedPolicy
-from rlpa_env import ConfigError
+from rlpa_env import ConfigError, ContextError
 from rlpa_env.llm import prompt
 from rlpa_env.prompting import METHODS
 
@@ -51,6 +51,18 @@ def test_base_is_the_policy_itself():
     batch = [dialogue(0), dialogue(1)]
     agent = PolicyAgent(policy, seed=3, max_new_tokens=8)
     assert PromptedPolicy(agent, "base").act_batch(batch) == PolicyAgent(policy, seed=3, max_new_tokens=8).act_batch(batch)
+
+
+def test_a_prompted_dialogue_without_room_leaves_the_others_alone():
+    policy = tiny_models.policy(context=400, system_prompt=None)
+    made, alone = (PromptedPolicy(PolicyAgent(policy, seed=3, temperature=0.0, max_new_tokens=6), "self-critic") for _ in range(2))
+    long = dialogue(0, "bread " * 400)
+    full, answered = made.act_batch([long, dialogue(0)])
+    assert isinstance(full, ContextError)
+    assert answered == alone.act(dialogue(0))
+    assert made.count_tokens(answered) == alone.count_tokens(answered)
+    with pytest.raises(ContextError):
+        made.act(long)
 
 
 def test_self_critic_asks_three_times_for_all_dialogues_together():

@@ -42,8 +42,9 @@ from rlpa_agent.trainer import NothingScoredError, Trainer, shuffled_rewards
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_agent.world import World
 from rlpa_env import CRITERIA, ChatClient, ConfigError, LLMMatcher, format_action, instructions
-from rlpa_env.evaluate import Setting
+from rlpa_env.evaluate import Setting, results_table
 from rlpa_env.evaluate import collect as evaluated
+from rlpa_env.results import summarise
 
 TURNS = 3
 
@@ -321,6 +322,26 @@ def test_T25_evaluate_gives_the_returns_of_the_training_rollout():
     ]
 
 
+def test_T25_evaluate_ends_and_counts_dialogues_whose_context_is_full():
+    policy = tiny_models.policy(context=512, max_user_tokens=96)
+    setting = Setting("RLPA-v0", "vanilla/val", 4, (0,))
+    settings = {"temperature": 1.0, "max_new_tokens": 60}
+    records = evaluated({"policy": PolicyAgent(policy, seed=9, **settings)}, setting, quiet=True)["policy"]
+    people, seeds = zip(*setting.episodes(), strict=True)
+    rolled = collect(policy, [setting.make()], seeds=seeds, options=[{"profile": person} for person in people], sample_seed=9, **settings)
+    assert "context" in {t.stop_reason for t in rolled}
+    assert [record["stop_reason"] for record in records] == [t.stop_reason for t in rolled]
+    assert [[turn["reward"] for turn in record["turns"]] for record in records] == [[turn.reward for turn in t.turns] for t in rolled]
+    assert [[(m["role"], m["content"]) for m in record["messages"]] for record in records] == [list(t.messages) for t in rolled]
+    row = summarise("policy", records, None, None, (0,))
+    stopped = sum(t.stop_reason == "context" for t in rolled)
+    assert (row["context_stops"], row["failures"]) == (stopped, 0)
+    assert row["return"] == pytest.approx(np.mean([sum(turn.reward for turn in t.turns) for t in rolled]))
+    assert f"{stopped} episodes outgrew the context" in "".join(results_table([row]).columns[0]._cells)
+    with pytest.raises(ConfigError, match=r"room for a first answer.*the model has 512"):
+        evaluated({"policy": PolicyAgent(policy, max_new_tokens=500)}, setting, quiet=True)
+
+
 def test_shuffled_rewards_keep_the_rewards_and_lose_whose_they_are(tmp_path):
     trainer = trainer_of(tmp_path)
     trajectories, _ = trainer.gather()
@@ -369,6 +390,10 @@ def test_the_health_line_names_the_likeliest_trouble(figures, expected):
         (lambda: RolloutConfig(dialogues=0), "dialogues"),
         (lambda: RolloutConfig(temperature=0.0), "more than 0"),
         (lambda: EvalConfig(split="vanilla/test"), "validation split"),
+        (lambda: EvalConfig(split="data/test.jsonl"), "validation split; got 'data/test.jsonl'"),
+        (lambda: EvalConfig(split="data/aloe_Test.jsonl"), "validation split"),
+        (lambda: EvalConfig(split="aloe-test.jsonl"), "validation split"),
+        (lambda: EvalConfig(split="aloe.test.jsonl"), "validation split"),
         (lambda: TrainConfig(algo="dpo"), "algo"),
         (lambda: ModelConfig(rollout_dtype="float16"), r"rollout_dtype: expected one of .*'bfloat16'; got 'float16'"),
         (lambda: ModelConfig(base_dtype="bfloat16"), "auto without LoRA"),
@@ -377,6 +402,82 @@ def test_the_health_line_names_the_likeliest_trouble(figures, expected):
 def test_impossible_settings_are_refused_with_the_value_seen(make, expected):
     with pytest.raises(ConfigError, match=expected):
         make()
+
+
+@pytest.mark.parametrize("split", ["vanilla/val", "data/latest.jsonl", "test/val.jsonl", "testers.jsonl"])
+def test_a_split_that_only_sounds_like_a_test_is_watched(split):
+    assert EvalConfig(split=split).split == split
+
+
+def chosen(*options, verb="train"):
+    """(max_turns, split of training, split of validation) of a command line."""
+    made = cli.parse_preset(verb, ["tiny", *options])
+    settings = made.config.rollout if verb == "train" else made.data
+    return settings.max_turns, settings.split, made.config.eval.split if verb == "train" else None
+
+
+def test_an_environment_brings_its_own_turn_limit_and_people_unless_others_are_asked_for(tmp_path):
+    assert chosen() == (10, "vanilla/train", "vanilla/val")
+    assert chosen("--rollout.env-id", "RLPA-Long-v0") == (70, "vanilla/train", "vanilla/val")
+    assert chosen("--rollout.env-id", "RLPA-Extended-v0") == (10, "extended/train", "extended/val")
+    assert chosen("--rollout.env-id", "RLPA-Long-v0", "--rollout.max-turns", "10")[0] == 10
+    said = ("--split", "vanilla/train", "--eval.split", "vanilla/val", "--rollout.max-turns", "3")
+    assert chosen("--rollout.env-id", "RLPA-Extended-v0", *said) == (3, "vanilla/train", "vanilla/val")
+    assert chosen("--env-id", "RLPA-Long-v0", verb="sft")[0] == 70
+    assert chosen("--env-id", "RLPA-Extended-v0", verb="dpo")[1] == "extended/train"
+    config = cli.parse_preset("train", ["tiny", "--rollout.env-id", "RLPA-Long-v0", "--seed", "5"]).config
+    assert (config.rollout.env_id, config.seed, config.context.kind) == ("RLPA-Long-v0", 5, "window")
+    long = RolloutConfig(env_id="RLPA-Long-v0")
+    env = cli.environments(long)()
+    assert (long.max_turns, env.spec.max_episode_steps, env.unwrapped.max_turns) == (70, 70, 70)
+    assert cli.environments(RolloutConfig(env_id="RLPA-Extended-v0"))().unwrapped.split == "extended/train"
+    assert RolloutConfig(env_id="RLPA-Long-v0", max_turns=10).max_turns == 10
+    assert RolloutConfig(env_id="nobody knows it").max_turns == 10
+    (tmp_path / "config.json").write_text(json.dumps(TrainConfig(rollout=long).as_dict()))
+    assert TrainConfig.read(tmp_path).rollout == long
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ("RLPA-v0", "vanilla/test")),
+        (["--env", "RLPA-Extended-v0"], ("RLPA-Extended-v0", "extended/test")),
+        (["--env", "RLPA-Extended-v0", "--split", "vanilla/test"], ("RLPA-Extended-v0", "vanilla/test")),
+        (["--env", "RLPA-Long-v0"], ("RLPA-Long-v0", "vanilla/test")),
+    ],
+)
+def test_an_evaluation_is_on_the_test_people_of_its_environment(tmp_path, monkeypatch, options, expected):
+    told = []
+    monkeypatch.setattr(cli, "evaluate", lambda agents, *, env_id, split, **_: told.append((env_id, split)) or [{"users": 1}])
+    monkeypatch.setattr(cli, "results_table", lambda rows, title: told.append(title) or "")
+    policy_of().save(tmp_path / "start")
+    cli.main(["eval", "--policy", str(tmp_path / "start"), *options])
+    assert told[0] == expected
+    assert " · ".join(expected) in told[1]
+
+
+def test_a_policy_is_told_the_turn_limit_that_holds(tmp_path, monkeypatch):
+    import io
+
+    tiny_models.policy(context=2048, system_prompt=instructions(10)).save(tmp_path / "ten")
+    config = dataclasses.replace(PRESETS["tiny"], rollout=dataclasses.replace(PRESETS["tiny"].rollout, max_turns=2))
+    assert cli.load_policy(config, str(tmp_path / "ten")).system_prompt == instructions(2)
+    tiny_models.policy(context=2048, system_prompt="Be brief.").save(tmp_path / "own")
+    assert cli.load_policy(config, str(tmp_path / "own")).system_prompt == "Be brief."
+    told = []
+    monkeypatch.setattr(PolicyAgent, "act", lambda self, messages: told.append(self.chat.system_prompt) or "<response>\nHi\n</response>")
+    monkeypatch.setattr("sys.stdin", io.StringIO("I bake.\n\n"))
+    cli.main(["chat", "--policy", str(tmp_path / "ten"), "--turns", "4"])
+    assert told == [instructions(4)]
+
+
+def test_a_trainer_refuses_dialogues_that_its_policy_has_no_room_for(tmp_path):
+    config = toy_config(tmp_path, 5, rollout={"dialogues": 2, "concurrent": 2, "max_new_tokens": 40})
+    with pytest.raises(ConfigError, match=r"5 turns x \(40 new .*the model has 160"):
+        Trainer(config, tiny_models.policy(context=160, max_user_tokens=20), lambda: Script(["no"]), quiet=True)
+    kept = tiny_models.policy(context=160, max_user_tokens=20)
+    Trainer(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, max_turns=1)), kept, lambda: Script(["no"]), quiet=True)
+    Trainer(config, tiny_models.policy(context=160), lambda: Script(["no"]), quiet=True)  # how long users talk is not known
 
 
 def test_the_hash_covers_what_is_learned_and_nothing_else(tmp_path):

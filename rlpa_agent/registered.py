@@ -1,0 +1,54 @@
+"""What the id of an environment stands for: the turn limit and the people that it is registered with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import gymnasium as gym
+
+import rlpa_env  # noqa: F401 - registers the ids
+from rlpa_env.population import SPLIT_SIZES
+
+OWN: Any = None
+"""In the place of a turn limit or a split: the one that the environment's id is registered with."""
+
+_USUAL = {"max_turns": 10, "split": "vanilla/train"}
+
+Settings = TypeVar("Settings", bound=Any)
+
+
+def registered(env_id: str) -> dict[str, Any]:
+    """``max_turns`` and ``split`` of an id, usual ones where it names none or nobody knows it, which `gym.make` will say.
+
+    >>> registered("RLPA-Long-v0")
+    {'max_turns': 70, 'split': 'vanilla/train'}
+    """
+    spec = gym.registry.get(env_id)
+    named: dict[str, Any] = {} if spec is None else spec.kwargs
+    return {name: usual if named.get(name) is None else named[name] for name, usual in _USUAL.items()}
+
+
+def settle_own(settings: Any) -> None:
+    """Put what its ``env_id`` is registered with in the place of every OWN of a frozen record under construction."""
+    for name, value in registered(settings.env_id).items():
+        if getattr(settings, name) is OWN:
+            object.__setattr__(settings, name, value)
+
+
+def moved(settings: Settings, env_id: str) -> Settings:
+    """Settings for another environment: what the two ids are registered with differently is that of the other.
+
+    The id itself stays, for whoever reads further options on top of these.
+    """
+    here, there = registered(settings.env_id), registered(env_id)
+    return dataclasses.replace(settings, **{name: there[name] for name in there if there[name] != here[name]})
+
+
+def sibling(split: str, kind: str) -> str:
+    """The split of another kind of the same family of people; that of vanilla for people from a file.
+
+    >>> sibling("extended/train", "val")
+    'extended/val'
+    """
+    return f"{split.split('/')[0] if split in SPLIT_SIZES else 'vanilla'}/{kind}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.resources import files
@@ -28,7 +29,14 @@ _NUMBERS = {
 } | {word: 10 * (i + 2) for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
 _TIMES = {"twice": 2, "thrice": 3, "trio": 3, "dozen": 12}
 _NEARLY = frozenset("nearly almost soon approximately over under roughly".split())
-_INEXACT = -1  # stands beside a number that is not meant exactly
+_INEXACT = 0.5  # stands beside a number that is not meant exactly; all others are whole
+_SIGN = re.compile(r"(?<!\d )(?:(?<![^\s(:=])[-\u2212]|\bminus )(?=\d)", re.IGNORECASE)  # -5, but no 3-5, no 3 -5, no COVID-19
+_MINUS = "minus"  # what a sign becomes, so that it stays with its digits
+_ROMAN = re.compile(  # IV and the like, single letters after level and the like only
+    r"\b(?:(?<=\b[Ll]evel )|(?<=\b[Tt]ype )|(?<=\b[Cc]lass )|(?<=\b[Gg]rade )|(?=[IVX]{2}))(?=[IVX]+\b(?!['-]))(X{0,3})(IX|IV|V?I{0,3})\b"
+)
+_ONES = {"": 0, "I": 1, "II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VII": 7, "VIII": 8, "IX": 9}
+_DIGITS_OF_INT = 600  # Python reads no decimal numbers of some thousand digits
 _RELATIVES = {
     word: base
     for base, others in {
@@ -66,7 +74,7 @@ class Meaning(NamedTuple):
     stems: frozenset[str]  # synonyms folded
     heads: frozenset[str]  # their beginnings: values without a common one share no word
     denied: frozenset[str]  # what is left of stems such as intolerant without their first syllable
-    numbers: frozenset[int]
+    numbers: frozenset[float]  # whole ones, and ``_INEXACT``
     negated: bool
     about: frozenset[str]  # other people that it says something of
     named: frozenset[str]  # all people in it
@@ -114,15 +122,31 @@ def _lexicon() -> _Lexicon:
     )
 
 
-def _numbered(tokens: Iterable[str]) -> tuple[set[int], list[str]]:
+def _plain(value: str) -> str:
+    """Full-width letters and digits as plain ones, a sign as part of its number: "−５" is "minus5"."""
+    if not value.isascii():
+        value = unicodedata.normalize("NFKC", value.replace("\u00b4", "'"))  # an accent that serves as apostrophe
+    return _SIGN.sub(_MINUS, value)
+
+
+def _number(token: str) -> int | None:
+    """The number that digits write, however many they are; None for other tokens."""
+    digits = token.removeprefix(_MINUS)
+    if not digits.isdecimal():
+        return None
+    size = int(digits) if len(digits) <= _DIGITS_OF_INT else int(digits, 16)  # another number, but each its own
+    return -size if token.startswith(_MINUS) else size
+
+
+def _numbered(tokens: Iterable[str]) -> tuple[set[float], list[str]]:
     """The numbers among tokens, words or digits, and the other tokens. One beside other words counts nothing."""
-    numbers: set[int] = set()
+    numbers: set[float] = set()
     rest: list[str] = []
     tens = 0
     for token in tokens:
-        number = _NUMBERS.get(token, _TIMES.get(token, -1))
-        if token.isdigit() and token.isascii() and len(token) < 10:
-            numbers.add(int(token))
+        number, written = _NUMBERS.get(token, _TIMES.get(token, -1)), _number(token)
+        if written is not None:
+            numbers.add(written)
         elif number < 0:
             rest.append(token)
         elif number >= 20:
@@ -199,7 +223,9 @@ def meaning(value: str) -> Meaning:
     (['dog', 'small'], [2], False)
     """
     lexicon = _lexicon()
-    tokens = ["elder" if token == "older" else token for token in words(value)]  # its stem is that of "old"
+    value = _plain(value)
+    arabic = _ROMAN.sub(lambda roman: str(10 * len(roman[1]) + _ONES[roman[2]]), value)
+    tokens = ["elder" if token == "older" else token for token in words(arabic)]  # its stem is that of "old"
     numbers, rest = _numbered(tokens)
     folded = _folded(rest, lexicon)
     content = {s for s in folded if s != _NOT and not s.isdigit()}

@@ -62,10 +62,46 @@ def test_a_negation_is_no_match_and_left_handed_is_none(guess, truth):
         ("won the lottery once", "won the lottery twice"),
         ("thirty-three", "34"),
         ("born in 1980", "born in 1981"),
+        ("phone number 0551234567", "phone number 0551234568"),
+        (f"member {'7' * 5000}", f"member {'7' * 4999}8"),
+        ("aged ３４ baker", "aged ３５ baker"),
+        ("aged ٣٤ baker", "aged ٣٥ baker"),
+        ("-5 degrees", "5 degrees"),
+        ("\u22125 degrees", "5 degrees"),
+        ("minus 5", "5"),
+        ("level IV climber", "level V climber"),
+        ("Type II diabetes", "type 1 diabetes"),
     ],
 )
 def test_numbers_must_be_equal(guess, truth):
     assert not comparable(Point("Notes", guess), Point("Notes", truth))
+    assert not comparable(Point("Notes", truth), Point("Notes", guess))
+    assert value_score(guess, truth) < MATCH
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("phone number 0551234567", "phone number 0551234567, daily"),
+        (f"member {'7' * 5000}", f"a member {'7' * 5000}"),
+        ("aged ３４ baker", "baker aged 34"),
+        ("\u22125 degrees", "minus 5 degrees"),
+        ("level IV climber", "level 4 climber"),
+        ("type II diabetes", "type 2 diabetes"),
+        ("30-35 pupils", "30 \u2013 35 pupils"),
+        ("30 -35 pupils", "30 to 35 pupils"),
+        ("COVID-19 nurse", "COVID 19 nurse"),
+        ("doesn\u00b4t smoke", "nonsmoker"),
+    ],
+)
+def test_the_same_number_in_another_script_and_a_hyphen_is_no_sign(one, other):
+    assert value_score(one, other) >= MATCH
+    assert value_score(other, one) >= MATCH
+
+
+def test_letters_that_are_no_number():
+    assert meaning("IV's, X-ray, level X-ray, MIX and XXL").numbers == frozenset()
+    assert meaning("-1 to 5 degrees").numbers != meaning("nearly 5 degrees").numbers
 
 
 def test_words_around_the_right_number_are_forgiven_where_the_truth_is_a_number():

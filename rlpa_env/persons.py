@@ -20,6 +20,7 @@ _SOMEBODY = frozenset("he she they his her their".split())
 _INDEFINITE = frozenset("someone somebody everyone everybody anyone anybody others".split())
 _ONESELF = frozenset("who that with".split())  # someone who plays chess: the user
 _CROWD = frozenset("the all some most many few other".split())
+_FIRST_PERSON = frozenset("i i'm i've i'd i'll me my".split())  # people say I'm shy
 _NO_VERB = ("person", "smart", "oriented", "focused", "management", "s", "ing", "er", "or")  # a people person says nothing of others
 _COMPANY = frozenset("with for to from".split())  # hiking with friends is about oneself
 _JOINED = frozenset("a an the his her their my own some other".split())
@@ -33,7 +34,7 @@ def _begins_with_others(tokens: list[str]) -> bool:
         return tokens[1:2] in (["person"], ["man"], ["woman"], ["guy"])
     first = next((place for place, token in enumerate(tokens) if token not in _CROWD), len(tokens))
     who, does = tokens[first : first + 1], tokens[first + 1 : first + 2]
-    if not does:
+    if not does or not _FIRST_PERSON.isdisjoint(tokens):
         return False
     if who[0] in _INDEFINITE:
         return does[0] not in _ONESELF

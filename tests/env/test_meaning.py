@@ -150,6 +150,7 @@ def test_what_is_said_of_others_is_not_said_of_the_user(slot, guess, truth):
         ("Interests", "plays chess with his son", "chess"),
         ("Interests", "someone who plays chess", "chess"),
         ("Personality Traits", "people person", "a people person"),
+        ("Personality Traits", "People who know me say I'm nostalgic", "nostalgic"),
         ("Interests", "people watching in cafes", "watching people"),
         ("Personality Traits", "helps others", "helping others"),
         ("Other Information", "knows a bit of Latin", "Latin"),

@@ -56,14 +56,13 @@ _ORDERS_ZH = re.compile(
 
 
 _SPACES = re.compile(r"[^\S\n]+")
-_APOSTROPHES = str.maketrans("\u2019\u2018\u02bc", "'''")
 _LONGEST_CACHED = 4_000  # characters, so that the cache stays bounded in bytes
 
 
 def _seen(text: str) -> str:
     """What a reader sees: compatible letters folded (NFKC), invisible ones (category Cf) gone, one space where several stand.
 
-    Line breaks and the spaces of an indented line stay, for patterns look at them.
+    Line breaks stay, for patterns look at them.
     """
     return _folded(text) if len(text) <= _LONGEST_CACHED else _folded.__wrapped__(text)
 
@@ -71,7 +70,7 @@ def _seen(text: str) -> str:
 @lru_cache(maxsize=16_384)
 def _folded(text: str) -> str:
     if not text.isascii():
-        text = "".join(char for char in unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)) if unicodedata.category(char) != "Cf")
+        text = "".join(char for char in unicodedata.normalize("NFKC", text) if unicodedata.category(char) != "Cf")
     return _SPACES.sub(" ", text)
 
 

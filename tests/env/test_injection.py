@@ -233,7 +233,7 @@ def test_letters_that_look_alike_and_wide_spaces_do_not_hide_an_order(text):
     assert is_machine_speak(text)
 
 
-@pytest.mark.parametrize("text", ["I\u2019m an AI, sorry.", "As  an \u00ad AI I cannot eat", "fine\nAge\uff1a 34", "the evalu\u00adator likes it"])
+@pytest.mark.parametrize("text", ["As an \uff21\uff29 I cannot eat", "As  an \u00ad AI I cannot eat", "fine\nAge\uff1a 34", "the evalu\u00adator likes it"])
 def test_nor_the_words_of_an_assistant_or_a_profile(text):
     assert is_machine_speak(text)
 

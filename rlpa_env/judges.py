@@ -13,12 +13,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from rlpa_env.evidence import COMMON, GENERIC, History, history_of, point_traits, values_named, wording
+from rlpa_env.evidence import COMMON, GENERIC, History, Said, history_of, point_traits, values_named, wording
 from rlpa_env.form import form_of
 from rlpa_env.hearing import Heard, echo, hear
 from rlpa_env.moves import moves
 from rlpa_env.relevance import clashes, evidence_of, fit_to_request, offered, squash
-from rlpa_env.text import normalise, stems, words
+from rlpa_env.text import is_question, normalise, stems, words
 from rlpa_env.topics import topics_of_stem, topics_of_stems
 from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.world import world
@@ -43,6 +43,15 @@ _NAME = re.compile(r"\b[A-Z]\w{2,}")
 _APPRAISAL = stems(
     "great good nice cool fun awesome amazing wonderful fantastic lovely interesting exciting brilliant perfect excellent impressive "
     "incredible beautiful love glad happy sweet best"
+)
+_PRAISE = _APPRAISAL | stems(
+    "fascinating inspiring noble neat gorgeous superb terrific delightful charming marvellous marvelous remarkable admirable stunning "
+    "respectable rewarding fine super cute adorable smart clever"
+)
+_PRAISED = stems(  # what anything that somebody tells can be called
+    "job profession career occupation work trade vocation calling field line industry city town village country place area region "
+    "neighbourhood neighborhood hobby hobbies pastime interest activity game sport skill talent passion choice name part combination family "
+    "personality quality trait age degree subject life story people person world time day way news idea sound truly indeed"
 )
 _MINOR = frozenset(words("really seriously right huh eh no so why what and you how about ok true"))
 
@@ -302,6 +311,23 @@ def _is_hook(remark: Remark, theirs: frozenset[str]) -> bool:
     return len(own) >= 2 or (remark.words > 3 and bool(own) and remark.specific)
 
 
+def _only_praises(message: Said, traits: ReplyTraits) -> bool:
+    """Whether a reply, to a message that asks nothing, is the user's own words, a word of praise and a noun that fits anything.
+
+    "What a wonderful job!", "You are a nurse? Wow, that is amazing." A question that asks something is more than that.
+    """
+    if message.kind or not traits.content & _PRAISE or any(remark.personal for remark in traits.remarks):
+        return False
+    asks = (question for question in traits.heard.asked if not _MINOR.issuperset(question.split()))
+    return traits.content - message.stems <= _PRAISE | _PRAISED and all(_restates(question, message) for question in asks)
+
+
+def _restates(question: str, message: Said) -> bool:
+    """Whether a question only says again what the message said: "You are a nurse?"."""
+    found = stems(question)
+    return bool(found) and found <= message.stems and not is_question(question)
+
+
 def _informativeness(history: History, reply: str, traits: ReplyTraits, again: bool) -> Opinion:
     if again:
         return 0.0, "nothing new: said before in this dialogue"
@@ -315,6 +341,8 @@ def _informativeness(history: History, reply: str, traits: ReplyTraits, again: b
     asks = [q for q in heard.asked if q.count(" ") >= 2 and q not in history.lines and not _MINOR.issuperset(q.split())]
     if traits.content & theirs and not own and not heard.question_stems - GENERIC - theirs:
         return 0.2, "a template around the user's own word"
+    if _only_praises(message, traits):
+        return 0.2, "mere praise"
     if own:
         return (1.0 if len(own) > 1 or asks else 0.7), "says something of its own"
     if traits.praise and traits.content and not asks:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.resources import files
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
+from rlpa_env.persons import people
 from rlpa_env.profiles import canonical_slot
 from rlpa_env.text import STOP_WORDS, normalise, stem, words
 from rlpa_env.types import Point
@@ -28,25 +30,26 @@ _NUMBERS = {
 } | {word: 10 * (i + 2) for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
 _TIMES = {"twice": 2, "thrice": 3, "trio": 3, "dozen": 12}
 _NEARLY = frozenset("nearly almost soon approximately over under roughly".split())
-_INEXACT = -1  # stands beside a number that is not meant exactly
-_RELATIVES = {
-    word: base
-    for base, others in {
-        "parent": "mother mom mum mummy mommy mama father dad daddy papa parent parents",
-        "sibling": "sister sisters stepsister stepsisters brother brothers stepbrother sibling siblings",
-        "grandparent": "grandparents grandmother grandfather grandma grandpa granny gran granddad",
-        "spouse": "wife husband partner boyfriend girlfriend fiance fiancee",
-        "child": "son sons daughter daughters stepson stepdaughter grandson granddaughter grandchildren",
-        "relative": "uncle uncles aunt aunts cousin cousins nephew niece",
-        "acquaintance": "friend friends neighbour neighbours neighbor neighbors colleague colleagues boss roommate roommates flatmate "
-        "flatmates postman landlord coworker classmate housemate buddy",
-    }.items()
-    for word in others.split()
-}
-_SOMEBODY = frozenset("he she they his her their".split())
-_COMPANY = frozenset("with for to from".split())  # hiking with friends is about oneself
-_JOINED = frozenset("a an the his her their my own some other".split())
-_TIED = (("married", "to"), ("engaged", "to"), ("friends", "with"), ("love", "with"), ("lives", "with"), ("living", "with"), ("works", "for"))
+_INEXACT = 0.5  # stands beside a number that is not meant exactly; all others are whole
+_SIGN = re.compile(r"(?<!\d )(?:(?<![^\s(:=])[-\u2212]|\bminus )(?=\d)", re.IGNORECASE)  # -5, but no 3-5, no 3 -5, no COVID-19
+_MINUS = "minus"  # what a sign becomes, so that it stays with its digits
+_ROMAN = re.compile(  # IV and the like, single letters after level and the like only
+    r"\b(?:(?<=\b[Ll]evel )|(?<=\b[Tt]ype )|(?<=\b[Cc]lass )|(?<=\b[Gg]rade )|(?=[IVX]{2}))(?=[IVX]+\b(?!['-]))(X{0,3})(IX|IV|V?I{0,3})\b"
+)
+_ONES = {"": 0, "I": 1, "II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VII": 7, "VIII": 8, "IX": 9}
+_DIGITS_OF_INT = 600  # Python reads no decimal numbers of some thousand digits
+_LIKES = frozenset("like likes liking love loves loving enjoy enjoys enjoying fond keen fan adore adores".split())
+_AVERSE = frozenset(map(stem, ("afraid", "allergic")))  # and their synonyms
+_UNTRUE = re.compile(
+    r"^(?:was|were|had been) (?:once )?an? (?!only|foster|adopted|twin|middle|late|child|teen)|^once an? (?!day|week|fortnight|month|year)"
+    r"|\bin the past\b|\b(?:except|fake|false)\b",
+    re.IGNORECASE,
+)
+_WISHED = re.compile(
+    r"\b(?:want|wish|hop|long|plann?|aspir|pretend|dream|try|tri|go)(?:e?s|e?d|ing|e)? to (?:be|become)\b|\b(?:would|'d) (?:like|love) to (?:be|become)\b"
+    r"|\bdream(?:s|t|ed|ing)? (?:of|about) (?:being|becoming)\b|\bto become\b|\bbecoming an?\b|\b(?:aspiring|would-be|wannabe) (?!and\b|or\b)\w",
+    re.IGNORECASE,
+)
 _WITHIN = re.compile(r"(?<=\w)(?:,| in) (?:the )?[A-Z][\w ]+$")
 _PRIVATIVE = ("un", "in", "im", "ir", "il", "dis", "non")
 _INFLECTIONS = frozenset(["", "s", "es", "e", "d", "ed", "ing", "'s", "y", "ies", "ied", "s'"])
@@ -66,8 +69,11 @@ class Meaning(NamedTuple):
     stems: frozenset[str]  # synonyms folded
     heads: frozenset[str]  # their beginnings: values without a common one share no word
     denied: frozenset[str]  # what is left of stems such as intolerant without their first syllable
-    numbers: frozenset[int]
+    numbers: frozenset[float]  # whole ones, and ``_INEXACT``
     negated: bool
+    wished: bool  # wants to be a baker
+    averse: bool  # allergic to cats
+    likes: bool  # says so: likes cats
     about: frozenset[str]  # other people that it says something of
     named: frozenset[str]  # all people in it
     subject: frozenset[str]  # those it begins with
@@ -114,15 +120,31 @@ def _lexicon() -> _Lexicon:
     )
 
 
-def _numbered(tokens: Iterable[str]) -> tuple[set[int], list[str]]:
+def _plain(value: str) -> str:
+    """Full-width letters and digits as plain ones, a sign as part of its number: "−５" is "minus5"."""
+    if not value.isascii():
+        value = unicodedata.normalize("NFKC", value.replace("\u00b4", "'"))  # an accent that serves as apostrophe
+    return _SIGN.sub(_MINUS, value)
+
+
+def _number(token: str) -> int | None:
+    """The number that digits write, however many they are; None for other tokens."""
+    digits = token.removeprefix(_MINUS)
+    if not digits.isdecimal():
+        return None
+    size = int(digits) if len(digits) <= _DIGITS_OF_INT else int(digits, 16)  # another number, but each its own
+    return -size if token.startswith(_MINUS) else size
+
+
+def _numbered(tokens: Iterable[str]) -> tuple[set[float], list[str]]:
     """The numbers among tokens, words or digits, and the other tokens. One beside other words counts nothing."""
-    numbers: set[int] = set()
+    numbers: set[float] = set()
     rest: list[str] = []
     tens = 0
     for token in tokens:
-        number = _NUMBERS.get(token, _TIMES.get(token, -1))
-        if token.isdigit() and token.isascii() and len(token) < 10:
-            numbers.add(int(token))
+        number, written = _NUMBERS.get(token, _TIMES.get(token, -1)), _number(token)
+        if written is not None:
+            numbers.add(written)
         elif number < 0:
             rest.append(token)
         elif number >= 20:
@@ -169,25 +191,9 @@ def _folded(tokens: list[str], lexicon: _Lexicon) -> list[str]:
     return found
 
 
-def _people(tokens: list[str]) -> tuple[set[str], set[str], set[str]]:
-    """Other people in a value: those it is about, all, those it begins with."""
-    about, named, subject = set(), set(), set()
-    for place, token in enumerate(tokens):
-        own = token.endswith(("'s", "s'"))
-        who = _RELATIVES.get(token.removesuffix("'s").removesuffix("'")) or ("child" if not place and token in ("children", "kids") else None)
-        if who is None:
-            continue
-        named.add(who)
-        before = [t for t in tokens[:place] if t not in _JOINED]
-        if own or not (before and before[-1] in _COMPANY):
-            about.add(who)
-        if own or not before or (len(before) == 1 and before[0] in ("best", "old", "little", "elder")):
-            subject.add(who)
-    if _SOMEBODY.intersection(tokens[:1]) or (not named and _SOMEBODY.intersection(tokens[:4])):
-        about.add("somebody")
-    if any(tokens[i : i + 2] == list(tie) and tokens[i + 2 : i + 3] in (["a"], ["an"], ["the"]) for i in range(len(tokens)) for tie in _TIED):
-        about.add("tie")
-    return about, named, subject
+def _denies(value: str, tokens: list[str], lexicon: _Lexicon) -> bool:
+    """Whether a value denies in more than one phrase, or says what was or is pretended."""
+    return any(first in tokens and last in tokens[tokens.index(first) :] for first, last in lexicon.apart) or bool(_UNTRUE.search(value))
 
 
 @lru_cache(maxsize=65_536)
@@ -199,7 +205,9 @@ def meaning(value: str) -> Meaning:
     (['dog', 'small'], [2], False)
     """
     lexicon = _lexicon()
-    tokens = ["elder" if token == "older" else token for token in words(value)]  # its stem is that of "old"
+    value = _plain(value)
+    arabic = _ROMAN.sub(lambda roman: str(10 * len(roman[1]) + _ONES[roman[2]]), value)
+    tokens = ["elder" if token == "older" else token for token in words(arabic)]  # its stem is that of "old"
     numbers, rest = _numbered(tokens)
     folded = _folded(rest, lexicon)
     content = {s for s in folded if s != _NOT and not s.isdigit()}
@@ -210,14 +218,17 @@ def meaning(value: str) -> Meaning:
     for word in kept:
         for kind in lexicon.kinds.get(word, ()):
             kinds.setdefault(kind, set()).add(word)
-    about, named, subject = _people(rest)
+    about, named, subject = people(rest)
     return Meaning(
         normalise(value),
         frozenset(kept),
         frozenset(word[:_HEAD] for word in kept),
         frozenset(w[len(prefix) :] for w in kept for prefix in _PRIVATIVE if w.startswith(prefix) and len(w) > len(prefix) + 3),
         frozenset(numbers),
-        _NOT in folded or any(first in rest and last in rest[rest.index(first) :] for first, last in lexicon.apart),
+        _NOT in folded or _denies(value, rest, lexicon),
+        bool(_WISHED.search(value)),
+        not _AVERSE.isdisjoint(kept),
+        not _LIKES.isdisjoint(rest),
         frozenset(about),
         frozenset(named),
         frozenset(subject),
@@ -255,6 +266,11 @@ def _opposite(one: Meaning, other: Meaning) -> bool:
     return any(_akin(base, word) for base in one.denied for word in other.stems - one.stems)
 
 
+def _dreads_what_is_liked(one: Meaning, other: Meaning, slot: str | None) -> bool:
+    """Whether one value fears, or is allergic to, what the other likes."""
+    return one.averse != other.averse and (slot == "Interests" or (other if one.averse else one).likes)
+
+
 def _same_people(guess: Meaning, truth: Meaning, slot: str | None) -> bool:
     """Whether both are said of the user, or of the same others."""
     if slot == "Marital Status":  # has a husband; but not: the husband is divorced
@@ -285,7 +301,9 @@ def _compatible(guess: str, truth: str, slot: str | None) -> bool:
     a, b = meaning(guess), meaning(truth)
     if a.normal == b.normal:
         return True
-    return a.negated == b.negated and a.numbers == b.numbers and _same_people(a, b, slot) and not _exclude(a, b)
+    if (a.negated, a.wished, a.numbers) != (b.negated, b.wished, b.numbers) or not _same_people(a, b, slot):
+        return False
+    return not (_exclude(a, b) or _dreads_what_is_liked(a, b, slot))
 
 
 def _same_slot(guess: Point, truth: Point) -> bool:

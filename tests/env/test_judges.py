@@ -118,6 +118,53 @@ def test_tricks_fail_where_they_should(reply, criterion):
     assert criterion in failed(BAKER, reply)
 
 
+NURSE = talk("Hello", "Hi, I had toast. What do you do?", "I'm a nurse in Leeds.")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "What a wonderful job!",
+        "That is a lovely profession.",
+        "Wow, that is a great career!",
+        "You are a nurse? Wow, that is amazing.",
+        "So you are a nurse in Leeds? Interesting.",
+        "You're a nurse? Really? What a noble part of life.",
+        "Leeds is such a beautiful city!",
+        "A nurse! That is so great, what a wonderful job!",
+        "Nursing is such a noble and wonderful profession!",
+        "What a smart choice, nursing is great!",
+    ],
+)
+def test_praise_of_what_was_told_adds_nothing(reply):
+    verdict = JUDGE.judge((), NURSE, reply)
+    assert not verdict.informativeness
+    assert verdict.reasons["informativeness"] == "mere praise"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "What a wonderful job! Do you like it?",
+        "What a great job. Do you work nights?",
+        "Wow, great. Do you like being a nurse?",
+        "What a great job. Since when?",
+        "Ah, a trade for life.",
+        "Nice, my aunt is a nurse too.",
+        "I love that city, what a great place.",
+        "Great, nurses have sore feet.",
+        "Leeds is a beautiful city by the river.",
+        "That is a wonderful job in a hospital.",
+    ],
+)
+def test_praise_with_something_beside_it_informs(reply):
+    assert "informativeness" not in failed(NURSE, reply)
+
+
+def test_praise_may_be_the_answer_to_a_question():
+    assert "informativeness" not in failed(talk("Hello", "Hi there.", "I live in Leeds. How do you find it?"), "It is a beautiful city!")
+
+
 def test_length_is_judged_in_words():
     fine = "I bake loaves on Sundays because my aunt taught me how the crust should sound when you tap it."
     long = f"{fine} My uncle prefers rolls with poppy seed and calls everything else a waste of an honest oven. " + (

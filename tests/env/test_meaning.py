@@ -62,10 +62,46 @@ def test_a_negation_is_no_match_and_left_handed_is_none(guess, truth):
         ("won the lottery once", "won the lottery twice"),
         ("thirty-three", "34"),
         ("born in 1980", "born in 1981"),
+        ("phone number 0551234567", "phone number 0551234568"),
+        (f"member {'7' * 5000}", f"member {'7' * 4999}8"),
+        ("aged ３４ baker", "aged ３５ baker"),
+        ("aged ٣٤ baker", "aged ٣٥ baker"),
+        ("-5 degrees", "5 degrees"),
+        ("\u22125 degrees", "5 degrees"),
+        ("minus 5", "5"),
+        ("level IV climber", "level V climber"),
+        ("Type II diabetes", "type 1 diabetes"),
     ],
 )
 def test_numbers_must_be_equal(guess, truth):
     assert not comparable(Point("Notes", guess), Point("Notes", truth))
+    assert not comparable(Point("Notes", truth), Point("Notes", guess))
+    assert value_score(guess, truth) < MATCH
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("phone number 0551234567", "phone number 0551234567, daily"),
+        (f"member {'7' * 5000}", f"a member {'7' * 5000}"),
+        ("aged ３４ baker", "baker aged 34"),
+        ("\u22125 degrees", "minus 5 degrees"),
+        ("level IV climber", "level 4 climber"),
+        ("type II diabetes", "type 2 diabetes"),
+        ("30-35 pupils", "30 \u2013 35 pupils"),
+        ("30 -35 pupils", "30 to 35 pupils"),
+        ("COVID-19 nurse", "COVID 19 nurse"),
+        ("doesn\u00b4t smoke", "nonsmoker"),
+    ],
+)
+def test_the_same_number_in_another_script_and_a_hyphen_is_no_sign(one, other):
+    assert value_score(one, other) >= MATCH
+    assert value_score(other, one) >= MATCH
+
+
+def test_letters_that_are_no_number():
+    assert meaning("IV's, X-ray, level X-ray, MIX and XXL").numbers == frozenset()
+    assert meaning("-1 to 5 degrees").numbers != meaning("nearly 5 degrees").numbers
 
 
 def test_words_around_the_right_number_are_forgiven_where_the_truth_is_a_number():
@@ -87,6 +123,17 @@ def test_words_around_the_right_number_are_forgiven_where_the_truth_is_a_number(
         ("Marital Status", "husband is divorced", "divorced"),
         ("Marital Status", "children are married", "married"),
         ("Interests", "loves opera", "my mother loves opera"),
+        ("Occupation", "someone else is a nurse", "nurse"),
+        ("Occupation", "somebody is a nurse", "nurse"),
+        ("Occupation", "another person is a nurse", "nurse"),
+        ("Occupation", "knows a nurse", "nurse"),
+        ("Occupation", "knows an accountant", "accountant"),
+        ("Interests", "everyone plays chess", "plays chess"),
+        ("Interests", "people play chess", "plays chess"),
+        ("Interests", "most other people play chess", "plays chess"),
+        ("Interests", "the others play chess", "plays chess"),
+        ("Marital Status", "everyone is married", "married"),
+        *(("Occupation", f"{who} is a pastry chef", "pastry chef") for who in ("nana", "nan", "roomie", "landlady", "mate", "idol", "pal", "stepdad")),
     ],
 )
 def test_what_is_said_of_others_is_not_said_of_the_user(slot, guess, truth):
@@ -101,10 +148,75 @@ def test_what_is_said_of_others_is_not_said_of_the_user(slot, guess, truth):
         ("Family Background", "grandma and grandpa raised them", "raised by grandparents"),
         ("Marital Status", "has a husband", "married"),
         ("Interests", "plays chess with his son", "chess"),
+        ("Interests", "someone who plays chess", "chess"),
+        ("Personality Traits", "people person", "a people person"),
+        ("Personality Traits", "People who know me say I'm nostalgic", "nostalgic"),
+        ("Interests", "people watching in cafes", "watching people"),
+        ("Personality Traits", "helps others", "helping others"),
+        ("Other Information", "knows a bit of Latin", "Latin"),
+        ("Other Information", "everyone laughs at the jokes", "everyone laughs about the jokes"),
+        ("Interests", "sees films with his mates", "films"),
+        ("Family Background", "raised by nana", "nana raised them"),
     ],
 )
 def test_ones_own_people_are_part_of_what_one_says(slot, guess, truth):
     assert comparable(Point(slot, guess), Point(slot, truth))
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth"),
+    [
+        ("was a pastry chef", "pastry chef"),
+        ("was once a pastry chef", "pastry chef"),
+        ("once a pastry chef", "pastry chef"),
+        ("pastry chef in the past", "pastry chef"),
+        ("fake pastry chef", "pastry chef"),
+        ("false pastry chef", "pastry chef"),
+        ("anything except pastry chef", "pastry chef"),
+        ("\uff4e\uff4f\uff54 a pastry chef", "pastry chef"),  # full-width
+        ("wants to be a baker", "baker"),
+        ("hopes to be a baker", "baker"),
+        ("planning to become a baker", "baker"),
+        ("would like to be a pastry chef", "pastry chef"),
+        ("would love to be a pastry chef", "pastry chef"),
+        ("dreams of being a pastry chef", "pastry chef"),
+        ("on the way to becoming a baker", "baker"),
+        ("aspiring pastry chef", "pastry chef"),
+        ("would-be pastry chef", "pastry chef"),
+        ("allergic to black cats", "likes black cats"),
+        ("afraid of big dogs", "fond of big dogs"),
+        ("likes big dogs", "scared of big dogs"),
+    ],
+)
+def test_what_was_is_wished_or_dreaded_is_not_so(guess, truth):
+    assert not comparable(Point("", guess), Point("", truth))
+
+
+def test_what_is_dreaded_is_no_interest():
+    assert not comparable(Point("Interests", "fear of deep water"), Point("Interests", "deep water"))
+    assert comparable(Point("Allergies", "bee stings"), Point("Other Information", "allergic to bee stings"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("used to be a nurse", "former nurse"),
+        ("was a nurse", "former nurse"),
+        ("was a nurse", "used to be a nurse"),
+        ("was an only child", "only child"),
+        ("was raised in a windmill", "raised in a windmill"),
+        ("chess once a week", "once a week chess"),
+        ("dreams of becoming a marine biologist", "wants to become a marine biologist"),
+        ("aspiring", "ambitious"),
+        ("aspiring and driven", "ambitious"),
+        ("wants to learn Japanese", "learning Japanese"),
+        ("scared of big dogs", "afraid of big dogs"),
+        ("likes to avoid big dogs", "avoids big dogs"),
+    ],
+)
+def test_what_was_or_is_wished_is_the_same_in_other_words(one, other):
+    assert value_score(one, other) >= MATCH
+    assert value_score(other, one) >= MATCH
 
 
 @pytest.mark.parametrize(

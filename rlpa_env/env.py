@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from rlpa_env.actions import Action, instructions, parse_action
+from rlpa_env.actions import MAX_ACTION_CHARS, Action, instructions, parse_action
 from rlpa_env.errors import ConfigError, ModelError, OffSchemaError, unknown_choice
 from rlpa_env.flows import Flow, run
 from rlpa_env.judges import Judge
@@ -21,7 +21,6 @@ from rlpa_env.spaces import UnicodeText
 from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
 from rlpa_env.users import UserSimulator
 
-MAX_ACTION_CHARS = 16_384
 MAX_OBSERVATION_CHARS = 1_000_000
 MAX_MEMORY_CHARS = 8_000
 _NO_VERDICT = Verdict(False, False, False, False, False)
@@ -245,7 +244,7 @@ class RLPAEnv(gym.Env[str, str]):
         else:
             raise ConfigError(f"step: expected the action whose model calls were made, {ready[0]!r:.80}; got {action!r:.80}.")
         act, before = self._action, tuple(self._dialogue)
-        self._raw.append(("assistant", str(action)[:MAX_ACTION_CHARS]))
+        self._raw.append(("assistant", str(action)[: MAX_ACTION_CHARS + 1]))  # of one that is too long so much that it still is
         self._dialogue.append(Message("assistant", act.reply))
         failure = next((outcome for outcome in outcomes if isinstance(outcome, ModelError)), None)
         if failure is not None:

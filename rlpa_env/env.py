@@ -14,7 +14,7 @@ from rlpa_env.errors import ConfigError, ModelError, OffSchemaError, unknown_cho
 from rlpa_env.flows import Flow, run
 from rlpa_env.judges import Judge
 from rlpa_env.matching import Matcher, match_points
-from rlpa_env.parts import at_once, check_choice, judge_of, matcher_of, matching_flow, profiles_of, user_of
+from rlpa_env.parts import at_once, check_choice, judge_of, matcher_of, matching_flow, profiles_of, user_of, without_values
 from rlpa_env.profiles import Profile
 from rlpa_env.rewards import ProfileScore, partial_rewards, score_pairs, total_reward
 from rlpa_env.spaces import UnicodeText
@@ -165,8 +165,8 @@ class RLPAEnv(gym.Env[str, str]):
 
     @property
     def matched(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (index of guessed point, index of true point) that count as hits now."""
-        return tuple(match_points(self._matcher, self._action.profile, self.profile.points))
+        """Pairs (index of guessed point, index of true point) that counted as hits on the newest guess; see `scored`."""
+        return self._scored[0]
 
     @property
     def scored(self) -> Scored:
@@ -330,9 +330,10 @@ class RLPAEnv(gym.Env[str, str]):
         if self.on_error == "raise":
             raise failure
         self._observation += f"\nAssistant: {act.reply}"
+        words = without_values(str(failure), {*self._before[0].points, *self.profile.points} - {*self._before[1]})
         kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
-        self._valid, self._error, self._stop = False, f"{kind}{failure}", StopReason.FAILURE
-        self._rewards, self._breaches, self._verdict = (0.0, 0.0), (0, 0), _NO_VERDICT
+        self._valid, self._error, self._stop = False, f"{kind}{words}", StopReason.FAILURE
+        self._rewards, self._breaches, self._verdict, self._score = (0.0, 0.0), (0, 0), _NO_VERDICT, _NO_SCORE
         self._partial, self._scored = (), ((), self._before[0].points, self._before[1])
         return self._observation, 0.0, False, True, self._info()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,17 @@ def judge_of(judge: str | Judge, llm: Mapping[str, Any] | None, sees: str = "inf
     from rlpa_env.llm import LLMJudge
 
     return LLMJudge(llm, trusted=sees == "hidden")
+
+
+def without_values(text: str, points: Iterable[Point]) -> str:
+    """A text, such as the error of a server that quotes what it was sent, without the values of these points.
+
+    >>> without_values("HTTP 400: cannot read 'Age: 34, nurse'", [Point("Age", "34"), Point("Occupation", "Nurse")])
+    "HTTP 400: cannot read 'Age: …, …'"
+    """
+    for value in sorted({point.value for point in points}, key=lambda value: (-len(value), value)):
+        text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text, flags=re.I)
+    return text
 
 
 def at_once(call: Callable[..., Any], *args: Any) -> Flow[Any]:

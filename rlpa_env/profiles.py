@@ -175,7 +175,7 @@ def load_profiles(path: str | os.PathLike[str]) -> tuple[Profile, ...]:
             continue
         try:
             profile = Profile.from_mapping(json.loads(line, object_pairs_hook=_no_twins))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter: "[[[[…"
             raise ProfileError(f"{file}:{number}: {error}") from error
         if profile.id in lines_of:
             raise ProfileError(f"{file}:{number}: the id {profile.id!r} stands in line {lines_of[profile.id]} already.")

@@ -108,8 +108,8 @@ class ScriptedUser:
 
     @property
     def patience(self) -> int:
-        """Steps left before this user leaves."""
-        return self._mind.patience
+        """Steps left before this user leaves, never below 0."""
+        return max(0, self._mind.patience)
 
     def snapshot(self) -> object:
         """Copy of the mind, the lines used and the random state."""

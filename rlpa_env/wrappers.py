@@ -28,8 +28,9 @@ class LastMessage(gym.ObservationWrapper):
         self.observation_space = UnicodeText(self.env.observation_space.max_length)  # type: ignore[attr-defined]
 
     def observation(self, observation: str) -> str:
-        """The last message of the dialogue, which is the user's (after a failure: the agent's)."""
-        return self.unwrapped.dialogue[-1].content  # type: ignore[attr-defined]
+        """The last user message of the dialogue; after a failure of a model, the one that had no answer."""
+        dialogue = self.unwrapped.dialogue  # type: ignore[attr-defined]
+        return next(message.content for message in reversed(dialogue) if message.role == "user")
 
 
 class RecordEpisodes(gym.Wrapper):

@@ -438,6 +438,27 @@ def test_human_render_prints_and_returns_none(capsys):
     assert "Hello" in capsys.readouterr().out
 
 
+def test_a_failed_turn_shows_no_score_of_the_turn_before():
+    class OnceOnly(rlpa_env.RuleJudge):
+        asked = 0
+
+        def judge(self, points, dialogue, reply):
+            self.asked += 1
+            if self.asked > 1:
+                raise ModelError("down")
+            return super().judge(points, dialogue, reply)
+
+    env = gym.make("RLPA-v0", judge=OnceOnly())
+    env.reset(seed=4)
+    keys = [f"profile/{key}" for key in ("precision", "recall", "f1", "grounded_f1", "invented", "ceiling")]
+    before = env.step(format_action([*env.unwrapped.profile.points, Point("Hobby", "zorblaxing")], "Hi, I made tea."))[4]
+    assert before["profile/f1"] > 0.9
+    assert before["profile/invented"] > 0
+    after = env.step(format_action([Point("Age", "3")], "Hi, I made more tea."))[4]
+    assert [after[key] for key in keys] == [0.0] * len(keys)
+    assert after["profile/partial"] == ()
+
+
 def test_vector_envs_of_gymnasium_work_without_shared_memory():
     envs = gym.make_vec("rlpa_env:RLPA-v0", num_envs=3, vectorization_mode="sync")
     observations, _ = envs.reset(seed=[1, 2, 3])

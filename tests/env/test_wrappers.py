@@ -12,7 +12,7 @@ import time
 import gymnasium as gym
 import pytest
 
-from rlpa_env import Point, RLPAError, RuleJudge, fork, format_action
+from rlpa_env import ModelError, Point, RLPAError, RuleJudge, fork, format_action
 from rlpa_env.runs import read_runs
 from rlpa_env.wrappers import LastMessage, RecordEpisodes, read_episodes
 
@@ -37,6 +37,21 @@ def test_last_message_shows_the_newest_user_message_only():
     assert observation == info["messages"][-1]["content"]
     assert observation in env.observation_space
     assert len(info["messages"]) == 4
+
+
+class Failing:
+    """A judge that is down."""
+
+    def judge(self, points, dialogue, reply):
+        raise ModelError("down")
+
+
+def test_last_message_is_the_users_after_a_failure_too():
+    env = LastMessage(gym.make("RLPA-v0", judge=Failing()))
+    env.reset(seed=0)
+    observation, _, _, truncated, _ = env.step(ACTION)
+    assert truncated
+    assert observation == "Hello"
 
 
 def test_one_line_an_episode_with_everything_in_it(tmp_path):

@@ -393,6 +393,8 @@ class RLPAEnv(gym.Env[str, str]):
     def forked(self) -> RLPAEnv:
         """A second environment in the same state that shares only what never changes."""
         twin = copy.copy(self)
-        twin._user = copy.copy(self._user)
+        twin._user, twin.action_space, twin.observation_space = (
+            copy.copy(self._user), copy.deepcopy(self.action_space), copy.deepcopy(self.observation_space)
+        )  # fmt: skip
         twin.restore(self.snapshot())
         return twin

@@ -256,6 +256,28 @@ def test_a_fork_does_not_move_the_original():
     assert env.unwrapped.profile.id != twin.unwrapped.profile.id
 
 
+def test_a_fork_shares_no_queue_count_or_random_stream_with_its_origin():
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("RLPA-v0"))
+    env.reset(seed=2)
+    for space in (env.action_space, env.observation_space):
+        space.seed(3)
+    env.step(GOOD)
+    twin, other = fork(env), fork(env)
+    over = False
+    while not over:
+        *_, terminated, truncated, _ = twin.step(GOOD)
+        over = terminated or truncated
+    assert (len(env.return_queue), len(twin.return_queue)) == (0, 1)
+    restore(env, twin)
+    assert len(env.return_queue) == 1
+    env.return_queue.clear()
+    assert len(twin.return_queue) == 1
+    spaces = ("action_space", "observation_space")
+    ahead = {name: [getattr(twin, name).sample() for _ in range(3)] for name in spaces}
+    for branch in (other, env):
+        assert {name: [getattr(branch, name).sample() for _ in range(3)] for name in spaces} == ahead
+
+
 def test_restore_goes_back_turn_count_included_and_can_be_used_twice():
     env = gym.make("RLPA-v0", style="chatty")
     env.reset(seed=2)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from rlpa_env.types import Point
 from rlpa_env.users import UserSimulator
 
 
-def profiles_of(split: str) -> tuple[Profile, ...]:
+def profiles_of(split: str | os.PathLike[str]) -> tuple[Profile, ...]:
     """The profiles behind ``split``: a bundled name, or the path of a JSONL file."""
-    if split in SPLIT_SIZES:
+    if isinstance(split, str) and split in SPLIT_SIZES:
         return load_split(split)
-    if split.endswith(".jsonl") or Path(split).is_file():
+    if isinstance(split, os.PathLike) or (isinstance(split, str) and (split.endswith(".jsonl") or Path(split).is_file())):
         return load_profiles(split)
     raise unknown_choice("split", split, (*SPLIT_SIZES, "a path ending in .jsonl"))
 
@@ -71,17 +71,6 @@ def judge_of(judge: str | Judge, llm: Mapping[str, Any] | None, sees: str = "inf
     from rlpa_env.llm import LLMJudge
 
     return LLMJudge(llm, trusted=sees == "hidden")
-
-
-def without_values(text: str, points: Iterable[Point]) -> str:
-    """A text, such as the error of a server that quotes what it was sent, without the values of these points.
-
-    >>> without_values("HTTP 400: cannot read 'Age: 34, nurse'", [Point("Age", "34"), Point("Occupation", "Nurse")])
-    "HTTP 400: cannot read 'Age: …, …'"
-    """
-    for value in sorted({point.value for point in points}, key=lambda value: (-len(value), value)):
-        text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text, flags=re.I)
-    return text
 
 
 def at_once(call: Callable[..., Any], *args: Any) -> Flow[Any]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import operator
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from rlpa_env.clients import ChatClient, ChatConfig
 from rlpa_env.encoders import SentenceEncoder
-from rlpa_env.errors import RLPAError
+from rlpa_env.errors import RLPAError, without_credentials
 from rlpa_env.spaces import UnicodeText
 from rlpa_env.types import Message
 
@@ -172,15 +171,6 @@ def _model(config: ChatConfig) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """Twelve hexadecimal digits of plain JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def without_credentials(text: str) -> str:
-    """A text, such as an error, without the user and password of addresses in it.
-
-    >>> without_credentials("m at https://me:secret@host/v1: no answer")
-    'm at https://host/v1: no answer'
-    """
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def end_torn_line(path: Path) -> None:

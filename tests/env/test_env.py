@@ -357,6 +357,7 @@ def test_shift_is_announced_within_two_turns():
         ({"split": "vanila/train"}, "vanilla/train"),
         ({"cues": "explict"}, "explicit"),
         ({"style": "tersee"}, "terse"),
+        ({"style": ["terse"]}, "terse"),
         ({"judge_sees": "inferrd"}, "inferred"),
         ({"credit": "papr"}, "paper"),
         ({"on_error": "trunc"}, "truncate"),
@@ -370,12 +371,28 @@ def test_unknown_values_name_the_choices_and_the_nearest(arguments, expected):
         gym.make("RLPA-v0", **arguments)
 
 
+@pytest.mark.parametrize("split", [None, 5, ["vanilla/test"]])
+def test_a_split_that_is_no_name_is_refused_with_the_choices(split):
+    with pytest.raises(rlpa_env.ConfigError, match=r"split: expected one of 'vanilla/train'.*path ending in \.jsonl"):
+        rlpa_env.RLPAEnv(split=split)
+
+
+@pytest.mark.parametrize("llm", ["http://me:secret@x", 3, ["m"], {"retries": "3"}, {"model": object()}])
+def test_models_are_settings_and_those_of_the_right_type(llm):
+    with pytest.raises(rlpa_env.ConfigError, match=r"llm.*expected") as caught:
+        rlpa_env.RLPAEnv(judge="llm", llm=llm)
+    assert "secret" not in str(caught.value)
+
+
 def test_unknown_argument_is_refused():
     with pytest.raises(TypeError, match="turn_limit"):
         gym.make("RLPA-v0", turn_limit=3)
 
 
-@pytest.mark.parametrize("arguments", [{"shift_turn": 1}, {"profile_weight": -1.0}, {"response_weight": float("nan")}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"shift_turn": 1}, {"profile_weight": -1.0}, {"response_weight": float("nan")}, {"sessions": 0}, {"sessions": None}, {"max_turns": 1.5}, {"privacy_weight": "1"}],
+)
 def test_impossible_numbers_are_refused(arguments):
     with pytest.raises(rlpa_env.ConfigError, match="expected"):
         gym.make("RLPA-v0", **arguments)
@@ -423,8 +440,9 @@ def test_reset_takes_an_id_or_a_mapping_and_refuses_the_rest():
     assert env.unwrapped.profile.id == "vanilla/train/0042"
     env.reset(seed=0, options={"profile": NONCE})
     assert env.unwrapped.profile.id == "nonce"
-    with pytest.raises(rlpa_env.ConfigError, match="profile id"):
-        env.reset(options={"profile": "vanilla/train/99999"})
+    with pytest.raises(rlpa_env.ConfigError, match=r"profile id: .*3821 in all.*Did you mean 'vanilla/train/") as caught:
+        env.reset(options={"profile": "vanilla/train/99999" + "9" * 1000})
+    assert len(str(caught.value)) < 500
     with pytest.raises(rlpa_env.ConfigError, match="reset option"):
         env.reset(options={"profil": "x"})
 
@@ -432,14 +450,20 @@ def test_reset_takes_an_id_or_a_mapping_and_refuses_the_rest():
 def test_split_from_a_file(tmp_path):
     path = tmp_path / "people.jsonl"
     path.write_text(json.dumps(NONCE) + "\n")
-    env = gym.make("RLPA-v0", split=str(path))
-    env.reset(seed=0)
-    assert env.unwrapped.profile.id == "nonce"
+    for name in (str(path), path):
+        env = gym.make("RLPA-v0", split=name)
+        env.reset(seed=0)
+        assert env.unwrapped.profile.id == "nonce"
 
 
-def test_step_before_reset_is_refused():
-    with pytest.raises(gym.error.ResetNeeded):
-        rlpa_env.RLPAEnv().step("x")
+@pytest.mark.parametrize("use", [lambda env: env.step("x"), fork, lambda env: env.profile, lambda env: env.revealed, lambda env: env.render()])
+def test_what_needs_an_episode_is_refused_before_reset(use):
+    with pytest.raises(gym.error.ResetNeeded, match=r"RLPAEnv\.\w+: expected reset"):
+        use(rlpa_env.RLPAEnv(render_mode="ansi"))
+    with pytest.raises(gym.error.ResetNeeded, match="reset"):
+        fork(gym.make("RLPA-v0"))
+    empty = rlpa_env.RLPAEnv()
+    assert (empty.turn, empty.last_action.profile, empty.matched, empty.dialogue) == (0, (), (), ())
 
 
 def test_render_ansi_shows_dialogue_points_and_rewards():

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlpa_env.actions import MAX_ACTION_CHARS, Action, instructions, parse_action
-from rlpa_env.errors import ConfigError, ModelError, OffSchemaError, check_number, unknown_choice, redacted
+from rlpa_env.errors import ConfigError, ModelError, OffSchemaError, check_number, redacted, unknown_choice
 from rlpa_env.flows import Flow, run
 from rlpa_env.judges import Judge
 from rlpa_env.matching import Matcher, match_points

@@ -114,6 +114,19 @@ def parse_action(text: object) -> Action:
     return Action(points[:MAX_POINTS], reply[:MAX_REPLY_CHARS], error)
 
 
+def listable(point: Point) -> bool:
+    """Whether a guess can hold this point as it stands.
+
+    One whose value names alternatives is read as each of them, one that says that nothing is known as nothing.
+
+    >>> [listable(Point("Interests", value)) for value in ("chess", "rock and roll", "N/A")]
+    [True, False, False]
+    """
+    line = f"- {point.slot}: {point.value}" if point.slot else f"- {point.value}"
+    points, error = _points(line)
+    return not error and [(own.slot, normalise(own.value)) for own in points] == [(point.slot, normalise(point.value))]
+
+
 def _blocks(raw: str) -> tuple[str, str, str]:
     """(text of the guess, text of the reply, what is wrong with the tags)."""
     found = list(_TAG.finditer(raw))

@@ -60,7 +60,11 @@ def load_aloe(folder: str | os.PathLike[str], *, personality: bool = True) -> tu
 
 
 def load_personachat(path: str | os.PathLike[str]) -> tuple[Profile, ...]:
-    """People from a JSONL file whose lines hold ``{"persona": [sentence, …], …}``; every sentence is one point."""
+    """People from a JSONL file whose lines hold ``{"persona": [sentence, …], …}``; every sentence is one point.
+
+    A sentence that names alternatives ("i like tea and cake.") is one point too, and copied into a guess it is read as several:
+    see `actions.listable`.
+    """
     path = Path(path)
     profiles = []
     for number, record in _lines(path, dict):

@@ -54,6 +54,9 @@ def canonical_slot(name: str) -> str | None:
 class Profile:
     """Somebody's traits: an id and slots with one or more values each. Immutable and hashable.
 
+    A guess is split where it names alternatives, a profile is not: "rock and roll" and "30-35" are one value each, which no
+    guess that copies them hits (`actions.listable`). Write two values where two things are meant, and else plain ones.
+
     >>> Profile("x", {"Age": "34", "Interests": ["chess", "hiking"]}).points[1]
     Point(slot='Interests', value='chess')
     """

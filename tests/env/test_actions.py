@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rlpa_env  # noqa: F401 - registers the ids
-from rlpa_env import Point, format_action, parse_action
-from rlpa_env.actions import MAX_ACTION_CHARS, MAX_POINTS, MAX_REPLY_CHARS, PARSE_ERRORS
+from rlpa_env import Point, format_action, load_split, parse_action
+from rlpa_env.actions import MAX_ACTION_CHARS, MAX_POINTS, MAX_REPLY_CHARS, PARSE_ERRORS, listable
+from rlpa_env.population import SPLIT_SIZES
 
 
 def wrap(profile: str, reply: str = "Hi!") -> str:
@@ -77,6 +78,19 @@ def test_what_is_formatted_is_read_back(pairs):
     action = parse_action(format_action([Point(*point) for point in sorted(points)], "Fine."))
     assert action.error == ""
     assert {(slot, value) for slot, value in action.profile} == points
+
+
+@pytest.mark.parametrize("value", ["I have a dog and a cat.", "rock and roll", "N/A", "30-35", "...", "a, b", "two\nlines", "x" * 300])
+def test_a_value_that_no_guess_can_hold_is_told_apart(value):
+    assert not listable(Point("Age", value))
+    assert not listable(Point("", value))
+
+
+def test_values_that_a_guess_can_hold_are_listable_and_all_bundled_ones_are():
+    assert all(map(listable, [Point("Age", "34"), Point("", "I have two cats."), Point("Notes", "at 7:30 sharp"), Point("Pets", "Sandy")]))
+    assert not listable(Point("", "note: I ski"))
+    assert not listable(Point("Time: of day", "noon"))
+    assert [p for split in SPLIT_SIZES for person in load_split(split) for p in person.points if not listable(p)] == []
 
 
 PIECES = st.sampled_from(

@@ -447,6 +447,15 @@ def test_reset_takes_an_id_or_a_mapping_and_refuses_the_rest():
         env.reset(options={"profil": "x"})
 
 
+def test_a_file_with_values_that_no_guess_can_hold_is_warned_of(tmp_path):
+    path = tmp_path / "people.jsonl"
+    path.write_text(json.dumps({"id": "x", "slots": {"Music": ["rock and roll", "jazz"], "Age": "30-35"}}) + "\n")
+    with pytest.warns(UserWarning, match=r"people\.jsonl: 2 of 3 values cannot be listed .*'rock and roll'"):
+        env = rlpa_env.RLPAEnv(split=path)
+    env.reset(seed=0)
+    assert env.step(format_action(env.profile.points, "Hi."))[4]["profile/f1"] < 1
+
+
 def test_split_from_a_file(tmp_path):
     path = tmp_path / "people.jsonl"
     path.write_text(json.dumps(NONCE) + "\n")

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from rlpa_env.text import normalise
 from rlpa_env.types import Point
 
+MAX_ACTION_CHARS = 16_384  # of a completion, as in the action space; of a longer one no more is read, and it is malformed
 MAX_REPLY_CHARS = 2_000
 MAX_POINTS = 64
 MAX_VALUE_CHARS = 200
 _LONGEST_CACHED = 400  # characters of a line
-_MAX_INPUT = 100_000  # characters that are read at all; more is malformed
 
 NO_PROFILE = "no_profile"  # no <profile> tag
 UNCLOSED_PROFILE = "unclosed_profile"
@@ -32,11 +32,12 @@ PARSE_ERRORS = (
     TOO_MANY_POINTS, REPLY_TOO_LONG,
 )  # fmt: skip
 
-_TAG = re.compile(r"<\s*(/?)\s*(profile|response)\s*>", re.I)
+# Linear on any text: nothing that repeats can reach over the next "<", or be split in two ways.
+_TAG = re.compile(r"<\s*(/\s*)?(profile|response)(\s*|[\s/][^<>]*)>", re.I)
 _ANY_TAG = re.compile(r"</?[A-Za-z|][^<>]{0,80}>")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
-_ALTERNATIVES = re.compile(r"\s*(?:[,;/|]|\bor\b|\band\b|&)\s*", re.I)
-_RANGE = re.compile(r"\b(\d{1,4})\s*(?:-|–|—|to)\s*(\d{1,4})\b", re.I)
+_ALTERNATIVES = re.compile(r"(?:(?<!\s)\s+)?(?:[,;/|&]|\bor\b|\band\b)\s*", re.I)
+_RANGE = re.compile(r"(\d{1,4})\s*(?:[-–—~]|to)\s*(\d{1,4})(\s*(?:years?|yrs?)(?:[\s-]+old)?)?", re.I)
 _UNKNOWN = frozenset(
     {"unknown", "none", "na", "n a", "not known", "not specified", "unspecified", "not mentioned", "not sure", "unsure"}
     | {"nothing", "null", "undefined", "not yet known", "no information", "tbd", "not applicable", "not available"}
@@ -95,11 +96,12 @@ def parse_action(text: object) -> Action:
     """Read a completion; never raises, takes linear time.
 
     From ``<profile>`` to its close (else to ``<response>``, else to the end) is the guess and never reaches the user;
-    what remains, tags removed, is the reply, which may be empty: saying nothing is bad manners, not bad form. ``error`` names the first thing that is wrong with the form.
+    what remains, tags removed, is the reply, which may be empty: saying nothing is bad manners, not bad form. A tag with
+    anything beside its name hides the guess too, but is malformed. ``error`` names the first thing that is wrong with the form.
     """
     raw = text if isinstance(text, str) else str(text)
-    error = REPLY_TOO_LONG if len(raw) > _MAX_INPUT else ""
-    raw = _CONTROL.sub("", raw[:_MAX_INPUT])
+    error = REPLY_TOO_LONG if len(raw) > MAX_ACTION_CHARS else ""
+    raw = _CONTROL.sub("", raw[:MAX_ACTION_CHARS])
     guess, reply, form_error = _blocks(raw)
     points, line_error = _points(guess)
     reply = " ".join(_ANY_TAG.sub(" ", reply).split("\x00")).strip()
@@ -112,17 +114,31 @@ def parse_action(text: object) -> Action:
     return Action(points[:MAX_POINTS], reply[:MAX_REPLY_CHARS], error)
 
 
+def listable(point: Point) -> bool:
+    """Whether a guess can hold this point as it stands.
+
+    One whose value names alternatives is read as each of them, one that says that nothing is known as nothing.
+
+    >>> [listable(Point("Interests", value)) for value in ("chess", "rock and roll", "N/A")]
+    [True, False, False]
+    """
+    line = f"- {point.slot}: {point.value}" if point.slot else f"- {point.value}"
+    points, error = _points(line)
+    return not error and [(own.slot, normalise(own.value)) for own in points] == [(point.slot, normalise(point.value))]
+
+
 def _blocks(raw: str) -> tuple[str, str, str]:
     """(text of the guess, text of the reply, what is wrong with the tags)."""
-    tags = [(m.start(), m.end(), m.group(1) == "/", m.group(2).lower()) for m in _TAG.finditer(raw)]
-    form = [(closing, name) for _, _, closing, name in tags]
+    found = list(_TAG.finditer(raw))
+    tags = [(m.start(), m.end(), bool(m.group(1)), m.group(2).lower()) for m in found]
+    form = [(closing, name) for (_, _, closing, name), m in zip(tags, found, strict=True) if not m.group(3).strip()]
     good = [(False, "profile"), (True, "profile"), (False, "response"), (True, "response")]
-    if form == good:
+    if form == good and len(tags) == len(form):
         outside = raw[: tags[0][0]] + raw[tags[1][1] : tags[2][0]] + raw[tags[3][1] :]
         error = TEXT_OUTSIDE if outside.strip() else ""
         guess, reply = raw[tags[0][1] : tags[1][0]], raw[tags[2][1] : tags[3][0]]
         return guess, (reply if not error else raw[tags[1][1] :]), error
-    return _salvaged(raw, tags), _heard(raw, tags), _tag_error(form)
+    return _salvaged(raw, tags), _heard(raw, tags), REPEATED_TAG if form == good else _tag_error(form)
 
 
 def _tag_error(form: list[tuple[bool, str]]) -> str:
@@ -215,19 +231,20 @@ def _json_pairs(text: str) -> list[tuple[str, str]] | None:
             if isinstance(value, (dict, list)):
                 return None
             if value is not None and not isinstance(value, bool):
-                pairs.append((str(slot), str(value)))
+                pairs.append((slot[:MAX_VALUE_CHARS], str(value)))
     return pairs
 
 
 def _add(found: dict[tuple[str, str], Point], slot: str, raw: str) -> None:
     """Split alternatives, drop what says nothing, collapse duplicates."""
-    value = raw.strip().strip("\"'`*_ ").rstrip(".;, ")
+    # Cut before anything else looks at it: Unicode's normal forms take quadratic time on a run of accents.
+    value = raw.strip().strip("\"'`*_ ").rstrip(".;, ")[: MAX_VALUE_CHARS * 4]
     if not value:
         return
     bounds = _RANGE.fullmatch(value)
     if not bounds and normalise(value) in _UNKNOWN:  # before "n/a" is split
         return
-    parts = list(bounds.groups()) if bounds else _ALTERNATIVES.split(value[: MAX_VALUE_CHARS * 4])
+    parts = [end + (bounds[3] or "") for end in bounds.group(1, 2)] if bounds else _ALTERNATIVES.split(value)
     for part in parts:
         part = part.strip(" \"'.()")[:MAX_VALUE_CHARS]
         key = normalise(part)

@@ -54,7 +54,7 @@ class Composed:
 def frequencies(split: str) -> Mapping[Point, float]:
     """Share of the profiles of a split that hold each point, most common first."""
     people = load_split(split)
-    counts = Counter(point for person in people for point in set(person.points))
+    counts = Counter(point for person in people for point in dict.fromkeys(person.points))
     return {point: count / len(people) for point, count in counts.most_common()}
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from weakref import finalize
 
-from rlpa_env.errors import BudgetError, ConfigError, ModelError, require, unknown_choice
+from rlpa_env.errors import BudgetError, ConfigError, ModelError, require, unknown_choice, without_credentials
 from rlpa_env.limits import Breaker, Purse, cost, estimated_cost, retry_after
 from rlpa_env.store import Store
 
@@ -63,17 +63,20 @@ class ChatConfig:
             raise unknown_choice("llm mode", self.mode, MODES)
         if not _VARIABLE.fullmatch(str(self.api_key_env)):  # not shown: it may well be the key
             raise ConfigError("llm api_key_env: expected the name of an environment variable; got something else. Put the key into a variable.")
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"llm base_url: expected http://… or https://…; got {self.base_url!r}.")
+        if not str(self.base_url).startswith(("http://", "https://")):
+            raise ConfigError(f"llm base_url: expected http://… or https://…; got {str(self.base_url).rpartition('@')[2]!r}.")
         if self.mode != "live" and not self.store:
             raise ConfigError(f"llm: mode {self.mode!r} expects store='FOLDER'; got none.")
         if self.language not in ("en", "zh"):
             raise unknown_choice("llm language", self.language, ("en", "zh"))
-        least = {"concurrency": 1, "retries": 0, "breaker": 1, "max_tokens": 1, "temperature": 0, "backoff": 0, "cooldown": 0}
+        least = {"concurrency": 1, "retries": 0, "breaker": 1, "max_tokens": 1, "temperature": 0.0, "backoff": 0.0, "cooldown": 0.0}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ConfigError(f"llm {name}: expected a number >= {bound}; got {getattr(self, name)!r}.")
-        if self.timeout <= 0 or (self.budget is not None and self.budget < 0) or min(self.price) < 0:
+            if not _number(getattr(self, name), type(bound)) or not getattr(self, name) >= bound:
+                kind = "an integer" if type(bound) is int else "a number"
+                raise ConfigError(f"llm {name}: expected {kind} >= {bound:g}; got {getattr(self, name)!r}.")
+        numbers = (self.timeout, self.longest_wait, 0 if self.budget is None else self.budget)
+        pair = isinstance(self.price, (list, tuple)) and len(self.price) == 2 and all(map(_number, self.price))
+        if not pair or not all(map(_number, numbers)) or self.timeout <= 0 or min(*numbers, *self.price) < 0:
             raise ConfigError(f"llm: expected timeout > 0, budget and price >= 0; got {self.timeout}, {self.budget}, {self.price}.")
         if self.budget is not None and not any(self.price):
             raise ConfigError(f"llm budget: {self.budget} expects price=(INPUT, OUTPUT) per million tokens; got {self.price}, which spends nothing.")
@@ -86,9 +89,21 @@ class ChatConfig:
             if name not in known:
                 raise unknown_choice("llm setting", name, known)
         settings = dict(settings)
-        if "price" in settings:
+        if isinstance(settings.get("price"), list):
             settings["price"] = tuple(settings["price"])
         return cls(**settings)
+
+    def __repr__(self) -> str:
+        return f"ChatConfig({self.model!r} at {self.address!r}, {self.mode})"
+
+    @property
+    def address(self) -> str:
+        """``base_url`` without a user and password, as errors and logs show it."""
+        return without_credentials(self.base_url)
+
+
+def _number(value: object, kind: type = float) -> bool:
+    return isinstance(value, kind if kind is int else (int, float)) and not isinstance(value, bool)
 
 
 @dataclass
@@ -134,7 +149,7 @@ class ChatClient:
         self._warned = False
 
     def __repr__(self) -> str:
-        return f"ChatClient({self.config.model!r} at {self.config.base_url!r}, {self.config.mode})"
+        return f"ChatClient({self.config.model!r} at {self.config.address!r}, {self.config.mode})"
 
     def __deepcopy__(self, memo: object) -> ChatClient:
         return self
@@ -249,7 +264,7 @@ class ChatClient:
                 await asyncio.sleep(min(self.config.longest_wait, self.config.backoff * 2**attempt) * (0.5 + 0.5 * random.random()))
         if not sent:
             raise self._refused(f"not asked, {self._breaker.row} attempts in a row had failed (see earlier errors)")
-        raise ModelError(f"{self.config.model} at {self.config.base_url}: no answer after {sent} attempts; the last: {last}")
+        raise ModelError(f"{self.config.model} at {self.config.address}: no answer after {sent} attempts; the last: {last}")
 
     async def _pause(self) -> None:
         """Leave the server alone for as long as it asked any call to, and not all come back at once."""
@@ -265,7 +280,7 @@ class ChatClient:
 
     def _refused(self, why: str) -> ModelError:
         self.usage.refused += 1
-        return ModelError(f"{self.config.base_url}: {why}")
+        return ModelError(f"{self.config.address}: {why}")
 
     async def _attempt(self, body: Mapping[str, Any]) -> str:
         from openai.types.chat import ChatCompletion
@@ -299,7 +314,7 @@ class ChatClient:
         self._purse.spent = self.usage.cost
         if not prompt and any(self.config.price) and not self._warned:
             self._warned = True
-            warnings.warn(f"{self.config.base_url} answers without usage: its cost is an estimate, about the most it can be.", stacklevel=2)
+            warnings.warn(f"{self.config.address} answers without usage: its cost is an estimate, about the most it can be.", stacklevel=2)
 
     def _failed(self, error: Exception) -> tuple[str, bool]:
         """Count a failed attempt: what happened in words, try again? Raises ModelError if the server wants too long a pause."""
@@ -312,7 +327,7 @@ class ChatClient:
         again = status is None or status in _PASSING or status >= 500
         words = f"{kind}: {self._scrubbed(str(error))[:300]}"
         if again and wait > self.config.longest_wait:
-            raise ModelError(f"{self.config.base_url}: {self._too_long(wait)} It said {words}") from None
+            raise ModelError(f"{self.config.address}: {self._too_long(wait)} It said {words}") from None
         return words, again
 
     def _count(self, kind: str) -> None:
@@ -321,7 +336,7 @@ class ChatClient:
 
     def _scrubbed(self, text: str) -> str:
         key = os.environ.get(self.config.api_key_env, "")
-        return text.replace(key, "<key>") if key else text
+        return without_credentials(text.replace(key, "<key>") if key else text)
 
     def _connected(self) -> asyncio.Semaphore:
         """The slots of this process, whose connections, breaker and budget are its own."""
@@ -373,6 +388,10 @@ def client_of(llm: Mapping[str, Any] | ChatClient | None) -> ChatClient:
     """The client for an environment's ``llm`` argument; equal settings share one client, and so its limits."""
     if isinstance(llm, ChatClient):
         return llm
-    if not llm:
-        raise ConfigError("llm: expected settings such as {'base_url': 'http://localhost:8000/v1', 'model': 'NAME'}; got none.")
-    return _shared(json.dumps(dict(llm), sort_keys=True))
+    if not llm or not isinstance(llm, Mapping):
+        got = f"got a {type(llm).__name__}" if llm else "got none"
+        raise ConfigError(f"llm: expected settings such as {{'base_url': 'http://localhost:8000/v1', 'model': 'NAME'}}; {got}.")
+    try:
+        return _shared(json.dumps(dict(llm), sort_keys=True))
+    except TypeError as error:
+        raise ConfigError(f"llm: expected plain values; {error}.") from error

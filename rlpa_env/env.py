@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from rlpa_env.actions import Action, instructions, parse_action
-from rlpa_env.errors import ConfigError, ModelError, OffSchemaError, unknown_choice
+from rlpa_env.actions import MAX_ACTION_CHARS, Action, instructions, parse_action
+from rlpa_env.errors import ConfigError, ModelError, OffSchemaError, check_number, redacted, unknown_choice
 from rlpa_env.flows import Flow, run
 from rlpa_env.judges import Judge
 from rlpa_env.matching import Matcher, match_points
@@ -18,26 +19,14 @@ from rlpa_env.parts import at_once, check_choice, judge_of, matcher_of, matching
 from rlpa_env.profiles import Profile
 from rlpa_env.rewards import ProfileScore, partial_rewards, score_pairs, total_reward
 from rlpa_env.spaces import UnicodeText
-from rlpa_env.types import CRITERIA, Message, Point, StopReason, Verdict
+from rlpa_env.types import CRITERIA, Message, Point, Scored, Snapshot, StopReason, Verdict
 from rlpa_env.users import UserSimulator
 
-MAX_ACTION_CHARS = 16_384
 MAX_OBSERVATION_CHARS = 1_000_000
 MAX_MEMORY_CHARS = 8_000
 _NO_VERDICT = Verdict(False, False, False, False, False)
 _NO_SCORE = ProfileScore()
 _JUDGE_KEYS = tuple((f"judge/{criterion}", criterion) for criterion in CRITERIA)
-
-
-class Snapshot(NamedTuple):
-    """Everything that changes in an `RLPAEnv` during an episode."""
-
-    user: object
-    random: Mapping[str, Any]
-    values: Mapping[str, Any]
-
-
-Scored = tuple[tuple[tuple[int, int], ...], tuple[Point, ...], tuple[Point, ...]]
 
 
 class RLPAEnv(gym.Env[str, str]):
@@ -76,7 +65,7 @@ class RLPAEnv(gym.Env[str, str]):
 
     def __init__(
         self,
-        split: str = "vanilla/train",
+        split: str | os.PathLike[str] = "vanilla/train",
         *,
         user: str | UserSimulator = "scripted",
         matcher: str | Matcher = "lexical",
@@ -102,16 +91,12 @@ class RLPAEnv(gym.Env[str, str]):
         check_choice("on_error", on_error, ("truncate", "raise"))
         if render_mode is not None:
             check_choice("render_mode", render_mode, self.metadata["render_modes"])
-        if shift_turn is not None and (not isinstance(shift_turn, int) or shift_turn < 2):
-            raise ConfigError(f"shift_turn: expected None or an integer >= 2; got {shift_turn!r}.")
-        if not isinstance(sessions, int) or sessions < 1:
-            raise ConfigError(f"sessions: expected an integer >= 1; got {sessions!r}.")
-        if max_turns is not None and (not isinstance(max_turns, int) or max_turns < 1):
-            raise ConfigError(f"max_turns: expected None or an integer >= 1; got {max_turns!r}.")
+        check_number("shift_turn", shift_turn, 2, optional=True)
+        check_number("sessions", sessions, 1)
+        check_number("max_turns", max_turns, 1, optional=True)
         weights = {"profile_weight": profile_weight, "response_weight": response_weight, "privacy_weight": privacy_weight}
         for name, weight in weights.items():
-            if not (isinstance(weight, (int, float)) and np.isfinite(weight) and weight >= 0):
-                raise ConfigError(f"{name}: expected a finite number >= 0; got {weight!r}.")
+            check_number(name, weight, 0, whole=False)
         self.profiles = profiles_of(split)
         self._by_id = {profile.id: profile for profile in self.profiles}
         self._user = user_of(user, llm, cues=cues, style=style, shift_turn=shift_turn, consent=consent)
@@ -123,6 +108,7 @@ class RLPAEnv(gym.Env[str, str]):
         self.observation_space = UnicodeText(MAX_OBSERVATION_CHARS)
         self.action_space = UnicodeText(MAX_ACTION_CHARS)
         self._begun, self._session = False, 0
+        self._clear()
         self._dialogue: list[Message] = []
         self._earlier: tuple[Message, ...] = ()  # what this person said in earlier talks
         self._ready: tuple[str, Sequence[Any]] | None = None
@@ -132,11 +118,13 @@ class RLPAEnv(gym.Env[str, str]):
     @property
     def profile(self) -> Profile:
         """The hidden truth now. For evaluation; never part of an observation or info."""
+        self._check_begun("profile")
         return self._user.profile
 
     @property
     def revealed(self) -> tuple[Point, ...]:
         """Points of the truth that the user has revealed so far."""
+        self._check_begun("revealed")
         return self._user.revealed
 
     @property
@@ -166,8 +154,8 @@ class RLPAEnv(gym.Env[str, str]):
 
     @property
     def matched(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (index of guessed point, index of true point) that count as hits now."""
-        return tuple(match_points(self._matcher, self._action.profile, self.profile.points))
+        """Pairs (index of guessed point, index of true point) that counted as hits on the newest guess; see `scored`."""
+        return self._scored[0]
 
     @property
     def scored(self) -> Scored:
@@ -216,15 +204,23 @@ class RLPAEnv(gym.Env[str, str]):
         self._dialogue = [Message("user", opening)]
         self._raw = [("system", instructions(self.max_turns) + notes), ("user", opening)]
         self._observation = f"User: {opening}"
+        self._clear()
+        self._begun, self._ready = True, None
+        if self.render_mode == "human":
+            self.render()
+        return self._observation, self._info()
+
+    def _clear(self) -> None:
+        """Before the first turn."""
         self._turn, self._stop, self._error, self._valid = 0, StopReason.RUNNING, "", True
         self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, _NO_VERDICT
         self._partial: tuple[float, ...] = ()
         self._rewards, self._breaches = (0.0, 0.0), (0, 0)
         self._scored: Scored = (), (), ()
-        self._begun, self._ready = True, None
-        if self.render_mode == "human":
-            self.render()
-        return self._observation, self._info()
+
+    def _check_begun(self, what: str) -> None:
+        if not self._begun:
+            raise gym.error.ResetNeeded(f"RLPAEnv.{what}: expected reset() first; call reset(seed=...).")
 
     def _choose(self, chosen: str | Mapping[str, Any] | Profile) -> Profile:
         if isinstance(chosen, Profile):
@@ -245,7 +241,7 @@ class RLPAEnv(gym.Env[str, str]):
         else:
             raise ConfigError(f"step: expected the action whose model calls were made, {ready[0]!r:.80}; got {action!r:.80}.")
         act, before = self._action, tuple(self._dialogue)
-        self._raw.append(("assistant", str(action)[:MAX_ACTION_CHARS]))
+        self._raw.append(("assistant", str(action)[: MAX_ACTION_CHARS + 1]))  # of one that is too long so much that it still is
         self._dialogue.append(Message("assistant", act.reply))
         failure = next((outcome for outcome in outcomes if isinstance(outcome, ModelError)), None)
         if failure is not None:
@@ -306,8 +302,7 @@ class RLPAEnv(gym.Env[str, str]):
         self._ready = (action, outcomes)
 
     def _begin(self, action: str) -> None:
-        if not self._begun:
-            raise gym.error.ResetNeeded("RLPAEnv.step: expected reset() first; call reset(seed=...) and step then.")
+        self._check_begun("step")
         self._turn += 1
         self._action = parse_action(action)
         self._before = self._user.profile, self._user.revealed, self.withdrawn
@@ -331,9 +326,11 @@ class RLPAEnv(gym.Env[str, str]):
         if self.on_error == "raise":
             raise failure
         self._observation += f"\nAssistant: {act.reply}"
+        hidden = {*self._before[0].points, *self.profile.points} - {*self._before[1]}
+        words = redacted(str(failure), [point.value for point in hidden])
         kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
-        self._valid, self._error, self._stop = False, f"{kind}{failure}", StopReason.FAILURE
-        self._rewards, self._breaches, self._verdict = (0.0, 0.0), (0, 0), _NO_VERDICT
+        self._valid, self._error, self._stop = False, f"{kind}{words}", StopReason.FAILURE
+        self._rewards, self._breaches, self._verdict, self._score = (0.0, 0.0), (0, 0), _NO_VERDICT, _NO_SCORE
         self._partial, self._scored = (), ((), self._before[0].points, self._before[1])
         return self._observation, 0.0, False, True, self._info()
 
@@ -369,6 +366,7 @@ class RLPAEnv(gym.Env[str, str]):
         """The dialogue, guess against truth, and the two rewards; ``ansi`` returns it, ``human`` prints it."""
         from rlpa_env.rendering import render_episode
 
+        self._check_begun("render")
         if self.render_mode is None:
             gym.logger.warn("render() was called without a render_mode; pass render_mode='ansi' to gym.make.")
             return None
@@ -376,6 +374,7 @@ class RLPAEnv(gym.Env[str, str]):
 
     def snapshot(self) -> Snapshot:
         """Everything that changes, copied; see `fork` for wrapped environments."""
+        self._check_begun("snapshot")
         names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_partial", "_verdict", "_rewards", "_breaches",
                  "_observation", "_begun", "_session", "_scored", "_earlier")  # fmt: skip
         values = {name: getattr(self, name) for name in names}
@@ -393,6 +392,8 @@ class RLPAEnv(gym.Env[str, str]):
     def forked(self) -> RLPAEnv:
         """A second environment in the same state that shares only what never changes."""
         twin = copy.copy(self)
-        twin._user = copy.copy(self._user)
+        twin._user, twin.action_space, twin.observation_space = (
+            copy.copy(self._user), copy.deepcopy(self.action_space), copy.deepcopy(self.observation_space)
+        )  # fmt: skip
         twin.restore(self.snapshot())
         return twin

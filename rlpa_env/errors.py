@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
+
+_MOST_LISTED = 30  # choices that an error names one by one
 
 
 class RLPAError(Exception):
@@ -52,7 +56,35 @@ def unknown_choice(what: str, got: object, choices: Iterable[str]) -> ConfigErro
     style: expected one of 'terse', 'chatty'; got 'tersee'. Did you mean 'terse'?
     """
     names = [str(choice) for choice in choices]
-    near = get_close_matches(str(got), names, n=1, cutoff=0.0)
-    listed = ", ".join(repr(name) for name in names)
+    near = get_close_matches(str(got), names, n=3, cutoff=0.0)
+    few = len(names) <= _MOST_LISTED
+    listed = ", ".join(repr(name) for name in (names if few else near)) + ("" if few else f", … ({len(names)} in all)")
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"{what}: expected one of {listed}; got {got!r}.{hint}")
+    return ConfigError(f"{what}: expected one of {listed}; got {got!r:.200}.{hint}")
+
+
+def without_credentials(text: str) -> str:
+    """A text, such as an error, without the user and password of addresses in it.
+
+    >>> without_credentials("m at https://me:secret@host/v1: no answer")
+    'm at https://host/v1: no answer'
+    """
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
+def check_number(name: str, value: object, least: int, *, whole: bool = True, optional: bool = False) -> None:
+    """Raise ConfigError for a value that is no finite number >= ``least``, or is not None where that is allowed."""
+    if not ((optional and value is None) or (isinstance(value, int if whole else (int, float)) and math.isfinite(value) and value >= least)):
+        kind = "an integer" if whole else "a finite number"
+        raise ConfigError(f"{name}: expected {'None or ' if optional else ''}{kind} >= {least}; got {value!r}.")
+
+
+def redacted(text: str, values: Iterable[str]) -> str:
+    """A text, such as the error of a server that quotes what it was sent, without these values.
+
+    >>> redacted("HTTP 400: cannot read 'Age: 34, nurse'", ["34", "Nurse"])
+    "HTTP 400: cannot read 'Age: …, …'"
+    """
+    for value in sorted(set(values), key=lambda value: (-len(value), value)):
+        text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text, flags=re.I)
+    return text

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import operator
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,22 +20,15 @@ from rich.table import Table
 
 import rlpa_env  # noqa: F401 - registers the ids, in worker processes too
 from rlpa_env.agents import Agent, make_agent
-from rlpa_env.errors import BudgetError, ConfigError, ContextError, ModelError
+from rlpa_env.errors import BudgetError, ConfigError, ContextError, ModelError, without_credentials
 from rlpa_env.flows import run
 from rlpa_env.judges import Judge, RuleJudge
 from rlpa_env.parts import check_choice, profiles_of
+from rlpa_env.population import SPLIT_SIZES
 from rlpa_env.results import budget_spent, off_schema, summarise, ties
 from rlpa_env.types import CRITERIA, Message, StopReason
 from rlpa_env.vector import make_calls
-from rlpa_env.wrappers import (
-    append_line,
-    described,
-    digest,
-    end_torn_line,
-    read_episodes,
-    scored_on,
-    without_credentials,
-)
+from rlpa_env.wrappers import append_line, described, digest, end_torn_line, read_episodes, scored_on
 
 REFERENCES = {"all": ("prior", "oracle"), "prior": ("prior",), "none": ()}  # the floor and the scale of every normalised score
 _BATCH = 32  # dialogues that a batching agent holds at once
@@ -55,8 +51,12 @@ class Setting:
 
     @cached_property
     def key(self) -> str:
-        """Short name of the setting, for caches and resumed files; another model is another setting, another server is not."""
-        return digest([self.env_id, self.split, list(map(list, self.arguments.items()))])
+        """Short name of the setting, for caches and resumed files. Another model, or a file of other profiles, is another
+        setting; another server is not."""
+        own = [self.env_id, self.split, list(map(list, self.arguments.items()))]
+        if self.split not in SPLIT_SIZES:  # a file may have changed under its name
+            own.append(hashlib.sha256(Path(self.split).read_bytes()).hexdigest())
+        return digest(own)
 
     def make(self) -> gym.Env:
         """The environment of this setting. Objects among its arguments are copied: dialogues side by side share no user."""
@@ -80,25 +80,18 @@ class Setting:
         return [(p.id, 1_000_003 * seed + i) for seed in self.seeds for i, p in enumerate(chosen)]
 
 
+_RECORDED = {
+    **{name: f"reward/{name}" for name in ("profile", "response")},
+    **{name: f"profile/{name}" for name in ("f1", "grounded_f1", "precision", "recall", "ceiling", "revealed", "invented")},
+    "patience": "user/patience",
+    "parse_error": "parse_error",
+}
+
+
 def _turn_record(info: Mapping[str, Any], reward: float, al: bool, completion: str, counter: Any) -> dict[str, Any]:
-    record = {
-        "reward": reward,
-        "valid": bool(info["reward/valid"]),
-        "profile": info["reward/profile"],
-        "response": info["reward/response"],
-        "al": float(al),
-        "f1": info["profile/f1"],
-        "grounded_f1": info["profile/grounded_f1"],
-        "precision": info["profile/precision"],
-        "recall": info["profile/recall"],
-        "ceiling": info["profile/ceiling"],
-        "revealed": info["profile/revealed"],
-        "invented": info["profile/invented"],
-        "patience": info["user/patience"],
-        "tokens": counter(completion),
-        "parse_error": info["parse_error"],
-    }
-    return record | {criterion: bool(info[f"judge/{criterion}"]) for criterion in CRITERIA}
+    told = {"reward": reward, "valid": bool(info["reward/valid"]), "al": float(al), "tokens": counter(completion)}
+    scores = {name: info[key] for name, key in _RECORDED.items()}
+    return told | scores | {criterion: bool(info[f"judge/{criterion}"]) for criterion in CRITERIA}
 
 
 class _Run:
@@ -314,7 +307,7 @@ def evaluate(
     agents: Sequence[str] | Mapping[str, Agent | None],
     *,
     env_id: str = "RLPA-v0",
-    split: str = "vanilla/test",
+    split: str | os.PathLike[str] = "vanilla/test",
     users: int | None = None,
     seeds: Sequence[int] = (0,),
     env_kwargs: Mapping[str, Any] | None = None,
@@ -344,9 +337,15 @@ def evaluate(
         BudgetError: a budget is spent; what was finished is in ``out``.
     """
     check_choice("references", references, ("auto", *REFERENCES))
+    if isinstance(agents, str) or not all(isinstance(name, str) for name in agents):
+        raise ConfigError(f"agents: expected a list of names, or a mapping name -> agent; got {agents!r:.80}. Write ['NAME'] or {{'NAME': agent}}.")
+    try:
+        numbers = tuple(map(operator.index, seeds))
+    except TypeError as error:
+        raise ConfigError(f"seeds: expected a list of integers; got {seeds!r:.80}. Write [3] for the seed 3, range(3) for three seeds.") from error
     wanted: dict[str, Agent | None] = dict(agents) if isinstance(agents, Mapping) else dict.fromkeys(agents)
     kwargs = tuple(sorted((env_kwargs or {}).items()))
-    setting = Setting(env_id, split, users, tuple(seeds), kwargs)
+    setting = Setting(env_id, split if isinstance(split, str) else os.fspath(split), users, numbers, kwargs)
     if references == "auto":
         references = "prior" if setting.waits else "all"
     everybody = {**wanted, **{name: None for name in REFERENCES[references] if name not in wanted}}

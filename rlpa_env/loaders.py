@@ -60,12 +60,16 @@ def load_aloe(folder: str | os.PathLike[str], *, personality: bool = True) -> tu
 
 
 def load_personachat(path: str | os.PathLike[str]) -> tuple[Profile, ...]:
-    """People from a JSONL file whose lines hold ``{"persona": [sentence, …], …}``; every sentence is one point."""
+    """People from a JSONL file whose lines hold ``{"persona": [sentence, …], …}``; every sentence is one point.
+
+    A sentence that names alternatives ("i like tea and cake.") is one point too, and copied into a guess it is read as several:
+    see `actions.listable`.
+    """
     path = Path(path)
     profiles = []
     for number, record in _lines(path, dict):
         persona = record.get("persona")
-        if not isinstance(persona, list) or not persona or not all(isinstance(line, str) for line in persona):
+        if not isinstance(persona, list) or not all(isinstance(line, str) for line in persona) or not "".join(persona).strip():
             raise ProfileError(f"{path}:{number}: expected 'persona' to be a list of sentences; got {persona!r:.80}.")
         values: dict[str, list[str]] = {}
         for line in persona:
@@ -151,11 +155,12 @@ def _lines(path: Path, kind: type) -> list[tuple[int, Any]]:
     if not path.is_file():
         raise ProfileError(f"{path}: expected a JSONL file; there is none. Give the folder or file of the original data.")
     found, bad = [], []
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
-    for number, line in enumerate(lines, 1):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for number, line in lines:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter: "[[[[…"
             value = None
         if isinstance(value, kind):
             found.append((number, value))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlpa_env.actions import listable
 from rlpa_env.encoders import MINILM
 from rlpa_env.errors import ConfigError, unknown_choice
 from rlpa_env.flows import Flow
@@ -18,12 +21,23 @@ from rlpa_env.types import Point
 from rlpa_env.users import UserSimulator
 
 
-def profiles_of(split: str) -> tuple[Profile, ...]:
-    """The profiles behind ``split``: a bundled name, or the path of a JSONL file."""
-    if split in SPLIT_SIZES:
+def profiles_of(split: str | os.PathLike[str]) -> tuple[Profile, ...]:
+    """The profiles behind ``split``: a bundled name, or the path of a JSONL file.
+
+    Warns of values in a file that no guess can hold as they stand, see `listable`: they can be told, but not hit by copying them.
+    """
+    if isinstance(split, str) and split in SPLIT_SIZES:
         return load_split(split)
-    if split.endswith(".jsonl") or Path(split).is_file():
-        return load_profiles(split)
+    if isinstance(split, os.PathLike) or (isinstance(split, str) and (split.endswith(".jsonl") or Path(split).is_file())):
+        people = load_profiles(split)
+        whole = [point for person in people for point in person.points]
+        if split_up := [point for point in whole if not listable(point)]:
+            warnings.warn(
+                f"{os.fspath(split)}: {len(split_up)} of {len(whole)} values cannot be listed as they stand, such as {split_up[0].value!r:.80}: a "
+                "guess is read as several points at commas, slashes, 'and', 'or' and ranges. Give such a slot a list of plain values.",
+                stacklevel=2,
+            )
+        return people
     raise unknown_choice("split", split, (*SPLIT_SIZES, "a path ending in .jsonl"))
 
 

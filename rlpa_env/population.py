@@ -223,12 +223,17 @@ def _shuffle(items: list[int], rng: np.random.Generator) -> None:
 def _another(
     point: Point, points: Sequence[Point], taken: frozenset[str], kind: str, rng: np.random.Generator
 ) -> Point:
-    """A different value for the slot of ``point`` that fits the rest; people from elsewhere gain an interest."""
-    spec = world().slot(point.slot) if point.slot else None
-    if spec is None or not spec.values:
-        spec = world().slots["Interests"]
+    """A different value for the slot of ``point`` that fits the rest; people from elsewhere gain an interest.
+
+    So does somebody who has every value of a slot already.
+    """
+    own = world().slot(point.slot) if point.slot else None
     there = {other.value for other in points} | taken
     kept = [value for other in points if other != point and (value := world().find(other.slot, other.value))]
-    pool = [value for value in spec.values if value.value not in there and (kind in value.splits or "train" in value.splits)]
+    for spec in (own, *map(world().slots.__getitem__, ("Interests", "Other Information")), *world().slots.values()):
+        values = spec.values if spec else ()
+        pool = [value for value in values if value.value not in there and (kind in value.splits or "train" in value.splits)]
+        if pool:
+            break
     fitting = [value for value in pool if coherent(value, kept)] or pool
     return Point(point.slot, fitting[int(rng.random() * len(fitting))].value)

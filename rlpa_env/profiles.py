@@ -54,6 +54,9 @@ def canonical_slot(name: str) -> str | None:
 class Profile:
     """Somebody's traits: an id and slots with one or more values each. Immutable and hashable.
 
+    A guess is split where it names alternatives, a profile is not: "rock and roll" and "30-35" are one value each, which no
+    guess that copies them hits (`actions.listable`). Write two values where two things are meant, and else plain ones.
+
     >>> Profile("x", {"Age": "34", "Interests": ["chess", "hiking"]}).points[1]
     Point(slot='Interests', value='chess')
     """
@@ -175,7 +178,7 @@ def load_profiles(path: str | os.PathLike[str]) -> tuple[Profile, ...]:
             continue
         try:
             profile = Profile.from_mapping(json.loads(line, object_pairs_hook=_no_twins))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter: "[[[[…"
             raise ProfileError(f"{file}:{number}: {error}") from error
         if profile.id in lines_of:
             raise ProfileError(f"{file}:{number}: the id {profile.id!r} stands in line {lines_of[profile.id]} already.")

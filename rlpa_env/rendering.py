@@ -43,10 +43,11 @@ def _points(env: RLPAEnv) -> Table:
     for column in ("slot", "truth", "told", "guessed"):
         table.add_column(column)
     guess = env.last_action.profile
-    pairs = dict(env.matched)
+    scored, truth, known = env.scored  # not matched anew: that may cost a model's call, and of a later truth
+    pairs = dict(scored)
     hits = {t: guess[g] for g, t in pairs.items()}
-    told = set(env.revealed)
-    for index, point in enumerate(env.profile.points):
+    told = {*known, *env.revealed}
+    for index, point in enumerate(truth or env.profile.points):
         hit = hits.get(index)
         table.add_row(
             Text(point.slot or "(unnamed)"),

@@ -56,7 +56,7 @@ class ScriptedUser:
     ) -> None:
         if cues not in CUES:
             raise unknown_choice("cues", cues, CUES)
-        if style is not None and style not in STYLES:
+        if style not in (None, *STYLES):
             raise unknown_choice("style", style, STYLES)
         self.cues, self.style_name, self.shift_turn, self.consent = cues, style, shift_turn, consent
 
@@ -108,8 +108,8 @@ class ScriptedUser:
 
     @property
     def patience(self) -> int:
-        """Steps left before this user leaves."""
-        return self._mind.patience
+        """Steps left before this user leaves, never below 0."""
+        return max(0, self._mind.patience)
 
     def snapshot(self) -> object:
         """Copy of the mind, the lines used and the random state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -33,6 +34,12 @@ class UnicodeText(gym.spaces.Text):
             raise ValueError("UnicodeText.sample: expected no mask and no probability; got one.")
         length = int(self.np_random.integers(0, min(_SAMPLE, self.max_length) + 1))
         return "".join(_PRINTABLE[i] for i in self.np_random.integers(len(_PRINTABLE), size=length))
+
+    def __deepcopy__(self, memo: object) -> UnicodeText:
+        """The same space with its own random stream; the character tables, which never change, are shared."""
+        twin = object.__new__(type(self))
+        twin.__dict__ = {**self.__dict__, "_np_random": copy.deepcopy(self._np_random)}
+        return twin
 
     def __repr__(self) -> str:
         return f"UnicodeText({self.max_length})"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 CRITERIA = ("naturalness", "relevance", "logic", "engagement", "informativeness")
 """The five verdicts of the response reward, in the paper's order (N, R, L, G, F)."""
@@ -30,6 +30,18 @@ class Message(NamedTuple):
 
 
 Dialogue = Sequence[Message]
+
+
+Scored = tuple[tuple[tuple[int, int], ...], tuple[Point, ...], tuple[Point, ...]]
+"""What a guess was scored on: hits as pairs (guess, truth), the truth of that turn, its part then revealed."""
+
+
+class Snapshot(NamedTuple):
+    """Everything that changes in an environment during an episode."""
+
+    user: object
+    random: Mapping[str, Any]
+    values: Mapping[str, Any]
 
 
 class StopReason(str, Enum):

@@ -35,7 +35,7 @@ def _fill(template: str, value: str, phrase: str) -> str:
 def _own_words(fact: Fact) -> str:
     """A value from elsewhere as a sentence of its own."""
     text = fact.point.value.strip().rstrip(".")
-    return text[0].upper() + text[1:] + "."
+    return text[:1].upper() + text[1:] + "."
 
 
 @lru_cache(maxsize=32768)
@@ -45,7 +45,7 @@ def plain_lines(fact: Fact) -> tuple[str, ...]:
     if fact.value:
         spec = world().slots[fact.value.slot]
         return (*fact.value.explicit, *(_fill(line, value, fact.value.phrase) for line in spec.say))
-    bare = value.strip().rstrip(".")
+    bare = value.strip().rstrip(".") or value.strip()
     known = world().slots.get(fact.slot)
     if known and len(bare.split()) <= _SHORT:
         return tuple(_fill(line, bare, _with_article(known, bare)) for line in known.say)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy as np
 
 from rlpa_env.clients import ChatClient, ChatConfig
 from rlpa_env.encoders import SentenceEncoder
-from rlpa_env.errors import RLPAError
+from rlpa_env.errors import RLPAError, without_credentials
 from rlpa_env.spaces import UnicodeText
+from rlpa_env.types import Message
 
 
 class LastMessage(gym.ObservationWrapper):
@@ -28,8 +29,9 @@ class LastMessage(gym.ObservationWrapper):
         self.observation_space = UnicodeText(self.env.observation_space.max_length)  # type: ignore[attr-defined]
 
     def observation(self, observation: str) -> str:
-        """The last message of the dialogue, which is the user's (after a failure: the agent's)."""
-        return self.unwrapped.dialogue[-1].content  # type: ignore[attr-defined]
+        """The last user message of the dialogue; after a failure of a model, the one that had no answer."""
+        dialogue = self.unwrapped.dialogue  # type: ignore[attr-defined]
+        return next(message.content for message in reversed(dialogue) if message.role == "user")
 
 
 class RecordEpisodes(gym.Wrapper):
@@ -38,7 +40,7 @@ class RecordEpisodes(gym.Wrapper):
     A line holds the environment id and arguments (`described`: of ``llm`` the model and how it is asked, never where), the
     seed, the hidden profile, the messages with the agent's raw completions, and for each turn its reward, every scalar of
     ``info`` and what the guess was scored on (`scored_on`; ``points`` only where they are not those of the profile). An episode left by ``reset`` before its end is written
-    with ``"finished": false``.
+    with ``"finished": false``. One that `restore` takes back and that is then played to another end is written again.
     """
 
     records_episodes = True  # forks leave this wrapper out: a branch that is only tried is no episode
@@ -49,11 +51,12 @@ class RecordEpisodes(gym.Wrapper):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         end_torn_line(self.path)
         self._episode: dict[str, Any] | None = None
+        self._kept = 0  # turns of it that stand in a line already
+        self._dialogue: tuple[Message, ...] = ()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a new record."""
-        if self._episode is not None and self._episode["turns"]:
-            self._write(finished=False)
+        self._leave()
         observation, info = self.env.reset(seed=seed, options=options)
         spec = self.env.spec
         kwargs = described(spec.kwargs if spec else {})
@@ -63,36 +66,55 @@ class RecordEpisodes(gym.Wrapper):
             "seed": seed,
             "profile": self.unwrapped.profile.to_mapping(),  # type: ignore[attr-defined]
             "turns": [],
+            "messages": info["messages"],
         }
-        self._episode["messages"] = info["messages"]
+        self._kept, self._dialogue = 0, self.unwrapped.dialogue  # type: ignore[attr-defined]
         self._points = [list(point) for point in self.unwrapped.profile.points]  # type: ignore[attr-defined]
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Note the turn; write the line when the episode ends."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if self._episode is not None:
+        if self._episode is not None and "terminated" not in self._episode:
             scalars = {k: v for k, v in info.items() if isinstance(v, (bool, int, float, str))}
             scalars["error"] = without_credentials(info["error"])
             scored = scored_on(self.unwrapped)
             if scored["points"] == self._points:
                 del scored["points"]
             self._episode["turns"].append({"reward": float(reward), **scalars, **scored})
-            self._episode["messages"] = info["messages"]
+            self._episode["messages"], self._dialogue = info["messages"], self.unwrapped.dialogue  # type: ignore[attr-defined]
             if terminated or truncated:
                 self._episode |= {"terminated": bool(terminated), "truncated": bool(truncated)}
-                self._write(finished=True)
+                self._write(self._episode, finished=True)
         return observation, reward, terminated, truncated, info
 
     def close(self) -> None:
         """Write the episode in flight, if any, and close the environment."""
-        if self._episode is not None and self._episode["turns"]:
-            self._write(finished=False)
+        self._leave()
         super().close()
 
-    def _write(self, finished: bool) -> None:
-        append_line(self.path, {**(self._episode or {}), "finished": finished})
+    def restored(self) -> None:
+        """The environment went back to an earlier turn: forget those after it. A state of another dialogue is not recorded."""
+        core: Any = self.unwrapped
+        now, seen = core.dialogue, self._dialogue
+        if self._episode is None or len(now) > len(seen) or not all(map(operator.is_, now, seen)):  # the very messages, not equal ones
+            warnings.warn("RecordEpisodes: restored to turns that it has not seen; nothing is recorded until reset.", stacklevel=3)
+            self._leave()
+        elif len(now) < len(seen):
+            del self._episode["turns"][core.turn :]
+            self._episode["messages"] = self._episode["messages"][: 2 + 2 * core.turn]  # instructions, greeting, two a turn
+            self._kept, self._dialogue = min(self._kept, core.turn), now
+            for key in ("terminated", "truncated"):
+                self._episode.pop(key, None)
+
+    def _leave(self) -> None:
+        if self._episode is not None and len(self._episode["turns"]) > self._kept:
+            self._write(self._episode, finished=False)
         self._episode = None
+
+    def _write(self, episode: dict[str, Any], finished: bool) -> None:
+        append_line(self.path, {**episode, "finished": finished})
+        self._kept = len(episode["turns"])
 
 
 def scored_on(core: Any) -> dict[str, list[list[Any]] | list[int]]:
@@ -149,15 +171,6 @@ def _model(config: ChatConfig) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """Twelve hexadecimal digits of plain JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def without_credentials(text: str) -> str:
-    """A text, such as an error, without the user and password of addresses in it.
-
-    >>> without_credentials("m at https://me:secret@host/v1: no answer")
-    'm at https://host/v1: no answer'
-    """
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def end_torn_line(path: Path) -> None:

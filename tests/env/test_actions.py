@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rlpa_env  # noqa: F401 - registers the ids
-from rlpa_env import Point, format_action, parse_action
-from rlpa_env.actions import MAX_POINTS, MAX_REPLY_CHARS, PARSE_ERRORS
+from rlpa_env import Point, format_action, load_split, parse_action
+from rlpa_env.actions import MAX_ACTION_CHARS, MAX_POINTS, MAX_REPLY_CHARS, PARSE_ERRORS, listable
+from rlpa_env.population import SPLIT_SIZES
 
 
 def wrap(profile: str, reply: str = "Hi!") -> str:
@@ -24,6 +25,7 @@ def wrap(profile: str, reply: str = "Hi!") -> str:
         ("- Age: 34\n- likes cats", [("Age", "34"), ("", "likes cats")]),
         ("- Interests: chess, hiking and go", [("Interests", "chess"), ("Interests", "hiking"), ("Interests", "go")]),
         ("- Age: 30-35", [("Age", "30"), ("Age", "35")]),
+        ("- Age: 30~35 years\n- Age: 40 to 45 years old", [("Age", "30 years"), ("Age", "35 years"), ("Age", "40 years old"), ("Age", "45 years old")]),
         ("- Location: Rome/Milan or Turin", [("Location", "Rome"), ("Location", "Milan"), ("Location", "Turin")]),
         ("- Age: 34\n- age: 34.\n- Age: ' 34 '", [("Age", "34")]),
         ("- Age: unknown\n- Gender: N/A\n- Location: none\n- Pets:", []),
@@ -52,6 +54,12 @@ def test_guess_lines(lines, points):
         (wrap('{"Age": '), "bad_line", "Hi!", 0),
         (wrap("\n".join(f"- item {i}" for i in range(70))), "too_many_points", "Hi!", MAX_POINTS),
         (wrap("- Age: 34", "x" * 2001), "reply_too_long", "x" * 2000, 1),
+        (wrap("- Age: 34") + " " * MAX_ACTION_CHARS, "reply_too_long", "Hi!", 1),
+        ("<profile x=1>- Age: 34</profile><response>Hi!</response>", "no_profile", "Hi!", 1),
+        ("<profile/>- Age: 34</profile><response>Hi!</response>", "no_profile", "Hi!", 1),
+        ("< profile\n x>- Age: 34 <response class='a'>Hi!</response>", "no_profile", "Hi!", 1),
+        ("<profile>- Age: 34</profile /><response>Hi!</response>", "unclosed_profile", "Hi!", 1),
+        ("<profile>- Age: 3</profile><response>Hi!<profile x>- Age: 34</response>", "repeated_tag", "Hi!", 1),
     ],
 )
 def test_what_is_wrong_has_a_name_and_the_guess_stays_hidden(text, error, reply, guessed):
@@ -70,6 +78,19 @@ def test_what_is_formatted_is_read_back(pairs):
     action = parse_action(format_action([Point(*point) for point in sorted(points)], "Fine."))
     assert action.error == ""
     assert {(slot, value) for slot, value in action.profile} == points
+
+
+@pytest.mark.parametrize("value", ["I have a dog and a cat.", "rock and roll", "N/A", "30-35", "...", "a, b", "two\nlines", "x" * 300])
+def test_a_value_that_no_guess_can_hold_is_told_apart(value):
+    assert not listable(Point("Age", value))
+    assert not listable(Point("", value))
+
+
+def test_values_that_a_guess_can_hold_are_listable_and_all_bundled_ones_are():
+    assert all(map(listable, [Point("Age", "34"), Point("", "I have two cats."), Point("Notes", "at 7:30 sharp"), Point("Pets", "Sandy")]))
+    assert not listable(Point("", "note: I ski"))
+    assert not listable(Point("Time: of day", "noon"))
+    assert [p for split in SPLIT_SIZES for person in load_split(split) for p in person.points if not listable(p)] == []
 
 
 PIECES = st.sampled_from(
@@ -134,6 +155,27 @@ def test_a_megabyte_is_read_in_little_time_and_scored(text):
     assert info["parse_error"] in PARSE_ERRORS
     assert observation in env.observation_space
     assert env.step(wrap("- Age: 34"))[4]["parse_error"] == ""
+
+
+@pytest.mark.parametrize("piece", [" ", "\t", "\n", "<", "< ", "</", "<profile", "<profile ", "<profile/", "-", "- ", "\n- ", ", ", "7", "7-", "x", "e\u0301\u0316", "\u0301\u0316", "{", '"a":', ":", "&", " or"])
+@pytest.mark.parametrize("frame", ["{}", "<{}", "<profile>{}", "<profile>\n- a{}b", '<profile>{{"{}": "{}"}}'])
+def test_any_repetition_is_read_in_linear_time(piece, frame):
+    text = frame.replace("{{", "{").replace("}}", "}").replace("{}", piece * (100_000 // len(piece)))
+    began = time.perf_counter()
+    parse_action(text)
+    assert time.perf_counter() - began < 0.3
+
+
+def test_what_is_kept_of_an_action_reads_like_the_action():
+    env = gym.make("RLPA-v0", disable_env_checker=True)
+    env.reset(seed=1)
+    points = env.unwrapped.profile.points
+    for padding in (0, 20_000):
+        _, reward, _, _, info = env.step(wrap("\n".join(f"- {slot}: {value}" for slot, value in points) + "\n" * padding))
+        kept = parse_action(info["messages"][-2]["content"])
+        assert kept == env.unwrapped.last_action
+        assert kept.error == info["parse_error"] == ("reply_too_long" if padding else "")
+        assert (reward == 0) == bool(padding)
 
 
 @pytest.mark.parametrize("action", [None, 3, b"bytes", ["a"]])

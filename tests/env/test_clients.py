@@ -60,6 +60,16 @@ def test_nothing_connects_before_the_first_call_and_copies_are_the_same_client()
         ({"concurrency": 0}, "concurrency"),
         ({"budget": 1.0}, r"price=\(INPUT, OUTPUT\)"),
         ({"base_url": "localhost:8000/v1"}, "http://"),
+        ({"base_url": None}, "http://"),
+        ({"retries": "3"}, "llm retries: expected an integer >= 0; got '3'"),
+        ({"concurrency": 2.5}, "concurrency: expected an integer"),
+        ({"temperature": None}, "temperature: expected a number"),
+        ({"timeout": "60"}, "timeout"),
+        ({"longest_wait": []}, "expected timeout"),
+        ({"price": 3}, "price"),
+        ({"price": ["1", "2"]}, "price"),
+        ({"price": [1.0]}, "price"),
+        ({"budget": "9", "price": [1, 2]}, "budget"),
     ],
 )
 def test_settings_are_checked(settings, words):
@@ -322,6 +332,17 @@ def test_the_key_reaches_no_text(url, monkeypatch, tmp_path):
     kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
     assert "sk-secret" not in repr(own) + kept + repr(own.config) + pickle.dumps(own).decode("latin-1")
     assert own._failed(ValueError("bad key sk-secret-123"))[0] == "ValueError: bad key <key>"
+
+
+def test_the_password_of_an_address_is_not_shown():
+    own = client("http://me:secret@127.0.0.1:9/v1", retries=0, timeout=5.0)
+    with pytest.raises(ModelError, match=r"at http://127\.0\.0\.1:9/v1: no answer") as caught:
+        own.ask(HELLO)
+    assert "secret" not in repr(own) + repr(own.config) + str(caught.value)
+    assert own.config.base_url == "http://me:secret@127.0.0.1:9/v1"
+    with pytest.raises(ConfigError, match="base_url") as refused:
+        ChatConfig(base_url="me:secret@127.0.0.1:9/v1")
+    assert "secret" not in str(refused.value)
 
 
 def test_a_missing_key_is_named(monkeypatch):

@@ -256,6 +256,28 @@ def test_a_fork_does_not_move_the_original():
     assert env.unwrapped.profile.id != twin.unwrapped.profile.id
 
 
+def test_a_fork_shares_no_queue_count_or_random_stream_with_its_origin():
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("RLPA-v0"))
+    env.reset(seed=2)
+    for space in (env.action_space, env.observation_space):
+        space.seed(3)
+    env.step(GOOD)
+    twin, other = fork(env), fork(env)
+    over = False
+    while not over:
+        *_, terminated, truncated, _ = twin.step(GOOD)
+        over = terminated or truncated
+    assert (len(env.return_queue), len(twin.return_queue)) == (0, 1)
+    restore(env, twin)
+    assert len(env.return_queue) == 1
+    env.return_queue.clear()
+    assert len(twin.return_queue) == 1
+    spaces = ("action_space", "observation_space")
+    ahead = {name: [getattr(twin, name).sample() for _ in range(3)] for name in spaces}
+    for branch in (other, env):
+        assert {name: [getattr(branch, name).sample() for _ in range(3)] for name in spaces} == ahead
+
+
 def test_restore_goes_back_turn_count_included_and_can_be_used_twice():
     env = gym.make("RLPA-v0", style="chatty")
     env.reset(seed=2)
@@ -335,6 +357,7 @@ def test_shift_is_announced_within_two_turns():
         ({"split": "vanila/train"}, "vanilla/train"),
         ({"cues": "explict"}, "explicit"),
         ({"style": "tersee"}, "terse"),
+        ({"style": ["terse"]}, "terse"),
         ({"judge_sees": "inferrd"}, "inferred"),
         ({"credit": "papr"}, "paper"),
         ({"on_error": "trunc"}, "truncate"),
@@ -348,12 +371,28 @@ def test_unknown_values_name_the_choices_and_the_nearest(arguments, expected):
         gym.make("RLPA-v0", **arguments)
 
 
+@pytest.mark.parametrize("split", [None, 5, ["vanilla/test"]])
+def test_a_split_that_is_no_name_is_refused_with_the_choices(split):
+    with pytest.raises(rlpa_env.ConfigError, match=r"split: expected one of 'vanilla/train'.*path ending in \.jsonl"):
+        rlpa_env.RLPAEnv(split=split)
+
+
+@pytest.mark.parametrize("llm", ["http://me:secret@x", 3, ["m"], {"retries": "3"}, {"model": object()}])
+def test_models_are_settings_and_those_of_the_right_type(llm):
+    with pytest.raises(rlpa_env.ConfigError, match=r"llm.*expected") as caught:
+        rlpa_env.RLPAEnv(judge="llm", llm=llm)
+    assert "secret" not in str(caught.value)
+
+
 def test_unknown_argument_is_refused():
     with pytest.raises(TypeError, match="turn_limit"):
         gym.make("RLPA-v0", turn_limit=3)
 
 
-@pytest.mark.parametrize("arguments", [{"shift_turn": 1}, {"profile_weight": -1.0}, {"response_weight": float("nan")}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"shift_turn": 1}, {"profile_weight": -1.0}, {"response_weight": float("nan")}, {"sessions": 0}, {"sessions": None}, {"max_turns": 1.5}, {"privacy_weight": "1"}],
+)
 def test_impossible_numbers_are_refused(arguments):
     with pytest.raises(rlpa_env.ConfigError, match="expected"):
         gym.make("RLPA-v0", **arguments)
@@ -401,23 +440,39 @@ def test_reset_takes_an_id_or_a_mapping_and_refuses_the_rest():
     assert env.unwrapped.profile.id == "vanilla/train/0042"
     env.reset(seed=0, options={"profile": NONCE})
     assert env.unwrapped.profile.id == "nonce"
-    with pytest.raises(rlpa_env.ConfigError, match="profile id"):
-        env.reset(options={"profile": "vanilla/train/99999"})
+    with pytest.raises(rlpa_env.ConfigError, match=r"profile id: .*3821 in all.*Did you mean 'vanilla/train/") as caught:
+        env.reset(options={"profile": "vanilla/train/99999" + "9" * 1000})
+    assert len(str(caught.value)) < 500
     with pytest.raises(rlpa_env.ConfigError, match="reset option"):
         env.reset(options={"profil": "x"})
+
+
+def test_a_file_with_values_that_no_guess_can_hold_is_warned_of(tmp_path):
+    path = tmp_path / "people.jsonl"
+    path.write_text(json.dumps({"id": "x", "slots": {"Music": ["rock and roll", "jazz"], "Age": "30-35"}}) + "\n")
+    with pytest.warns(UserWarning, match=r"people\.jsonl: 2 of 3 values cannot be listed .*'rock and roll'"):
+        env = rlpa_env.RLPAEnv(split=path)
+    env.reset(seed=0)
+    assert env.step(format_action(env.profile.points, "Hi."))[4]["profile/f1"] < 1
 
 
 def test_split_from_a_file(tmp_path):
     path = tmp_path / "people.jsonl"
     path.write_text(json.dumps(NONCE) + "\n")
-    env = gym.make("RLPA-v0", split=str(path))
-    env.reset(seed=0)
-    assert env.unwrapped.profile.id == "nonce"
+    for name in (str(path), path):
+        env = gym.make("RLPA-v0", split=name)
+        env.reset(seed=0)
+        assert env.unwrapped.profile.id == "nonce"
 
 
-def test_step_before_reset_is_refused():
-    with pytest.raises(gym.error.ResetNeeded):
-        rlpa_env.RLPAEnv().step("x")
+@pytest.mark.parametrize("use", [lambda env: env.step("x"), fork, lambda env: env.profile, lambda env: env.revealed, lambda env: env.render()])
+def test_what_needs_an_episode_is_refused_before_reset(use):
+    with pytest.raises(gym.error.ResetNeeded, match=r"RLPAEnv\.\w+: expected reset"):
+        use(rlpa_env.RLPAEnv(render_mode="ansi"))
+    with pytest.raises(gym.error.ResetNeeded, match="reset"):
+        fork(gym.make("RLPA-v0"))
+    empty = rlpa_env.RLPAEnv()
+    assert (empty.turn, empty.last_action.profile, empty.matched, empty.dialogue) == (0, (), (), ())
 
 
 def test_render_ansi_shows_dialogue_points_and_rewards():
@@ -436,6 +491,27 @@ def test_human_render_prints_and_returns_none(capsys):
     env.reset(seed=0)
     assert env.render() is None
     assert "Hello" in capsys.readouterr().out
+
+
+def test_a_failed_turn_shows_no_score_of_the_turn_before():
+    class OnceOnly(rlpa_env.RuleJudge):
+        asked = 0
+
+        def judge(self, points, dialogue, reply):
+            self.asked += 1
+            if self.asked > 1:
+                raise ModelError("down")
+            return super().judge(points, dialogue, reply)
+
+    env = gym.make("RLPA-v0", judge=OnceOnly())
+    env.reset(seed=4)
+    keys = [f"profile/{key}" for key in ("precision", "recall", "f1", "grounded_f1", "invented", "ceiling")]
+    before = env.step(format_action([*env.unwrapped.profile.points, Point("Hobby", "zorblaxing")], "Hi, I made tea."))[4]
+    assert before["profile/f1"] > 0.9
+    assert before["profile/invented"] > 0
+    after = env.step(format_action([Point("Age", "3")], "Hi, I made more tea."))[4]
+    assert [after[key] for key in keys] == [0.0] * len(keys)
+    assert after["profile/partial"] == ()
 
 
 def test_vector_envs_of_gymnasium_work_without_shared_memory():

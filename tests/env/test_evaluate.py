@@ -133,6 +133,34 @@ def test_more_users_than_there_are_is_refused():
         evaluate(["script"], users=75, quiet=True)
 
 
+@pytest.mark.parametrize(
+    ("agents", "seeds", "words"),
+    [("attentive", (0,), r"agents: expected a list .*\['NAME'\]"), ([RuleJudge()], (0,), "agents: expected"), (["prior"], 3, r"seeds: expected a list.*\[3\]"),
+     (["prior"], "01", "seeds"), (["prior"], [0.5], "seeds")],
+)  # fmt: skip
+def test_agents_and_seeds_are_lists(agents, seeds, words):
+    with pytest.raises(ConfigError, match=words):
+        evaluate(agents, seeds=seeds, users=1, references="none", quiet=True, workers=1)
+
+
+def test_episodes_of_a_file_count_as_long_as_it_holds_the_same_people(tmp_path):
+    path = tmp_path / "people.jsonl"
+
+    def played(job):
+        path.write_text(json.dumps({"id": "x", "slots": {"Occupation": job, "Interests": ["chess", "tea"]}}) + "\n")
+        evaluate(["prior"], split=path, references="none", out=tmp_path / "out", quiet=True, workers=1)
+        return [line["truth"]["Occupation"] for line in lines(tmp_path / "out")]
+
+    assert played("baker") == ["baker"]
+    assert played("baker") == ["baker"]
+    assert played("nurse") == ["baker", "nurse"]
+
+
+def test_the_keys_of_bundled_splits_stay_those_of_kept_results():
+    assert Setting().key == "492d0621f0ac"
+    assert Setting("RLPA-Shift-v0", "extended/test", env_kwargs=(("credit", "grounded"),)).key == "b8acc8c0734f"
+
+
 def test_the_same_agent_twice_is_a_tie():
     records = collect({"script": None, "again": make_agent("script")}, Setting(users=4), quiet=True, workers=1)
     assert ties(records) in ([("script", "again")], [("again", "script")])

@@ -475,6 +475,44 @@ def test_off_schema_is_told_apart():
     assert info["error"].startswith("off schema: judge")
 
 
+@pytest.mark.parametrize("part", ["judge", "matcher", "user"])
+@pytest.mark.parametrize("fault", ["off schema", "server"])
+def test_what_a_model_or_its_server_quotes_of_the_hidden_profile_stays_out_of_info(part, fault):
+    secret = {"Occupation": "zorblaxer", "Age": "34", "Notes": "Keeps grumbits (two)"}
+
+    def quoting(messages, options):
+        quoted = f"400: cannot read ZORBLAXER, 34, keeps Grumbits (two) of {json.dumps(messages)}"
+        if fault == "server":
+            raise ModelError(quoted)
+        if "schema" not in options:
+            return ""
+        if part == "judge":
+            return json.dumps({name: {"reason": quoted, "pass": quoted} for name in rlpa_env.CRITERIA})
+        return json.dumps({"pairs": [{"guess": quoted, "truth": quoted}]})
+
+    parts = {"judge": lambda llm: LLMJudge(llm, trusted=True), "matcher": LLMMatcher, "user": LLMUser}
+    env = gym.make("RLPA-v0", judge_sees="hidden", **{part: parts[part](Canned(quoting))})
+    env.reset(seed=0, options={"profile": {"id": "x", "slots": secret}})
+    *_, info = env.step(format_action([Point("Occupation", "baker of zorb")], "Hi there, I just made tea."))
+    assert part in info["error"] or "400: cannot read" in info["error"]
+    assert info["error"].startswith("off schema: ") == (fault == "off schema")
+    for word in ("zorblaxer", "34", "grumbits"):
+        assert word not in json.dumps(info).lower()
+
+
+def test_drawing_asks_the_matcher_nothing(capsys):
+    asked = []
+    for mode in (None, "human"):
+        matcher = LLMMatcher(Canned(pairs()))
+        env = gym.make("RLPA-v0", matcher=matcher, render_mode=mode)
+        env.reset(seed=0)
+        for _ in range(2):
+            env.step(format_action([Point("Occupation", "a person of many trades")], "Hi there, I just made tea."))
+        asked.append(len(matcher.client.seen))
+    assert asked[0] == asked[1] > 0
+    assert "trades" in capsys.readouterr().out
+
+
 def test_one_user_and_one_judge_call_a_turn():
     with serving("--delay", "0.5") as url:
         env = gym.make("RLPA-LLM-v0", llm={"base_url": url, "model": "m"})

@@ -72,6 +72,24 @@ def test_personachat_sentences_are_points(tmp_path):
         load_personachat(path)
 
 
+@pytest.mark.parametrize("persona", [[], ["  "], ["i ski.", 3], None])
+def test_a_persona_without_a_sentence_is_named_with_its_line_in_the_file(tmp_path, persona):
+    path = tmp_path / "personas.jsonl"
+    path.write_text("\n\n" + json.dumps({"persona": ["i ski.", " "]}) + "\n\n" + json.dumps({"persona": persona}) + "\n")
+    with pytest.raises(rlpa_env.ProfileError, match=r"personas\.jsonl:5: expected 'persona'"):
+        load_personachat(path)
+
+
+def test_a_line_of_brackets_is_an_unreadable_line_like_others(tmp_path):
+    people = write(tmp_path, PEOPLE * 40) / "profile.jsonl"
+    people.write_text("[" * 100_000 + "\n" + people.read_text())
+    with pytest.warns(UserWarning, match=r"profile\.jsonl: skipped unreadable line 1"):
+        assert len(load_aloe(tmp_path)) == 120
+    people.write_text("\n" + "[" * 100_000)
+    with pytest.raises(rlpa_env.ProfileError, match=r"profile\.jsonl: .* 1 of 1 lines are none \(first: line 2\)"):
+        load_aloe(tmp_path)
+
+
 def test_loaded_people_can_be_met(tmp_path):
     path = tmp_path / "people.jsonl"
     path.write_text("".join(json.dumps(p.to_mapping()) + "\n" for p in load_aloe(write(tmp_path))), encoding="utf-8")

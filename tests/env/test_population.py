@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rlpa_env import load_split
+from rlpa_env import Profile, load_split
 from rlpa_env.errors import ConfigError
 from rlpa_env.population import SPLIT_SIZES, coherent, shifted
 from rlpa_env.profiles import VANILLA_SLOTS
@@ -73,6 +73,16 @@ def test_everybody_is_coherent():
 def test_unknown_split_names_the_nearest():
     with pytest.raises(ConfigError, match="vanilla/test"):
         load_split("vanila/test")
+
+
+@pytest.mark.parametrize("slot", ["Gender", "Interests"])
+def test_somebody_who_has_every_value_of_a_slot_shifts_too(slot):
+    person = Profile("all", {slot: [value.value for value in world().slots[slot].values]})
+    for seed in range(5):
+        after, changed = shifted(person, [0], np.random.default_rng(seed))
+        assert len(changed) >= 2
+        assert len(after.points) == len(person.points)
+        assert not {after.points[i] for i in changed} & set(person.points)
 
 
 def test_a_shift_changes_two_or_three_points_one_of_them_told():

@@ -28,6 +28,7 @@ def test_points_keep_slots_values_and_their_order():
     [
         ("{", "line"),
         ("[1]", "expected an object"),
+        ("[" * 100_000, "recursion"),
         ('{"id": "x"}', "'slots' is missing"),
         ('{"id": "", "slots": {"Age": "3"}}', "non-empty string"),
         ('{"id": 7, "slots": {"Age": "3"}}', "non-empty string"),

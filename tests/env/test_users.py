@@ -262,6 +262,29 @@ def test_style_follows_personality_and_styles_differ():
     assert len({style_of(person).name for person in load_split("vanilla/train")}) == len(STYLES)
 
 
+def test_an_insult_takes_the_last_patience_and_no_more():
+    user, left, shown = ScriptedUser(style="impatient"), False, [3]
+    user.reset(PEOPLE[0], np.random.default_rng(0))
+    for number in range(9):
+        left = left or ask(user, f"You are an idiot, number {number}.").left
+        shown.append(user.patience)
+    assert left
+    assert shown[:3] == [3, 1, 0]
+    assert min(shown) == 0
+
+
+@pytest.mark.parametrize("value", ["...", ".", "?!", "🙂"])
+@pytest.mark.parametrize("slot", ["Occupation", "Age", "Location", "Shoe size"])
+def test_a_value_without_a_letter_is_said_too(slot, value):
+    person = Profile("odd", {slot: value})
+    for cues in ("explicit", "implicit"):
+        user = ScriptedUser(cues=cues, shift_turn=4)
+        message = user.reset(person, np.random.default_rng(0))
+        for number in range(6):
+            message = ask(user, f"I had toast, number {number}. {question_for(slot, str(number))}", message).message
+            assert message.strip()
+
+
 @pytest.mark.parametrize(
     "slots",
     [

@@ -12,7 +12,7 @@ import time
 import gymnasium as gym
 import pytest
 
-from rlpa_env import Point, RLPAError, RuleJudge, fork, format_action
+from rlpa_env import ModelError, Point, RLPAError, RuleJudge, fork, format_action, restore
 from rlpa_env.runs import read_runs
 from rlpa_env.wrappers import LastMessage, RecordEpisodes, read_episodes
 
@@ -37,6 +37,21 @@ def test_last_message_shows_the_newest_user_message_only():
     assert observation == info["messages"][-1]["content"]
     assert observation in env.observation_space
     assert len(info["messages"]) == 4
+
+
+class Failing:
+    """A judge that is down."""
+
+    def judge(self, points, dialogue, reply):
+        raise ModelError("down")
+
+
+def test_last_message_is_the_users_after_a_failure_too():
+    env = LastMessage(gym.make("RLPA-v0", judge=Failing()))
+    env.reset(seed=0)
+    observation, _, _, truncated, _ = env.step(ACTION)
+    assert truncated
+    assert observation == "Hello"
 
 
 def test_one_line_an_episode_with_everything_in_it(tmp_path):
@@ -93,6 +108,56 @@ def test_branches_that_are_only_tried_are_not_recorded(tmp_path):
         _, _, terminated, truncated, _ = twin.step(ACTION)
         over = terminated or truncated
     assert not (tmp_path / "e.jsonl").exists()
+
+
+def line(number):
+    return format_action([], f"I had toast, number {number}. What do you do for a living?")
+
+
+def test_turns_that_were_taken_back_are_not_recorded(tmp_path):
+    path = tmp_path / "e.jsonl"
+    env = RecordEpisodes(gym.make("RLPA-v0", style="chatty"), path)
+    env.reset(seed=1)
+    env.step(ACTION)
+    state = fork(env)
+    env.step(format_action([], "one thing I like is rain"))
+    restore(env, state)
+    over, number = False, 0
+    while not over:
+        *_, terminated, truncated, info = env.step(line(number))
+        over, number = terminated or truncated, number + 1
+    (episode,) = read_episodes(path)
+    assert len(episode["turns"]) == number + 1
+    assert episode["messages"] == info["messages"]
+    assert "one thing I like" not in path.read_text()
+    restore(env, state)  # from the end of a written episode, and left before another end
+    restore(env, fork(env))
+    env.step(line(99))
+    env.close()
+    first, second = read_episodes(path)
+    assert first == episode
+    assert (second["finished"], len(second["turns"]), second["messages"][-2]["content"]) == (False, 2, line(99))
+    assert "truncated" not in second
+    assert len(read_runs([path])[0].episodes) == 1  # of one person and seed: readable, and the last counts
+
+
+def test_going_back_without_playing_on_writes_nothing_anew(tmp_path):
+    env = RecordEpisodes(gym.make("RLPA-v0"), tmp_path / "e.jsonl")
+    env.reset(seed=1)
+    start = fork(env)
+    env.step(ACTION)
+    middle = fork(env)
+    env.reset(seed=1)
+    play(env, 2)
+    kept = read_episodes(tmp_path / "e.jsonl")
+    assert len(kept) == 2
+    restore(env, fork(env))
+    for state in (start, middle):
+        with pytest.warns(UserWarning, match="not seen"):
+            restore(env, state)  # of another dialogue, though of the same person and seed
+        env.step(ACTION)
+    env.close()
+    assert read_episodes(tmp_path / "e.jsonl") == kept
 
 
 def test_a_torn_last_line_is_reported_and_skipped_and_does_not_eat_the_next(tmp_path):

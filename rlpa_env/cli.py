@@ -18,7 +18,7 @@ import rlpa_env
 from rlpa_env.agents import AGENTS, make_agent
 from rlpa_env.clients import ChatConfig
 from rlpa_env.encoders import MINILM
-from rlpa_env.errors import ConfigError, ModelError, RLPAError, unknown_choice
+from rlpa_env.errors import ConfigError, ModelError, RLPAError, unknown_choice, without_credentials
 from rlpa_env.evaluate import evaluate, results_table
 from rlpa_env.prompting import METHODS, PromptingAgent
 from rlpa_env.report import DIALOGUES, write_report
@@ -166,7 +166,7 @@ def _llm(models: Models, who: str) -> dict[str, Any]:
     named = {"base_url": models.base_url, "model": models.model, "api_key_env": models.api_key_env}
     found = {key: value for key, value in named.items() if value} | llm_settings(models.llm)
     if not found.get("base_url") or not found.get("model"):
-        raise ConfigError(f"{who}: expected --base-url and --model of a served model; got {models.base_url} and {models.model}.")
+        raise ConfigError(f"{who}: expected --base-url and --model of a served model; got {without_credentials(str(models.base_url))} and {models.model}.")
     return found
 
 

@@ -156,16 +156,22 @@ def _transcript(name: str) -> str:
     return json.dumps([(observation, reward, info) for observation, reward, info in trace], sort_keys=True)
 
 
+def _in_processes(code: str) -> list[str]:
+    """What it prints under two hash seeds."""
+    command = [sys.executable, "-c", code]
+    return [subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")]
+
+
 def test_two_processes_with_different_hash_seeds_give_the_same_bytes():
-    code = "import sys; sys.path.insert(0, 'tests/env'); import test_env; print(test_env._transcript('RLPA-Shift-v0'))"
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
-        ).stdout
-        for seed in ("1", "2")
-    ]
+    outputs = _in_processes("import sys; sys.path.insert(0, 'tests/env'); import test_env; print(test_env._transcript('RLPA-Shift-v0'))")
     assert outputs[0] == outputs[1]
     assert outputs[0].strip() == _transcript("RLPA-Shift-v0")
+
+
+def test_the_most_common_points_are_in_one_order_in_every_process():
+    """Those that are equally common too: prior and stuffer list them."""
+    outputs = _in_processes("from rlpa_env.agents import frequencies; print(frequencies('vanilla/val'))")
+    assert outputs[0] == outputs[1]
 
 
 def test_seed_then_no_seed_goes_on_with_other_people():

@@ -189,7 +189,8 @@ def test_what_is_left_of_a_stopped_run(modules, train, trained, tmp_path, monkey
     assert training.run_ppo(train.ppo_config(part, 25.0, smoke=True))["action_tokens"] == kept[0]["action_tokens"]
 
     monkeypatch.undo()
-    twice = training.run_ppo(dataclasses.replace(train.ppo_config(part, 25.0, smoke=True), iterations=2))
+    with pytest.warns(UserWarning, match="follows the end of the run"):
+        twice = training.run_ppo(dataclasses.replace(train.ppo_config(part, 25.0, smoke=True), iterations=2))
     kept = training.kept_iterations(part.folder)
     assert [line["iteration"] for line in kept] == [1, 2]  # gone on with, not begun anew
     assert (twice["iterations"], twice["dialogues"]) == (2, 8)

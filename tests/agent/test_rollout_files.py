@@ -314,7 +314,7 @@ def test_the_commands_of_the_docs_give_a_run_that_replay_compares(tmp_path):
 
 
 def test_estimators_that_the_run_cannot_give_are_refused(tmp_path):
-    trainer = trainer_of(tmp_path, algo="reinforce", rollout={"group": 1}, iterations=1)
+    trainer = trainer_of(tmp_path, algo="reinforce", rollout={"group": 1}, iterations=1, ppo={"beta": 0.05})
     trainer.run()
     found = replay(trainer.config.out, cli.load_policy)
     assert [row["algo"] for row in found["rows"]] == ["reinforce"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -65,3 +66,24 @@ def test_it_is_the_commit_that_was_loaded_whatever_the_checkout_did_since(checko
     head = git(checkout, "rev-parse", "--short", "HEAD")
     assert measured(checkout, "moved") == head
     assert git(checkout, "rev-parse", "--short", "HEAD") != head
+
+
+ROOT = COMMON.parents[1]
+
+
+def whole_history():
+    """False in an archive, or a clone of the newest commit alone."""
+    asked = subprocess.run(["git", "rev-parse", "--is-shallow-repository", "--show-toplevel"], cwd=ROOT, capture_output=True, text=True)
+    return asked.returncode == 0 and asked.stdout.split() == ["false", str(ROOT)]
+
+
+MEASURED = sorted(path for path in (ROOT / "benchmarks" / "results").rglob("*.json") if path.is_file())
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
+def test_a_committed_result_names_the_clean_commit_that_it_was_measured_at(path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert {"command", "machine", "seeds", "figures"} <= set(record)
+    assert re.fullmatch(r"[0-9a-f]{7,40}", record["commit"]), "measured with changes that nobody else has: commit, then measure again"
+    if whole_history():
+        assert git(ROOT, "merge-base", record["commit"], "HEAD").startswith(git(ROOT, "rev-parse", record["commit"]))

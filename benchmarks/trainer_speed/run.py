@@ -8,7 +8,7 @@ multi     the same for dialogues; TRL with a ``rollout_func`` that calls ``gener
 defaults  as single, each with its own defaults; TRL in bf16 where the processor is faster in that
 growth    tokens processed and seconds of rollout and update with 5, 10, 20 and 40 turns: exponents of the turns
 rows      update rate of whole-episode rows against a row for every turn
-prefill   rollout against ``generate`` on every turn's whole history; on the shipped start, or on --model
+prefill   rollout against ``generate`` on every turn's whole history: the shipped start and, with --model, a few dialogues of that
 roofline  share of the processor's matrix products that the update reaches: the shipped start and, with --model, LoRA on that
 memory    largest resident set of an iteration, each in a process of its own; with --model also of LoRA PPO on that
 
@@ -157,7 +157,8 @@ def prefill(model: str, size: Size, seed: int) -> Figures:
             paid(policy.chat.decode([token for token, kept in zip(own, sampled, strict=True) if kept]))
         taken["generate"].append(time.perf_counter() - began)
     figures: Figures = {name: spread(seconds[1:]) for name, seconds in taken.items()}
-    return figures | {"ours_to_generate": figures["generate"]["median"] / figures["ours"]["median"], "model": model}
+    ratio = figures["generate"]["median"] / figures["ours"]["median"]
+    return figures | {"ours_to_generate": ratio, "model": Path(model).name, "dialogues": size.dialogues}
 
 
 def probe(kind: str, model: str, size: Size, seed: int, work: Path) -> float:
@@ -226,7 +227,9 @@ def measured(part: str, model: Path, size: Size, args: argparse.Namespace, work:
     if part == "rows":
         return rows(model, size, args.seed)
     if part == "prefill":
-        return prefill(args.model or policy_path(SHIPPED), size, args.seed)
+        few = dataclasses.replace(size, prompts=min(8, size.prompts), completions=1, repeats=min(3, size.repeats))  # minutes each
+        sides = {"tiny": (policy_path(SHIPPED), size)} | ({"real": (args.model, few)} if args.model else {})
+        return {name: prefill(source, amount, args.seed) for name, (source, amount) in sides.items()}
     if part == "roofline":
         from roofline import roofline
 
@@ -241,7 +244,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--model", help="a folder or id of a real model, for prefill and memory")
+    parser.add_argument("--model", help="a folder or id of a real model, for prefill, roofline and memory")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the result as JSON")

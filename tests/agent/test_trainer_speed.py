@@ -45,7 +45,9 @@ def test_parts_without_a_peer(speed, monkeypatch, capsys, tmp_path):
     rows = figures["rows"]
     assert rows["per_turn"]["fed"] > rows["whole"]["fed"]
     assert rows["whole_to_per_turn"] == pytest.approx(rows["per_turn"]["median"] / rows["whole"]["median"])
-    assert figures["prefill"]["ours_to_generate"] > 0
+    prefill = figures["prefill"]["tiny"]
+    assert prefill["ours_to_generate"] == pytest.approx(prefill["generate"]["median"] / prefill["ours"]["median"])
+    assert prefill["dialogues"] == size.dialogues
     tiny = figures["roofline"]["tiny"]
     assert tiny["row_tokens"] == 2 * (6 + 4)
     assert all(0 < tiny[name]["median"] < 1.5 for name in ("update", "scoring", "gradient"))

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from rlpa_agent.chat import Chat
+from rlpa_agent.head import token_logprobs
 from rlpa_agent.loading import (
     check_plain_head,
     checkpoint_layers,
@@ -36,9 +35,6 @@ from rlpa_agent.world import World
 from rlpa_env.errors import ConfigError, unknown_choice
 
 PROMPT_FILE = "system_prompt.txt"
-CHUNK_LOGITS = 2**25
-"""Logits held at once; beyond it the LM head runs in chunks that are recomputed in the backward pass."""
-
 NEEDS = ("logp", "value", "entropy")
 FROM_FOLDER = "\0from the folder"
 
@@ -351,36 +347,15 @@ class Policy:
     def _head(
         self, lm: Any, hidden_AH: Tensor, ids_A: Tensor, temperature: float, entropy: bool, entropy_grad: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probability and, if asked for, entropy of each token, fp32 whatever the trunk ran in."""
+        """Log-probability and, if asked for, entropy of each token."""
         if temperature <= 0:
             raise ConfigError(f"temperature: expected more than 0 to score tokens; got {temperature}")
         if bool(self.banned_V[ids_A].any()):
             raise ConfigError(f"action ids: expected none that sampling bans; got {ids_A[self.banned_V[ids_A]][:5]}")
         self.head_positions += len(hidden_AH)
-        weight_VH = lm.get_output_embeddings().weight.float()  # once: for a bf16 base this is half of a chunk's work
-        size = max(1, CHUNK_LOGITS // len(weight_VH))
-        recompute = torch.is_grad_enabled() and len(ids_A) > size
-        logps, entropies, banned_V = [], [], self.banned_V.to(self.device)
-        for hidden, ids in zip(hidden_AH.split(size), ids_A.to(self.device).split(size)):
-            arguments = (hidden, weight_VH, ids, banned_V, temperature, entropy, entropy_grad)
-            part = checkpoint(_chunk, *arguments, use_reentrant=False) if recompute else _chunk(*arguments)
-            logps.append(part[0])
-            entropies.append(part[1])
-        return torch.cat(logps).cpu(), torch.cat(entropies).cpu() if entropy else None
-
-
-def _chunk(
-    hidden_AH: Tensor, weight_VH: Tensor, ids_A: Tensor, banned_V: Tensor, temperature: float, entropy: bool, entropy_grad: bool
-) -> tuple[Tensor, Tensor]:
-    """Log-probability [A] and entropy ([A], or [0] where it is not asked for)."""
-    with torch.autocast(hidden_AH.device.type, enabled=False):
-        logits_AV = functional.linear(hidden_AH.float(), weight_VH) / temperature
-        logp_AV = torch.log_softmax(logits_AV.masked_fill(banned_V, -torch.inf), dim=-1)
-        logp_A = logp_AV.gather(1, ids_A[:, None])[:, 0]
-        if not entropy:
-            return logp_A, logp_A.new_zeros(0)
-        logp_AV = logp_AV if entropy_grad else logp_AV.detach()
-        return logp_A, -(logp_AV.exp() * logp_AV.masked_fill(banned_V, 0.0)).sum(-1)
+        weight_VH, places = lm.get_output_embeddings().weight, (ids_A.to(self.device), self.banned_V.to(self.device))
+        logp, entropy_A = token_logprobs(hidden_AH, weight_VH, *places, temperature, entropy=entropy, entropy_grad=entropy_grad)
+        return logp.cpu(), None if entropy_A is None else entropy_A.cpu()
 
 
 def _check_positions(pos: Tensor, length: Tensor, lowest: int, start: Tensor | int) -> None:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, LlamaConfig
 
-from rlpa_agent import policy as policy_module
+from rlpa_agent import head as head_module
 from rlpa_agent.advantages import explained_variance
 from rlpa_agent.chat import Chat
 from rlpa_agent.config import shipped_start
@@ -174,7 +174,7 @@ def test_chunks_of_the_head_change_nothing(monkeypatch):
     batch = rows(3)
     pos = list(range(1, 25))
     whole = evaluate(made, batch, 1, pos)
-    monkeypatch.setattr(policy_module, "CHUNK_LOGITS", 520 * 7)
+    monkeypatch.setattr(head_module, "CHUNK_LOGITS", 520 * 7)
     for a, b in zip(whole, evaluate(made, batch, 1, pos)):
         assert (a - b).abs().max() <= 1e-5 * a.abs().max()
 

@@ -15,7 +15,7 @@ from rlpa_env.agents import make_agent
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=3, help="who it is, and how they talk")
     parser.add_argument("--smoke", action="store_true", help="two turns only")
     args = parser.parse_args()
 

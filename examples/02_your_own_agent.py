@@ -3,7 +3,8 @@
     python examples/02_your_own_agent.py [--users 20] [--smoke]
 
 An agent is any object with `act(messages) -> str`. This one always asks about hobbies and lists nothing but what
-follows "I love" or "I like".
+follows "I love" or "I like". It shows the form, not how to do well: people seldom say just that, and leave when they are asked the
+same again, so it earns less than an agent that never listens. What does well is `rlpa_env/attentive.py`.
 """
 
 import argparse

@@ -13,10 +13,10 @@ from rlpa_env.testing import check_judge
 
 
 class BrevityJudge:
-    """Passes replies of 1 to 12 words."""
+    """Passes replies of 1 to 17 words."""
 
     def judge(self, points, dialogue, reply):
-        short = 1 <= len(reply.split()) <= 12
+        short = 1 <= len(reply.split()) <= 17
         reason = f"{len(reply.split())} words"
         return Verdict(short, True, True, True, True, reasons={"naturalness": reason})
 

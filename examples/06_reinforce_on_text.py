@@ -15,7 +15,7 @@ import rlpa_env  # noqa: F401
 from rlpa_env import attentive, format_action, replies
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--episodes", type=int, default=2000)
+parser.add_argument("--episodes", type=int, default=2000, help="dialogues of training")
 parser.add_argument("--smoke", action="store_true", help="a few episodes, to see that it runs")
 args = parser.parse_args()
 episodes = 20 if args.smoke else args.episodes

@@ -59,7 +59,7 @@ def small_policy():
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--iterations", type=int, default=100)
+parser.add_argument("--iterations", type=int, default=100, help="of training, 128 games each")
 parser.add_argument("--smoke", action="store_true", help="two small iterations, to see that it runs")
 args = parser.parse_args()
 games = 8 if args.smoke else 128

@@ -25,7 +25,7 @@ from rlpa_agent.rollout import collect
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # ``rollout_func`` is experimental in TRL
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--steps", type=int, default=60)
+parser.add_argument("--steps", type=int, default=60, help="of the optimizer, each on 8 people, 4 dialogues with each")
 parser.add_argument("--smoke", action="store_true", help="two small steps, to see that it runs")
 args = parser.parse_args()
 steps, people, group, turns = (2, 1, 2, 2) if args.smoke else (args.steps, 8, 4, 10)

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import gymnasium as gym
 import tyro
 from rich.console import Console
 
+import rlpa_env
 from rlpa_agent.baseline_config import BASELINES, DPO, SFT, as_training
 from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig, shipped_start
 from rlpa_agent.registered import moved, registered, sibling
 from rlpa_agent.tasks import environments, models_of, validation
 from rlpa_env import ConfigError, RLPAError, evaluate, instructions, parse_action
 from rlpa_env.encoders import MINILM
+from rlpa_env.errors import unknown_choice
 from rlpa_env.evaluate import results_table
 
 
@@ -145,7 +148,11 @@ def policy_path(name: str) -> str:
 
     if name == SHIPPED:
         return str(shipped_start())
-    return str(checkpointed_policy(Path(name))) if Path(name).is_dir() and not _plain_model(Path(name)) else name
+    path = Path(name)
+    if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1 or (path.parent != Path() and path.parent.is_dir())):
+        beside = sorted(other.name for other in path.parent.iterdir() if other.is_dir()) if path.parent.is_dir() else []
+        raise unknown_choice(f"policy: {path.parent}", path.name, beside) if beside else ConfigError(f"policy: expected a folder; {name} does not exist.")
+    return str(checkpointed_policy(path)) if path.is_dir() and not _plain_model(path) else name
 
 
 def _plain_model(folder: Path) -> bool:
@@ -347,6 +354,9 @@ def _summary(preset: Train | SFT | DPO) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `rlpa-agent`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        print(f"rlpa-agent {rlpa_env.__version__}")
+        return
     try:
         if arguments[:1] == ["train"]:
             _train(parse_preset("train", arguments[1:]))
@@ -360,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             description = f"{__doc__}\n\nTraining: rlpa-agent train | sft | dpo PRESET --help (presets: {', '.join(PRESETS)}; sft and dpo: tiny, paper)"
             args = tyro.cli(commands, args=arguments, prog="rlpa-agent", description=description)
             does[type(args)](args)
-    except RLPAError as error:
+    except (RLPAError, OSError, gym.error.Error) as error:
         raise SystemExit(f"rlpa-agent: {error}") from error
 
 

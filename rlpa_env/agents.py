@@ -15,7 +15,7 @@ import gymnasium as gym
 
 from rlpa_env import attentive, replies
 from rlpa_env.actions import format_action
-from rlpa_env.errors import unknown_choice
+from rlpa_env.errors import ConfigError, unknown_choice
 from rlpa_env.population import SPLIT_SIZES, load_split
 from rlpa_env.text import sentences
 from rlpa_env.types import Point
@@ -36,6 +36,20 @@ class Agent(Protocol):
     def act(self, messages: Messages) -> str:
         """One completion for a dialogue that ends with a user message."""
         ...
+
+
+def checked_agent(name: str, agent: Agent) -> Agent:
+    """The agent. Raises ConfigError if it cannot act."""
+    if not any(callable(getattr(agent, verb, None)) for verb in ("act", "act_batch", "act_flow")):
+        raise ConfigError(f"agent {name!r}: expected an object with act(messages) -> str; got {agent!r:.80}.")
+    return agent
+
+
+def checked_completion(name: str, completion: object) -> str:
+    """The answer. Raises ConfigError if it is no text."""
+    if not isinstance(completion, str):
+        raise ConfigError(f"agent {name!r}: expected act(messages) to return a str, such as format_action makes; got {completion!r:.80}.")
+    return completion
 
 
 @dataclass(frozen=True)

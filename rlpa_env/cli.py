@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 import rlpa_env
 from rlpa_env.agents import AGENTS, make_agent
@@ -21,7 +22,9 @@ from rlpa_env.encoders import MINILM
 from rlpa_env.errors import ConfigError, ModelError, RLPAError, unknown_choice, without_credentials
 from rlpa_env.evaluate import evaluate, results_table
 from rlpa_env.prompting import METHODS, PromptingAgent
+from rlpa_env.rendering import summary
 from rlpa_env.report import DIALOGUES, write_report
+from rlpa_env.types import CRITERIA
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,17 @@ class Eval:
     """
 
     agent: tuple[str, ...] = ("attentive",)
-    """Reference agents by name; base, reminder, self-critic, cot and rag prompt the model at BASE_URL."""
+    """Reference agents (oracle, attentive, script, prior), a cheat (echo, stuffer, silent, …), or base, reminder, self-critic, cot
+    and rag, which prompt the model at BASE_URL."""
     env: str = "RLPA-v0"
     """Environment id; RLPA-LLM-v0 takes its user and judge from BASE_URL."""
     models: Annotated[Models, tyro.conf.arg(name="")] = field(default_factory=Models)
     references: Literal["auto", "all", "prior", "none"] = "auto"
     """Who is played along for the normalised scores: all (prior and oracle), prior, or none. auto is all, but prior where
     user, judge or matcher is a model: the oracle asks it hundreds of times a turn."""
-    split: str = "vanilla/test"
-    """A bundled split, or the path of a JSONL file of profiles."""
+    split: str | None = None
+    """A bundled split, or the path of a JSONL file of profiles; if not given, the test split of the environment's people:
+    extended/test for RLPA-Extended-v0, else vanilla/test."""
     users: int | None = None
     """The first N profiles in file order; all of them if not given."""
     seed: tuple[int, ...] = (0,)
@@ -81,9 +86,13 @@ class Eval:
 class Play:
     """Talk to a simulated user yourself; your profile guess is what you type after '-'.
 
-    Type a reply, or lines beginning with '- ' for guesses and then a reply. An empty line sends.
+    Type a reply, or lines beginning with '- ' for guesses and then a reply. An empty line sends; Ctrl-D ends. Then the truth is shown.
 
-    Example: rlpa-env play --env RLPA-LLM-v0 --base-url http://localhost:8000/v1 --model NAME --llm temperature=0.3
+    Examples:
+
+    rlpa-env play --agent attentive --seed 3
+
+    rlpa-env play --env RLPA-LLM-v0 --base-url http://localhost:8000/v1 --model NAME --llm temperature=0.3
     """
 
     env: str = "RLPA-v0"
@@ -132,6 +141,13 @@ def _report(args: Report) -> None:
 
 
 def _eval(args: Eval) -> None:
+    if not args.agent:
+        raise ConfigError(f"--agent: expected at least one of {', '.join((*AGENTS, *METHODS))}; got none.")
+    if unknown := [name for name in args.agent if name not in (*AGENTS, *METHODS)]:
+        raise unknown_choice("--agent", unknown[0], (*AGENTS, *METHODS))
+    spec = gym.registry.get(args.env)
+    family = (spec.kwargs.get("split") if spec else None) or "vanilla/train"
+    split = args.split or f"{family.split('/')[0]}/test"
     methods = [name for name in args.agent if name in METHODS]
     env_kwargs = _env_kwargs(args.env, args.models)
     prompted = {name: PromptingAgent(_llm(args.models, name), name, args.models.embedding_model) for name in methods}
@@ -140,13 +156,13 @@ def _eval(args: Eval) -> None:
         env_kwargs=env_kwargs,
         references=args.references,
         env_id=args.env,
-        split=args.split,
+        split=split,
         users=args.users,
         seeds=args.seed,
         out=args.out,
         workers=args.workers,
     )
-    title = f"{args.env} · {args.split} · {rows[0]['users']} users · seeds {list(args.seed)}"
+    title = f"{args.env} · {split} · {rows[0]['users']} users · seeds {list(args.seed)}"
     Console(width=None if sys.stdout.isatty() else 160).print(results_table(rows, title))
     print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
 
@@ -210,30 +226,45 @@ def llm_settings(texts: tuple[str, ...]) -> dict[str, Any]:
 
 def _play(args: Play) -> None:
     models = _env_kwargs(args.env, args.models)
-    env = gym.make(f"rlpa_env:{args.env}", split=args.split, style=args.style, render_mode="ansi", **models)
+    env: Any = gym.make(f"rlpa_env:{args.env}", split=args.split, style=args.style, **models)
     options = {"profile": args.profile} if args.profile else None
     _, info = env.reset(seed=args.seed, options=options)
     agent = make_agent(args.agent) if args.agent else None
     if agent is not None and hasattr(agent, "attach"):
         agent.attach(env)
-    console = Console()
-    over = False
-    while not over:
-        console.print(f"[bold cyan]User[/]: {info['messages'][-1]['content']}")
-        text = agent.act(info["messages"]) if agent else _typed(console)
+    console, core, over = Console(highlight=False), env.unwrapped, False
+    if agent is None:
+        console.print("[dim]Lines such as '- Occupation: baker' guess; the rest is your reply. An empty line sends; Ctrl-D ends and shows the truth.[/]")
+    while True:
+        _say(console, "cyan", "User", info["messages"][-1]["content"])
+        text = None if over else agent.act(info["messages"]) if agent else _typed(console)
+        if text is None:
+            break
         _, _, terminated, truncated, info = env.step(text)
-        heard = env.unwrapped.last_action  # type: ignore[attr-defined]
         if agent:
-            console.print(f"[bold magenta]Assistant[/]: {heard.reply}", highlight=False)
-        note = f"profile reward {info['reward/profile']:.2f} · response reward {info['reward/response']:.0f}"
-        console.print(f"[dim]{note}{' · ' + info['parse_error'] if info['parse_error'] else ''}[/]")
-        over = terminated or truncated
+            _say(console, "magenta", "Assistant", core.last_action.reply)
+            believed = " · ".join(": ".join(filter(None, (point.slot, point.value))) for point in core.last_action.profile)
+            console.print(f"believes: {believed or 'nothing yet'}", style="italic", markup=False)
+        reasons = core.last_verdict.reasons
+        failed = [f"{c} ({reasons[c]})" if c in reasons else c for c in CRITERIA if not info[f"judge/{c}"]]
+        why = [info["parse_error"]] if info["parse_error"] else failed
+        note = " · ".join([f"profile reward {info['reward/profile']:.2f}", f"response reward {info['reward/response']:.0f}", *why])
+        console.print(note, style="dim", markup=False)
+        if terminated or truncated:
+            if info["messages"][-1]["role"] != "user":
+                break
+            over = True
     if info["error"]:
         raise ModelError(f"the dialogue ended: {info['error']}")  # drawing the end would ask the matcher again
-    print(env.render())
+    console.print(summary(core))
 
 
-def _typed(console: Console) -> str:
+def _say(console: Console, colour: str, who: str, text: str) -> None:
+    console.print(f"[bold {colour}]{who}[/]: {escape(text)}")
+
+
+def _typed(console: Console) -> str | None:
+    """A guess and a reply from the lines up to an empty one, as a completion; None where the input has ended."""
     guesses: list[str] = []
     reply: list[str] = []
     console.print("[bold magenta]You[/]: ", end="")
@@ -242,7 +273,9 @@ def _typed(console: Console) -> str:
             break
         (guesses if line.lstrip().startswith("-") else reply).append(line.strip())
     else:
-        raise SystemExit("input ended")
+        if not guesses and not reply:
+            console.print()
+            return None
     points = [rlpa_env.Point(*_slot_value(line)) for line in guesses]
     return rlpa_env.format_action(points, " ".join(reply))
 
@@ -254,6 +287,9 @@ def _slot_value(line: str) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `rlpa-env`."""
+    if (sys.argv[1:] if argv is None else argv) == ["--version"]:
+        print(f"rlpa-env {rlpa_env.__version__}")
+        return
     defaults = {"eval": Eval(), "play": Play(), "report": Report(())}
     told = {name: inspect.getdoc(default) or "" for name, default in defaults.items()}
     commands: Any = tyro.extras.subcommand_type_from_defaults(defaults, told)
@@ -263,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
             _report(args)
         else:
             _eval(args) if isinstance(args, Eval) else _play(args)
-    except RLPAError as error:
+    except (RLPAError, OSError, gym.error.Error) as error:
         raise SystemExit(f"rlpa-env: {error}") from error
     except KeyboardInterrupt:
         kept = f" Finished episodes are in {args.out}; the same command goes on from there." if isinstance(args, Eval) else ""

@@ -57,9 +57,10 @@ def unknown_choice(what: str, got: object, choices: Iterable[str]) -> ConfigErro
     """
     names = [str(choice) for choice in choices]
     near = get_close_matches(str(got), names, n=3, cutoff=0.0)
+    likely = get_close_matches(str(got), names, n=1)  # no hint is better than a wild one
     few = len(names) <= _MOST_LISTED
     listed = ", ".join(repr(name) for name in (names if few else near)) + ("" if few else f", … ({len(names)} in all)")
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = f" Did you mean {likely[0]!r}?" if likely else ""
     return ConfigError(f"{what}: expected one of {listed}; got {got!r:.200}.{hint}")
 
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import rlpa_env  # noqa: F401 - registers the ids, in worker processes too
-from rlpa_env.agents import Agent, make_agent
+from rlpa_env.agents import Agent, checked_agent, checked_completion, make_agent
 from rlpa_env.errors import BudgetError, ConfigError, ContextError, ModelError, without_credentials
 from rlpa_env.flows import run
 from rlpa_env.judges import Judge, RuleJudge
@@ -200,7 +200,7 @@ def run_episodes(
             running.append(_Run(setting, setting.make(), waiting.pop(), agent or make_agent(name), judge))
         answers = list(zip(running, _answers(agent, running), strict=True))
         spent = [answer for _, answer in answers if isinstance(answer, BudgetError)]
-        said = [(one.env, answer) for one, answer in answers if not isinstance(answer, ModelError)]
+        said = [(one.env, checked_completion(name, answer)) for one, answer in answers if not isinstance(answer, ModelError)]
         make_calls([env for env, _ in said], [answer for _, answer in said])
         for one, answer in answers:
             if not isinstance(answer, BudgetError):
@@ -251,7 +251,7 @@ def collect(
         BudgetError: a budget is spent; what was finished is kept.
     """
     episodes = setting.episodes()
-    identities = {name: None if agent is None else described(agent) for name, agent in agents.items()}
+    identities = {name: None if agent is None else described(checked_agent(name, agent)) for name, agent in agents.items()}
     path = out / "episodes.jsonl" if out else None
     found = _finished(path, setting, identities) if path and path.exists() else {}
     apart = workers > 1 and not any(isinstance(value, dict) and "class" in value for value in setting.arguments.values())
@@ -387,6 +387,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
         if not row.get("ranked", True):
             equal = f"\n[red]not ranked: {row['off_schema']} turns off schema[/]"
+        if row["malformed"] > 0.5:
+            equal += f"\n[red]{row['malformed']:.0%} of answers malformed, which earn 0[/]"
         if row.get("context_stops"):
             equal += f"\n[red]{row['context_stops']} episodes outgrew the context[/]"
         if row.get("failures", 0) > row.get("off_schema", 0):

@@ -20,13 +20,18 @@ _WIDTH = 100
 
 def render_episode(env: RLPAEnv, to_terminal: bool) -> str | None:
     """Draw the present state. Returns the text with ANSI codes, or prints it and returns None."""
-    view = Group(_dialogue(env), _points(env), _rewards(env))
+    view = Group(_dialogue(env), summary(env))
     if to_terminal:
         Console().print(view)
         return None
     buffer = io.StringIO()
     Console(file=buffer, force_terminal=True, width=_WIDTH, color_system="standard", legacy_windows=False).print(view)
     return buffer.getvalue()
+
+
+def summary(env: RLPAEnv) -> Group:
+    """Truth beside guess, and the rewards so far."""
+    return Group(_points(env), _rewards(env))
 
 
 def _dialogue(env: RLPAEnv) -> Panel:

@@ -108,7 +108,7 @@ def test_normalised_must_follow_from_the_boards_own_scale(board, good, tmp_path)
 
 
 def scored(name, value, low, high, returns=None):
-    entry = {"agent": name, "scores": {"return": [value, low, high]}}
+    entry = {"agent": name, "description": "rules", "scores": {"return": [value, low, high]}}
     return entry | ({"returns_by_user": returns} if returns else {})
 
 
@@ -122,6 +122,8 @@ def test_a_rank_counts_who_is_clearly_better_paired_where_single_returns_are_kno
     assert ranks([scored("a", 25, 21, 29, noisy), scored("b", 24.5, 20.5, 28.5, people)]) == [1, 1]
     chain = [scored("a", 10, 9, 11), scored("b", 9, 8, 10), scored("c", 8, 7, 8.5)]  # neighbours overlap; the first and the last do not
     assert ranks(chain) == [1, 1, 2]
+    oracle, trick = scored("oracle", 15, 14, 16), scored("cheat", 12, 11, 13) | {"description": "trick: pads"}
+    assert ranks([oracle, trick, *chain]) == [None, None, 1, 1, 2]  # who does not compete has no rank and takes none
 
 
 def test_words_of_an_entry_are_text_on_the_page(board, good):

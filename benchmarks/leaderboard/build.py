@@ -2,7 +2,7 @@
 
     python benchmarks/leaderboard/build.py [--check] [--entries benchmarks/leaderboard/entries] [--page docs/leaderboard.md]
 
-An agent's rank is one more than the number of agents of its setting that are clearly better: by return, with the paired 95 % interval of the
+An agent's rank is one more than the number of competitors of its setting that are clearly better (prior, oracle and tricks are none): by return, with the paired 95 % interval of the
 difference over people clear of 0; where an entry holds no single returns, with intervals that do not overlap. --check writes nothing and fails where the page is out of date.
 """
 
@@ -27,9 +27,9 @@ HEAD = """# Leaderboard
 Who gets to know people best, on held-out people, by return (profile F1 + response reward, summed over turns). Made by
 `python benchmarks/leaderboard/build.py` from [the entries](../benchmarks/leaderboard/entries), which hold command, commit, machine
 and seeds; [how to add yours](your_agent_on_the_board.md). Brackets are 95 % intervals over people. A rank is one
-more than the number of agents whose paired difference in return to this one is clear of 0, so that several may share it. Entries whose description begins with *trick* are cheats.
-`prior` never listens (normalised 0) and `oracle` sees the hidden person (normalised 1): they are the ends of the scale, not
-competitors. N-IR within ±0.07 and N-R² up to 0.42 are what chance gives ([the audit](paper_audit.md)).
+more than the number of competitors whose paired difference in return to this one is clear of 0, so that several may share it. Without a
+rank are `prior`, which never listens (normalised 0), `oracle`, which sees the hidden person (normalised 1), and *tricks*, cheats that show what
+the rewards let through. N-IR within ±0.07 and N-R² up to 0.42 are what chance gives ([the audit](paper_audit.md)).
 """
 COLUMNS = ("", "agent", "kind", "return", "normalised", "profile F1", "grounded F1", "response", "AL AVG", "N-IR · N-R²", "tokens a turn", "trained", "USD", "commit")
 _NORMALISED_SLACK = 0.005
@@ -89,12 +89,18 @@ def clearly_better(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(one["scores"]["return"][1] > other["scores"]["return"][2])
 
 
-def ranks(group: Sequence[dict[str, Any]]) -> list[int]:
-    """Rank of each: one more than the number of those that are clearly better."""
-    return [1 + sum(clearly_better(other, entry) for other in group if other is not entry) for entry in group]
+def competes(entry: dict[str, Any]) -> bool:
+    """Whether it is an agent in earnest: neither an end of the scale nor a cheat."""
+    return entry["agent"] not in ("prior", "oracle") and not entry["description"].lower().startswith("trick")
 
 
-def _line(rank: int, entry: dict[str, Any]) -> str:
+def ranks(group: Sequence[dict[str, Any]]) -> list[int | None]:
+    """Rank of each: one more than the number of competitors that are clearly better; None for what does not compete."""
+    rivals = [entry for entry in group if competes(entry)]
+    return [1 + sum(clearly_better(other, entry) for other in rivals if other is not entry) if competes(entry) else None for entry in group]
+
+
+def _line(rank: int | None, entry: dict[str, Any]) -> str:
     scores = entry["scores"]
 
     def cell(name: str, digits: int) -> str:
@@ -103,7 +109,7 @@ def _line(rank: int, entry: dict[str, Any]) -> str:
 
     cost = entry["cost"]
     cells = (
-        str(rank), _escaped(entry["agent"]), entry["kind"], cell("return", 2), f"{scores['normalised'][0]:.2f}", cell("profile_f1", 3),
+        str(rank or "–"), _escaped(entry["agent"]), entry["kind"], cell("return", 2), f"{scores['normalised'][0]:.2f}", cell("profile_f1", 3),
         f"{scores['profile_grounded_f1'][0]:.3f}", cell("response", 2), f"{scores['avg'][0]:.1f}",
         f"{scores['n_ir'][0]:.3f} · {scores['n_r2'][0]:.2f}", f"{scores['tokens_per_turn']:.0f}",
         f"{cost['training_minutes']:g} min" if cost["training_minutes"] else "–", f"{cost['usd']:g}" if cost["usd"] else "–", entry["commit"][:10],

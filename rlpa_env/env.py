@@ -10,12 +10,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rlpa_env import parts
 from rlpa_env.actions import MAX_ACTION_CHARS, Action, instructions, parse_action
 from rlpa_env.errors import ConfigError, ModelError, OffSchemaError, check_number, redacted, unknown_choice
 from rlpa_env.flows import Flow, run
 from rlpa_env.judges import Judge
-from rlpa_env.matching import Matcher, match_points
-from rlpa_env.parts import at_once, check_choice, judge_of, matcher_of, matching_flow, profiles_of, user_of
+from rlpa_env.matching import Matcher
+from rlpa_env.parts import NO_VERDICT, Asked, answers, check_choice, flows_of
 from rlpa_env.profiles import Profile
 from rlpa_env.rewards import ProfileScore, partial_rewards, score_pairs, total_reward
 from rlpa_env.spaces import UnicodeText
@@ -24,7 +25,6 @@ from rlpa_env.users import UserSimulator
 
 MAX_OBSERVATION_CHARS = 1_000_000
 MAX_MEMORY_CHARS = 8_000
-_NO_VERDICT = Verdict(False, False, False, False, False)
 _NO_SCORE = ProfileScore()
 _JUDGE_KEYS = tuple((f"judge/{criterion}", criterion) for criterion in CRITERIA)
 
@@ -97,10 +97,10 @@ class RLPAEnv(gym.Env[str, str]):
         weights = {"profile_weight": profile_weight, "response_weight": response_weight, "privacy_weight": privacy_weight}
         for name, weight in weights.items():
             check_number(name, weight, 0, whole=False)
-        self.profiles = profiles_of(split)
+        self.profiles = parts.profiles_of(split)
         self._by_id = {profile.id: profile for profile in self.profiles}
-        self._user = user_of(user, llm, cues=cues, style=style, shift_turn=shift_turn, consent=consent)
-        self._matcher, self._judge = matcher_of(matcher, llm, embedding_model), judge_of(judge, llm, judge_sees)
+        self._user = parts.user_of(user, llm, cues=cues, style=style, shift_turn=shift_turn, consent=consent)
+        self._matcher, self._judge = parts.matcher_of(matcher, llm, embedding_model), parts.judge_of(judge, llm, judge_sees)
         self.split, self.judge_sees, self.credit, self.on_error = split, judge_sees, credit, on_error
         self.profile_weight, self.response_weight = float(profile_weight), float(response_weight)
         self.privacy_weight, self.sessions = float(privacy_weight), sessions
@@ -112,8 +112,8 @@ class RLPAEnv(gym.Env[str, str]):
         self._dialogue: list[Message] = []
         self._earlier: tuple[Message, ...] = ()  # what this person said in earlier talks
         self._ready: tuple[str, Sequence[Any]] | None = None
-        parts = ((self._user, "reply_flow"), (self._matcher, "scores_flow"), (self._judge, "judge_flow"))
-        self._waits = any(hasattr(part, name) for part, name in parts)
+        waiting = ((self._user, "reply_flow"), (self._matcher, "scores_flow"), (self._judge, "judge_flow"))
+        self._waits = any(hasattr(part, name) for part, name in waiting)
 
     @property
     def profile(self) -> Profile:
@@ -195,7 +195,7 @@ class RLPAEnv(gym.Env[str, str]):
         drawn = self.profiles[int(self.np_random.random() * len(self.profiles))]
         stream = np.random.Generator(np.random.PCG64(int(self.np_random.integers(2**63))))
         if session == 1:
-            opening = self._user.reset(drawn if chosen is None else self._choose(chosen), stream)
+            opening = self._user.reset(drawn if chosen is None else parts.profile_of(chosen, self._by_id), stream)
         else:
             opening = self._user.again(stream)  # type: ignore[attr-defined]
         self._earlier = (*self._earlier, *(said for said in self._dialogue if said.role == "user")) if session > 1 else ()
@@ -213,7 +213,7 @@ class RLPAEnv(gym.Env[str, str]):
     def _clear(self) -> None:
         """Before the first turn."""
         self._turn, self._stop, self._error, self._valid = 0, StopReason.RUNNING, "", True
-        self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, _NO_VERDICT
+        self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, NO_VERDICT
         self._partial: tuple[float, ...] = ()
         self._rewards, self._breaches = (0.0, 0.0), (0, 0)
         self._scored: Scored = (), (), ()
@@ -221,15 +221,6 @@ class RLPAEnv(gym.Env[str, str]):
     def _check_begun(self, what: str) -> None:
         if not self._begun:
             raise gym.error.ResetNeeded(f"RLPAEnv.{what}: expected reset() first; call reset(seed=...).")
-
-    def _choose(self, chosen: str | Mapping[str, Any] | Profile) -> Profile:
-        if isinstance(chosen, Profile):
-            return chosen
-        if isinstance(chosen, str):
-            if chosen not in self._by_id:
-                raise unknown_choice("profile id", chosen, list(self._by_id))
-            return self._by_id[chosen]
-        return Profile.from_mapping(chosen)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """One turn: parse, score the guess, let the user answer the reply, judge the reply."""
@@ -284,42 +275,26 @@ class RLPAEnv(gym.Env[str, str]):
         `vector.step_all` runs those of many environments together, hands each its outcomes by ``take`` and then calls
         ``step`` with the same action.
         """
-        self._begin(action)
-        act, before, truth = self._action, tuple(self._dialogue), self._before[0]
-        shown = truth.points if self.judge_sees == "hidden" else act.profile
-        user, judge = self._user, self._judge
-        answer = user.reply_flow(before, act.reply) if hasattr(user, "reply_flow") else at_once(user.reply, before, act.reply)
-        if act.error:
-            verdict = at_once(lambda: _NO_VERDICT)
-        elif hasattr(judge, "judge_flow"):
-            verdict = judge.judge_flow(shown, (*self._earlier, *before), act.reply)
-        else:
-            verdict = at_once(judge.judge, shown, (*self._earlier, *before), act.reply)
-        return [matching_flow(self._matcher, act.profile, truth.points), answer, verdict]
+        return flows_of(self._user, self._matcher, self._judge, self._begin(action))
 
     def take(self, action: str, outcomes: Sequence[Any]) -> None:
         """The outcomes of ``flows(action)``, for the ``step(action)`` that follows."""
         self._ready = (action, outcomes)
 
-    def _begin(self, action: str) -> None:
+    def _begin(self, action: str) -> Asked:
         self._check_begun("step")
         self._turn += 1
-        self._action = parse_action(action)
+        self._action = act = parse_action(action)
         self._before = self._user.profile, self._user.revealed, self.withdrawn
+        before, truth = tuple(self._dialogue), self._before[0].points
+        shown = truth if self.judge_sees == "hidden" else act.profile
+        return Asked((act.profile, truth), (before, act.reply), None if act.error else (shown, (*self._earlier, *before), act.reply))
 
     def _outcomes(self, action: str) -> Sequence[Any]:
         """Pairs, user's turn and verdict; a ModelError in the place of what failed."""
         if self._waits:
             return run(self.flows(action))
-        self._begin(action)
-        act, before, truth = self._action, tuple(self._dialogue), self._before[0]
-        shown = truth.points if self.judge_sees == "hidden" else act.profile
-        try:
-            pairs = match_points(self._matcher, act.profile, truth.points)
-            answer = self._user.reply(before, act.reply)
-            return pairs, answer, _NO_VERDICT if act.error else self._judge.judge(shown, (*self._earlier, *before), act.reply)
-        except ModelError as failure:  # of somebody's own parts
-            return (failure,)
+        return answers(self._user, self._matcher, self._judge, self._begin(action))
 
     def _fail(self, failure: ModelError, act: Action) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """A model failed: the turn has no valid reward, and the transcript is kept."""
@@ -330,7 +305,7 @@ class RLPAEnv(gym.Env[str, str]):
         words = redacted(str(failure), [point.value for point in hidden])
         kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
         self._valid, self._error, self._stop = False, f"{kind}{words}", StopReason.FAILURE
-        self._rewards, self._breaches, self._verdict, self._score = (0.0, 0.0), (0, 0), _NO_VERDICT, _NO_SCORE
+        self._rewards, self._breaches, self._verdict, self._score = (0.0, 0.0), (0, 0), NO_VERDICT, _NO_SCORE
         self._partial, self._scored = (), ((), self._before[0].points, self._before[1])
         return self._observation, 0.0, False, True, self._info()
 

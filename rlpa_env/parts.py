@@ -6,19 +6,29 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlpa_env.actions import listable
 from rlpa_env.encoders import MINILM
-from rlpa_env.errors import ConfigError, unknown_choice
+from rlpa_env.errors import ConfigError, ModelError, unknown_choice
 from rlpa_env.flows import Flow
 from rlpa_env.judges import Judge, RuleJudge
 from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher, assign, match_points
 from rlpa_env.population import SPLIT_SIZES, load_split
 from rlpa_env.profiles import Profile, load_profiles
 from rlpa_env.scripted import ScriptedUser
-from rlpa_env.types import Point
+from rlpa_env.types import Dialogue, Point, Verdict
 from rlpa_env.users import UserSimulator
+
+NO_VERDICT = Verdict(False, False, False, False, False)
+
+
+class Asked(NamedTuple):
+    """What a turn asks its parts: the arguments of the matcher, of the user's reply and of the judge."""
+
+    matching: tuple[Sequence[Point], Sequence[Point]]
+    reply: tuple[Dialogue, str]
+    judging: tuple[Sequence[Point], Dialogue, str] | None  # None: malformed, and fails unjudged
 
 
 def profiles_of(split: str | os.PathLike[str]) -> tuple[Profile, ...]:
@@ -39,6 +49,17 @@ def profiles_of(split: str | os.PathLike[str]) -> tuple[Profile, ...]:
             )
         return people
     raise unknown_choice("split", split, (*SPLIT_SIZES, "a path ending in .jsonl"))
+
+
+def profile_of(chosen: str | Mapping[str, Any] | Profile, known: Mapping[str, Profile]) -> Profile:
+    """The profile that is meant: itself, by its id among those ``known``, or as a mapping."""
+    if isinstance(chosen, Profile):
+        return chosen
+    if isinstance(chosen, str):
+        if chosen not in known:
+            raise unknown_choice("profile id", chosen, list(known))
+        return known[chosen]
+    return Profile.from_mapping(chosen)
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
@@ -86,7 +107,26 @@ def judge_of(judge: str | Judge, llm: Mapping[str, Any] | None, sees: str = "inf
     return LLMJudge(llm, trusted=sees == "hidden")
 
 
-def at_once(call: Callable[..., Any], *args: Any) -> Flow[Any]:
+def answers(user: UserSimulator, matcher: Matcher, judge: Judge, asked: Asked) -> tuple[Any, ...]:
+    """Matched pairs, the user's turn and the verdict of parts that do not wait; or the ModelError of the first that failed."""
+    try:
+        pairs, answer = match_points(matcher, *asked.matching), user.reply(*asked.reply)
+        return pairs, answer, NO_VERDICT if asked.judging is None else judge.judge(*asked.judging)
+    except ModelError as failure:  # of somebody's own parts
+        return (failure,)
+
+
+def flows_of(user: UserSimulator, matcher: Matcher, judge: Judge, asked: Asked) -> list[Flow[Any]]:
+    """`answers` as three flows, of parts that may wait."""
+    answer = user.reply_flow(*asked.reply) if hasattr(user, "reply_flow") else _at_once(user.reply, *asked.reply)
+    if asked.judging is None:
+        verdict = _at_once(lambda: NO_VERDICT)
+    else:
+        verdict = judge.judge_flow(*asked.judging) if hasattr(judge, "judge_flow") else _at_once(judge.judge, *asked.judging)
+    return [matching_flow(matcher, *asked.matching), answer, verdict]
+
+
+def _at_once(call: Callable[..., Any], *args: Any) -> Flow[Any]:
     """A flow that waits for nothing."""
     return call(*args)
     yield

@@ -26,6 +26,7 @@ from rlpa_env.users import UserSimulator
 MAX_OBSERVATION_CHARS = 1_000_000
 MAX_MEMORY_CHARS = 8_000
 _NO_SCORE = ProfileScore()
+_OVER = Snapshot(None, {}, {})  # where none is kept
 _JUDGE_KEYS = tuple((f"judge/{criterion}", criterion) for criterion in CRITERIA)
 
 
@@ -49,7 +50,7 @@ class RLPAEnv(gym.Env[str, str]):
         consent: the user may ask to forget something sensitive that it has told.
         privacy_weight: subtracted for every listed point that is sensitive and was never told, or was to be forgotten.
             A turn's reward never falls below 0.
-        on_error: a model failure ends the episode (``"truncate"``) or is raised (``"raise"``).
+        on_error: a model failure ends the episode (``"truncate"``), or `step` raises it and did not happen (``"raise"``).
         llm: settings of the language-model parts; needed where one of them is chosen.
         embedding_model: of ``matcher="embedding"``: name or local folder of a sentence-transformers model; None is
             all-MiniLM-L6-v2.
@@ -111,9 +112,11 @@ class RLPAEnv(gym.Env[str, str]):
         self._clear()
         self._dialogue: list[Message] = []
         self._earlier: tuple[Message, ...] = ()  # what this person said in earlier talks
-        self._ready: tuple[str, Sequence[Any]] | None = None
+        self._ready: tuple[str, Sequence[Any]] | None = None  # action and outcomes of a turn that is still to be scored
+        self._undo: Snapshot | None = None  # from before the turn that is under way
         waiting = ((self._user, "reply_flow"), (self._matcher, "scores_flow"), (self._judge, "judge_flow"))
         self._waits = any(hasattr(part, name) for part, name in waiting)
+        self._keeps = (self._waits or on_error == "raise") and hasattr(self._user, "snapshot")  # a snapshot a turn costs a few percent
 
     @property
     def profile(self) -> Profile:
@@ -178,6 +181,7 @@ class RLPAEnv(gym.Env[str, str]):
                 change after ``sessions`` talks, and with every ``seed``.
             memory: the agent's own notes from earlier talks, which go into the system message.
         """
+        self.take_back()
         super().reset(seed=seed)
         options = dict(options or {})
         chosen, memory = options.pop("profile", None), options.pop("memory", "")
@@ -205,7 +209,7 @@ class RLPAEnv(gym.Env[str, str]):
         self._raw = [("system", instructions(self.max_turns) + notes), ("user", opening)]
         self._observation = f"User: {opening}"
         self._clear()
-        self._begun, self._ready = True, None
+        self._begun = True
         if self.render_mode == "human":
             self.render()
         return self._observation, self._info()
@@ -223,14 +227,26 @@ class RLPAEnv(gym.Env[str, str]):
             raise gym.error.ResetNeeded(f"RLPAEnv.{what}: expected reset() first; call reset(seed=...).")
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """One turn: parse, score the guess, let the user answer the reply, judge the reply."""
-        ready, self._ready = self._ready, None
-        if ready is None:
-            outcomes = self._outcomes(action)
-        elif ready[0] == action:
-            outcomes = ready[1]
-        else:
-            raise ConfigError(f"step: expected the action whose model calls were made, {ready[0]!r:.80}; got {action!r:.80}.")
+        """One turn: parse, score the guess, let the user answer the reply, judge the reply.
+
+        A step that raises, ctrl-C included, did not happen where a model is asked or with ``on_error="raise"``: all is as before, and
+        the same step can be tried again. Elsewhere, and where the user has no ``snapshot``, the episode is over: ResetNeeded comes next.
+        """
+        try:
+            if self._ready is None:
+                self.take(action, run(self.flows(action)) if self._waits else answers(*self._parts(), self._begin(action)))
+            heard, outcomes = self._ready or (action, ())
+            if heard != action:
+                raise ConfigError(f"step: expected the action whose model calls were made, {heard!r:.80}; got {action!r:.80}.")
+            transition = self._finish(action, outcomes)
+        except BaseException:
+            self.take_back()
+            raise
+        self._ready = self._undo = None
+        return transition
+
+    def _finish(self, action: str, outcomes: Sequence[Any]) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Score the turn that was begun."""
         act, before = self._action, tuple(self._dialogue)
         self._raw.append(("assistant", str(action)[: MAX_ACTION_CHARS + 1]))  # of one that is too long so much that it still is
         self._dialogue.append(Message("assistant", act.reply))
@@ -275,14 +291,28 @@ class RLPAEnv(gym.Env[str, str]):
         `vector.step_all` runs those of many environments together, hands each its outcomes by ``take`` and then calls
         ``step`` with the same action.
         """
-        return flows_of(self._user, self._matcher, self._judge, self._begin(action))
+        return flows_of(*self._parts(), self._begin(action))
 
     def take(self, action: str, outcomes: Sequence[Any]) -> None:
-        """The outcomes of ``flows(action)``, for the ``step(action)`` that follows."""
+        """The outcomes of ``flows(action)``, for the ``step(action)`` that follows; raises the failure among them if that would."""
+        failure = next((outcome for outcome in outcomes if isinstance(outcome, ModelError)), None)
+        if failure is not None and self.on_error == "raise":
+            self.take_back()
+            raise failure
         self._ready = (action, outcomes)
 
+    def take_back(self) -> None:
+        """Undo the turn that was begun and not ended, if there is one; see `step`."""
+        undo, self._undo, self._ready = self._undo, None, None
+        if undo is _OVER:
+            self._begun = False
+        elif undo is not None:
+            self.restore(undo)
+
     def _begin(self, action: str) -> Asked:
+        self.take_back()  # a turn whose step never came
         self._check_begun("step")
+        self._undo = self.snapshot() if self._keeps else _OVER
         self._turn += 1
         self._action = act = parse_action(action)
         self._before = self._user.profile, self._user.revealed, self.withdrawn
@@ -290,16 +320,11 @@ class RLPAEnv(gym.Env[str, str]):
         shown = truth if self.judge_sees == "hidden" else act.profile
         return Asked((act.profile, truth), (before, act.reply), None if act.error else (shown, (*self._earlier, *before), act.reply))
 
-    def _outcomes(self, action: str) -> Sequence[Any]:
-        """Pairs, user's turn and verdict; a ModelError in the place of what failed."""
-        if self._waits:
-            return run(self.flows(action))
-        return answers(self._user, self._matcher, self._judge, self._begin(action))
+    def _parts(self) -> tuple[UserSimulator, Matcher, Judge]:
+        return self._user, self._matcher, self._judge
 
     def _fail(self, failure: ModelError, act: Action) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """A model failed: the turn has no valid reward, and the transcript is kept."""
-        if self.on_error == "raise":
-            raise failure
         self._observation += f"\nAssistant: {act.reply}"
         hidden = {*self._before[0].points, *self.profile.points} - {*self._before[1]}
         words = redacted(str(failure), [point.value for point in hidden])
@@ -358,6 +383,7 @@ class RLPAEnv(gym.Env[str, str]):
 
     def restore(self, state: Snapshot) -> None:
         """Go back to a snapshot, which stays usable."""
+        self._ready = self._undo = None
         self._user.restore(state.user)
         self.np_random = np.random.Generator(np.random.PCG64())
         self.np_random.bit_generator.state = state.random

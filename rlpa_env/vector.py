@@ -23,17 +23,24 @@ Transition = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 def make_calls(envs: Sequence[gym.Env], actions: Sequence[str]) -> None:
     """Make the model calls that ``step(action)`` of each environment would make, all at once; the steps then wait no more.
 
-    Environments that ask no model, or hear another text than they are given, are left alone.
+    Environments that ask no model, or hear another text than they are given, are left alone. What a step would raise, such as a
+    failure with ``on_error="raise"`` (of any part, so that none is left alone for asking no model), is raised here: then no turn was
+    begun, of none of them, and the same can be tried again.
     """
     waiting = [
-        (core, action) for env, action in zip(envs, actions, strict=True) if (core := _asking(env)) is not None
+        (core, action)
+        for env, action in zip(envs, actions, strict=True)
+        if (core := _hearing(env)) is not None and (core.waits or core.on_error == "raise")
     ]
-    if not waiting:
-        return
-    flows = [core.flows(action) for core, action in waiting]
-    outcomes = iter(run([flow for own in flows for flow in own]))
-    for (core, action), own in zip(waiting, flows, strict=True):
-        core.take(action, [next(outcomes) for _ in own])
+    try:
+        flows = [core.flows(action) for core, action in waiting]
+        outcomes = iter(run([flow for own in flows for flow in own]) if flows else ())
+        for (core, action), own in zip(waiting, flows, strict=True):
+            core.take(action, [next(outcomes) for _ in own])
+    except BaseException:
+        for core, _ in waiting:
+            core.take_back()
+        raise
 
 
 def step_all(envs: Sequence[gym.Env], actions: Sequence[str]) -> list[Transition]:
@@ -48,8 +55,8 @@ def begin_step(env: Any, action: Any, then: Callable[[Transition], T]) -> Future
     Until then nothing else may touch the environment. It is stepped by `flows.begin`; any other environment at once, by us, and what
     it raises is raised. So is one that hears another text than it is given, whose calls cannot be made ahead.
     """
-    core = _asking(env)
-    if core is None:
+    core = _hearing(env)
+    if core is None or not core.waits:
         return finished(then(env.step(action)))
 
     def step(outcomes: Sequence[Any]) -> T:
@@ -59,11 +66,11 @@ def begin_step(env: Any, action: Any, then: Callable[[Transition], T]) -> Future
     return begin(partial(core.flows, action), step)
 
 
-def _asking(env: Any) -> RLPAEnv | None:
-    """The environment inside, if it waits for models and hears the text that ``env`` is stepped with."""
+def _hearing(env: Any) -> RLPAEnv | None:
+    """The environment inside, if it hears the text that ``env`` is stepped with."""
     while isinstance(env, gym.Wrapper) and not isinstance(env, gym.ActionWrapper):
         env = env.env
-    return env if isinstance(env, RLPAEnv) and env.waits else None
+    return env if isinstance(env, RLPAEnv) else None
 
 
 class RLPAVectorEnv(SyncVectorEnv):

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium as gym
+from gymnasium import wrappers
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from rlpa_env.env import RLPAEnv
 from rlpa_env.errors import ConfigError
 from rlpa_env.flows import begin, finished, run
+from rlpa_env.wrappers import RecordEpisodes
 
 T = TypeVar("T")
 Transition = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
@@ -23,9 +24,9 @@ Transition = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 def make_calls(envs: Sequence[gym.Env], actions: Sequence[str]) -> None:
     """Make the model calls that ``step(action)`` of each environment would make, all at once; the steps then wait no more.
 
-    Environments that ask no model, or hear another text than they are given, are left alone. What a step would raise, such as a
-    failure with ``on_error="raise"`` (of any part, so that none is left alone for asking no model), is raised here: then no turn was
-    begun, of none of them, and the same can be tried again.
+    Environments that ask no model, or that may hear another text than they are given, are left alone. What the steps would raise is
+    raised here, before any of them: no turn was begun, and the same can be tried again. For that the parts of an environment with
+    ``on_error="raise"`` are called here even if none is a model.
     """
     waiting = [
         (core, action)
@@ -53,7 +54,7 @@ def begin_step(env: Any, action: Any, then: Callable[[Transition], T]) -> Future
     """A future of ``then(env.step(action))``: of an environment that waits for models, one that comes when they have answered.
 
     Until then nothing else may touch the environment. It is stepped by `flows.begin`; any other environment at once, by us, and what
-    it raises is raised. So is one that hears another text than it is given, whose calls cannot be made ahead.
+    it raises is raised. So is one that may hear another text than it is given, whose calls cannot be made ahead.
     """
     core = _hearing(env)
     if core is None or not core.waits:
@@ -66,9 +67,15 @@ def begin_step(env: Any, action: Any, then: Callable[[Transition], T]) -> Future
     return begin(partial(core.flows, action), step)
 
 
+# The steps of wrappers that hand the very action on. What any other hands on, nobody can know before.
+_PASS_ON = {gym.Wrapper.step, gym.ObservationWrapper.step, gym.RewardWrapper.step, RecordEpisodes.step} | {
+    getattr(wrappers, name).step for name in ("OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RenderCollection", "TimeLimit")
+}
+
+
 def _hearing(env: Any) -> RLPAEnv | None:
-    """The environment inside, if it hears the text that ``env`` is stepped with."""
-    while isinstance(env, gym.Wrapper) and not isinstance(env, gym.ActionWrapper):
+    """The environment inside, if it is certain to hear the text that ``env`` is stepped with."""
+    while isinstance(env, gym.Wrapper) and type(env).step in _PASS_ON:
         env = env.env
     return env if isinstance(env, RLPAEnv) else None
 
@@ -102,7 +109,7 @@ class RLPAVectorEnv(SyncVectorEnv):
 
         def one() -> gym.Env:
             own = {"user": copy.deepcopy(kwargs["user"])} if "user" in kwargs else {}  # a user is one person; models and judges are shared
-            return TimeLimit(OrderEnforcing(RLPAEnv(**kwargs | own)), max_episode_steps)
+            return wrappers.TimeLimit(wrappers.OrderEnforcing(RLPAEnv(**kwargs | own)), max_episode_steps)
 
         super().__init__([one] * num_envs, autoreset_mode=autoreset_mode)
 

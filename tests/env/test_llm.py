@@ -32,7 +32,7 @@ from rlpa_env.llm import prompt
 from rlpa_env.matching import match_points
 from rlpa_env.testing import check_user
 from rlpa_env.text import sentences
-from rlpa_env.vector import step_all
+from rlpa_env.vector import begin_step, make_calls, step_all
 from rlpa_env.voice import hint_lines
 
 HELLO = (Message("user", "Hello"),)
@@ -630,6 +630,31 @@ def test_one_failing_dialogue_leaves_the_others_alone():
         env.reset(seed=seed)
     valid = [step[4]["reward/valid"] for step in step_all(envs, [format_action([], "Hi there.")] * 3)]
     assert valid == [True, False, True]
+
+
+class Loud(gym.Wrapper):
+    def step(self, action):
+        return self.env.step(action.upper())
+
+
+@pytest.mark.parametrize("wrap", [Loud, rlpa_env.DialogueActs, rlpa_env.TokenLevel])
+def test_what_another_text_than_the_given_one_may_be_heard_by_makes_its_calls_in_its_step(wrap):
+    env = wrap(gym.make("RLPA-v0", user=LLMUser(Canned(parrot))))
+    env.reset(seed=0)
+    action = format_action([], "Hi there.") if wrap is Loud else rlpa_env.TokenLevel(env).tokenizer.eos_token_id if wrap is rlpa_env.TokenLevel else [1, 0, 0]
+    for step in (lambda: step_all([env], [action])[0], lambda: begin_step(env, action, tuple).result(0)):
+        turn = env.unwrapped.turn
+        *_, info = step()
+        assert (info["turn"], info["error"]) == (turn + 1, "")
+    assert wrap is not Loud or "HI THERE." in env.unwrapped.dialogue[1].content
+
+
+def test_wrappers_that_pass_actions_on_keep_nobody_waiting(tmp_path):
+    user = LLMUser(Canned(parrot))
+    env = rlpa_env.LastMessage(rlpa_env.RecordEpisodes(gym.wrappers.RecordEpisodeStatistics(rlpa_env.RLPAEnv(user=user)), tmp_path / "e.jsonl"))
+    env.reset(seed=0)
+    make_calls([env], [format_action([], "Hi there.")])
+    assert len(user.client.seen) == 1
 
 
 def test_prompts_come_in_two_languages():

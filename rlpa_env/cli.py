@@ -254,9 +254,9 @@ def _play(args: Play) -> None:
             if info["messages"][-1]["role"] != "user":
                 break
             over = True
-    if info["error"]:
-        raise ModelError(f"the dialogue ended: {info['error']}")  # drawing the end would ask the matcher again
     console.print(summary(core))
+    if info["error"]:
+        raise ModelError(f"the dialogue ended: {info['error']}")
 
 
 def _say(console: Console, colour: str, who: str, text: str) -> None:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rlpa_env import Point, format_action
+from rlpa_env import ModelError, Point, RuleJudge, format_action
 from rlpa_env.cli import main
 from rlpa_env.errors import unknown_choice
 from rlpa_env.evaluate import evaluate, results_table
@@ -35,6 +35,16 @@ def test_the_end_of_the_input_ends_the_dialogue_and_shows_the_truth(monkeypatch,
     assert "Kyoto" in out  # of the person of this seed
     assert out.count("profile reward") == 1 + bool(typed)  # the last line is of the table
     assert "\x1b" not in out  # no terminal, no codes
+
+
+def test_a_dialogue_that_a_model_ends_shows_the_truth_before_it_says_so(monkeypatch, capsys):
+    def down(*_):
+        raise ModelError("no answer")
+
+    monkeypatch.setattr(RuleJudge, "judge", down)
+    with pytest.raises(SystemExit, match="rlpa-env: the dialogue ended: no answer"):
+        played(monkeypatch, capsys, "Hi there, I just made tea.\n\n")
+    assert "truth and guess" in capsys.readouterr().out
 
 
 def test_watching_an_agent_shows_every_belief_once(capsys):

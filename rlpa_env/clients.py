@@ -47,7 +47,7 @@ class ChatConfig:
     retries: int = 4  # further attempts after a failed one
     backoff: float = 0.5  # seconds before the first of them, doubled each time, with jitter
     longest_wait: float = 30.0  # seconds; caps the backoff; a server that asks for a longer pause fails the call
-    breaker: int = 16  # attempts failed in a row, over all calls, rate limits aside, after which new calls fail at once ...
+    breaker: int = 16  # attempts failed in a row, over all calls (no rate limit, no HTTP 400), after which new calls fail at once ...
     cooldown: float = 10.0  # ... for so many seconds; then one call tries. Those begun before sit it out for one of their retries
     price: tuple[float, float] = (0.0, 0.0)  # per million prompt and completion tokens, in any currency
     budget: float | None = None  # in that currency, see `Purse`; calls beyond it raise BudgetError

@@ -180,6 +180,23 @@ def test_an_answer_ends_a_row_of_failures_and_so_does_a_rate_limit_which_is_none
     assert own.usage.reasons["HTTP 500"] == 2
 
 
+def test_requests_that_are_refused_for_themselves_do_not_open_the_breaker():
+    with scripted(lambda number: refusal(400) if number < 32 else completion()) as (url, _):
+        own = client(url)  # the defaults: 16 failures in a row would open it
+        wait([own.begin(HELLO) for _ in range(32)])
+        assert [future.result() for future in [own.begin(HELLO) for _ in range(8)]] == ["Hello there."] * 8
+    assert (own.usage.reasons, own.usage.lost, own.usage.refused) == ({"HTTP 400": 32}, 32, 0)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 500])
+def test_what_every_request_would_meet_does_open_it(status):
+    with scripted(lambda number: refusal(status)) as (url, came):
+        own = client(url, retries=0, breaker=2)
+        for _ in range(4):
+            wait([own.begin(HELLO)])
+    assert (len(came), own.usage.refused) == (2, 2)
+
+
 def test_what_was_sent_before_the_breaker_opened_does_not_count_as_a_failed_probe():
     async def five_at_once():
         breaker = Breaker(most=2, cooldown=10.0)

@@ -41,7 +41,9 @@ _STAGE = re.compile(
 )
 _ROLE = re.compile(r"^\s*(?:me|them|user|assistant|person|stranger|human)\s*:", re.I | re.M)
 _ASKS = re.compile(r"[?\uff1f]")
-_THOUGHT = re.compile(r"\A\s*(?:(?!\{).*?</think>|<think>.*)", re.DOTALL | re.I)  # the opening tag may have been part of the prompt
+# The first of them, whose opening tag may have been part of the prompt; one that is never closed ends where a profile begins.
+_THOUGHT = re.compile(r"\A(?!\s*(?:\{|```|<\s*profile)).*?</think>\s*|\A\s*<think>(?:.*(?=<profile>)|.*)", re.DOTALL | re.I)
+_LATER_THOUGHT = re.compile(r"<think>(?:(?!<think>).)*?</think>\s*", re.DOTALL | re.I)
 _FENCE = re.compile(r"\A```\w*\s*(.*?)\s*```\Z", re.DOTALL)
 _LEFT_OUT = "\u2026"  # stands for a turn that the judge does not get to see
 _ROUNDABOUT = 3  # words that another wording may need beyond the truth's own: "flies planes for a living"
@@ -54,10 +56,7 @@ def prompt(name: str, language: str) -> str:
 
 
 def _request(instructions: str, data: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": instructions},
-        {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
-    ]
+    return [{"role": "system", "content": instructions}, {"role": "user", "content": json.dumps(data, ensure_ascii=False)}]
 
 
 def _trait(point: Point) -> str:
@@ -69,9 +68,15 @@ def _orders(point: Point) -> bool:
     return is_order(_trait(point))
 
 
+def without_thoughts(written: str) -> str:
+    """What a model wrote, without its thoughts. JSON and code are left as they are: they may speak of such tags."""
+    text = _THOUGHT.sub("", written)
+    return text if text.lstrip().startswith(("{", "```")) else _LATER_THOUGHT.sub("", text)
+
+
 def _answer(written: str) -> str:
-    """What a model wrote, without its thoughts before it and the code fence around it."""
-    text = _THOUGHT.sub("", written).strip()
+    """What a model wrote, without its thoughts and the code fence around it."""
+    text = without_thoughts(written).strip()
     fenced = _FENCE.match(text)
     return fenced.group(1) if fenced else text
 
@@ -89,9 +94,7 @@ class LLMUser:
         cues, style, shift_turn, consent: as for `ScriptedUser`.
     """
 
-    def __init__(
-        self, llm: Any, cues: str = "mixed", style: str | None = None, shift_turn: int | None = None, consent: bool = False
-    ) -> None:
+    def __init__(self, llm: Any, cues: str = "mixed", style: str | None = None, shift_turn: int | None = None, consent: bool = False) -> None:
         self.client: ChatClient = client_of(llm)
         self.counts = dict.fromkeys(("messages", "rewrites", "leak", "stage direction", "length", "role", "empty", "kept faults"), 0)
         self._script = ScriptedUser(cues, style, shift_turn, consent)

@@ -284,6 +284,8 @@ def test_thoughts_and_fences_around_an_answer_are_cut_off():
         f"<think>\nIs it {{natural}}?\n</think>\n{verdict()}",
         f"Hm.</think>```\n{verdict()}\n```",
         verdict().replace("why", "says </think>"),
+        "\n" + verdict().replace("why", "says </think>"),
+        f"Hm.</think>{verdict().replace('why', 'says <think>', 1).replace('why', 'and </think>', 1)}",
     )
     for text in wrapped:
         judge = LLMJudge(Canned(lambda *_, text=text: text))

@@ -18,12 +18,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import finalize
 
 from rlpa_env.errors import BudgetError, ConfigError, ModelError, require, unknown_choice, without_credentials
+from rlpa_env.flows import once
 from rlpa_env.limits import Breaker, Purse, cost, estimated_cost, retry_after
 from rlpa_env.store import Store
 
@@ -122,7 +122,7 @@ class Usage:
     reasons: dict[str, int] = field(default_factory=dict)  # kind of failure -> attempts
 
 
-@lru_cache(maxsize=4)
+@once
 def _loop(pid: int) -> asyncio.AbstractEventLoop:
     """The event loop of this process, on a daemon thread: a request in flight keeps no interpreter alive."""
     loop = asyncio.new_event_loop()
@@ -379,7 +379,7 @@ def _near(base_url: str) -> bool:
         return "." not in host or host.endswith(".local")
 
 
-@lru_cache(maxsize=64)
+@once
 def _shared(settings: str) -> ChatClient:
     return ChatClient(ChatConfig.from_mapping(json.loads(settings)))
 

@@ -15,7 +15,8 @@ import pytest
 from chat_servers import completion, refusal, scripted, serving, stats
 
 from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError
-from rlpa_env.clients import client_of
+from rlpa_env.clients import _loop, client_of
+from rlpa_env.flows import _background
 from rlpa_env.limits import Breaker
 from rlpa_env.store import Store
 
@@ -46,6 +47,22 @@ def test_nothing_connects_before_the_first_call_and_copies_are_the_same_client()
     settings = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
     assert client_of(settings) is client_of(dict(settings))
     assert client_of(own) is own
+
+
+@pytest.mark.parametrize(
+    "first",
+    [lambda: _loop(-1), lambda: _background(-1), lambda: client_of({"base_url": "http://127.0.0.1:9/v1", "model": "asked for by many at once"})],
+    ids=["loop", "flows", "client"],
+)
+def test_threads_that_ask_first_at_the_same_time_share_loop_thread_and_client(first):
+    gate, made = threading.Barrier(16), []
+    threads = [threading.Thread(target=lambda: (gate.wait(), made.append(first()))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 16
+    assert len({*map(id, made)}) == 1
 
 
 @pytest.mark.parametrize(

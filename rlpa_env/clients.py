@@ -25,7 +25,7 @@ from weakref import finalize
 from rlpa_env.errors import BudgetError, ConfigError, ModelError, require, unknown_choice, without_credentials
 from rlpa_env.flows import once
 from rlpa_env.limits import Breaker, Purse, cost, estimated_cost, retry_after
-from rlpa_env.store import Store
+from rlpa_env.store import Store, sendable
 
 MODES = ("live", "record", "replay")
 _MOST_BYTES = 1_000_000  # an answer is a few hundred bytes; a server that sends megabytes is broken
@@ -179,7 +179,7 @@ class ChatClient:
         """Send a request and return at once.
 
         Args:
-            messages: chat messages, role and content.
+            messages: chat messages, role and content, sent as `sendable` text.
             schema: JSON schema that the answer has to obey (``response_format``); None: free text.
             seed: part of what identifies a recorded answer; with ``seeds`` also of the server's sampling.
 
@@ -188,7 +188,7 @@ class ChatClient:
         """
         body: dict[str, Any] = {
             "model": self.config.model,
-            "messages": [dict(message) for message in messages],
+            "messages": [{key: sendable(value) for key, value in message.items()} for message in messages],
             "temperature": self.config.temperature if temperature is None else temperature,
             "max_tokens": self.config.max_tokens if max_tokens is None else max_tokens,
         }

@@ -26,6 +26,7 @@ from rlpa_env.matching import LexicalMatcher
 from rlpa_env.meaning import comparable, meaning, point_score
 from rlpa_env.profiles import Profile, canonical_slot
 from rlpa_env.scripted import ScriptedUser
+from rlpa_env.store import sendable
 from rlpa_env.text import normalise, sentences, stems
 from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.users import Draft, Part, UserTurn
@@ -216,7 +217,7 @@ class LLMUser:
 
 def _cleaned(text: str) -> str:
     """Without thoughts, and without the fence, quotation marks and blank lines that models put around a message."""
-    text = " ".join(_answer(text).encode("utf-8", "replace").decode().split())  # half a surrogate pair cannot be sent on
+    text = " ".join(sendable(_answer(text)).split())
     return text[1:-1].strip() if len(text) > 1 and text[0] + text[-1] in ('""', "''", "\u201c\u201d") else text
 
 

@@ -479,6 +479,18 @@ def test_a_seed_goes_out_only_where_it_is_wanted(url, seeds):
     assert "extra_body" not in sent[0]
 
 
+@pytest.mark.parametrize("mode", ["live", "record"])
+def test_half_a_surrogate_pair_in_a_text_is_sent_as_a_question_mark_and_one_in_an_answer_replays(mode, tmp_path):
+    half, settings = [{"role": "user", "content": "hi \ud83d"}], {"store": str(tmp_path), "retries": 0}
+    with scripted(lambda number: completion("so \ude00")) as (url, came):
+        own = client(url, mode=mode, **settings)
+        assert own.ask(half) == "so \ude00"
+        assert (len(came), own.usage.attempts, own.usage.failed) == (1, 1, 0)
+        if mode == "record":
+            later = client(url, mode="replay", **settings)
+            assert later.ask(half) == later.ask([{"role": "user", "content": "hi ?"}]) == "so \ude00"
+
+
 def test_an_interrupted_write_leaves_no_half_answer(tmp_path):
     store = Store(tmp_path)
     store.write({"a": 1}, "x")

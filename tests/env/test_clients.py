@@ -296,6 +296,28 @@ def test_a_probe_that_is_called_off_makes_room_for_another():
         assert own.begin(HELLO).result(timeout=3) == "Hello there."
 
 
+def test_calls_in_flight_when_a_client_is_closed_go_on_over_new_connections_and_open_no_breaker():
+    gone, closed = threading.Barrier(9), threading.Event()
+
+    def reply(number):
+        if number < 8:
+            gone.wait()
+            closed.wait(5)  # what was asked before is answered to nobody
+        return completion()
+
+    with scripted(reply) as (url, came):
+        own = client(url, breaker=2, concurrency=8)
+        futures = [own.begin(HELLO) for _ in range(12)]  # a third of them queue
+        gone.wait()
+        own.close()
+        assert {future.result(timeout=4) for future in futures} == {"Hello there."}
+        closed.set()
+    assert (own.usage.calls, own.usage.lost, own.usage.failed) == (12, 0, 8)
+    assert own._breaker.openings == own._breaker.row == 0
+    own.close()
+    own.close()
+
+
 def test_the_budget_ends_cleanly(url):
     own = client(url, price=(1e6, 1e6), budget=1.0)
     own.ask(HELLO)

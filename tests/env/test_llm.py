@@ -198,6 +198,14 @@ def test_a_leak_that_stays_counts_as_told_because_it_was_heard():
     assert set(user.revealed) == set(turn.told)
 
 
+def test_what_slips_out_with_the_last_words_of_a_user_counts_as_told():
+    user = user_with(lambda messages, options: "I'm a nurse, bye.")
+    user._script._mind.patience = 0
+    turn = user.reply(HELLO, "You are boring.")
+    assert (turn.left, turn.message, user.counts["kept faults"]) == (True, "I'm a nurse, bye.", 1)
+    assert user.revealed == turn.told == turn.plainly == (Point("Occupation", "nurse"),)
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

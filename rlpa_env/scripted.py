@@ -149,12 +149,6 @@ class ScriptedUser:
         """The point of a fact."""
         return self._mind.facts[index].point
 
-    def unsaid(self, draft: Draft) -> dict[int, Point]:
-        """Index and point of every fact that is neither told yet nor part of the draft."""
-        saying = {part.what for part in draft.parts if part.mark in ("plain", "hint")}
-        mind = self._mind
-        return {i: fact.point for i, fact in enumerate(mind.facts) if mind.status[i] == HIDDEN and i not in saying}
-
     def _parts(self, impression: Impression) -> list[Part]:
         mind, rng, voice = self._mind, self._rng, world().voice
         news = self._announce()

@@ -225,9 +225,9 @@ def _fault(text: str, quiet: Mapping[int, tuple[Point, tuple[str, ...]]]) -> str
     """What is wrong with a message, for the rewrite; "" if nothing."""
     if not text:
         return "empty: write the message"
-    leaked = next((point for point, lines in quiet.values() if tells(text, point, lines)), None)
-    if leaked:
-        return f"leak: do not say {leaked.value!r} yet"
+    for point, lines in quiet.values():
+        if tells(text, point, lines):
+            return f"leak: do not say {_own_words(text, point, lines)!r} yet"
     if _STAGE.search(text):
         return "stage direction: only the words that you type"
     if _ROLE.search(text) or breaks_role(text) or is_order(text):
@@ -235,6 +235,13 @@ def _fault(text: str, quiet: Mapping[int, tuple[Point, tuple[str, ...]]]) -> str
     if len(sentences(text)) > _MOST_SENTENCES or len(text) > _MOST_CHARS:
         return f"length: at most {_MOST_SENTENCES} short sentences"
     return ""
+
+
+def _own_words(text: str, point: Point, lines: tuple[str, ...]) -> str:
+    """The words of a message that tell a point: the value itself may say more than the model knows."""
+    words = next((sentence for sentence in sentences(text) if tells(sentence, point, lines)), text).split()
+    shared = [index for index, word in enumerate(words) if stems(word) & stems(point.value)]
+    return " ".join(words[shared[0] : shared[-1] + 1] if shared else words).strip(".,;:!?")
 
 
 def _nearest(line: str, text: str) -> str:
@@ -251,16 +258,11 @@ _VERDICT_SCHEMA: Mapping[str, Any] = MappingProxyType(
         "title": "verdict",
         "type": "object",
         "properties": {
-            name: {
-                "type": "object",
-                "properties": {"reason": dict(_REASON), "pass": {"type": "boolean"}},
-                "required": ["reason", "pass"],
-                "additionalProperties": False,
-            }
+            name: {"type": "object", "properties": {"reason": dict(_REASON), "pass": {"type": "boolean"}},
+                   "required": ["reason", "pass"], "additionalProperties": False}  # fmt: skip
             for name in CRITERIA
         },
-        "required": list(CRITERIA),
-        "additionalProperties": False,
+        "required": list(CRITERIA), "additionalProperties": False,
     }
 )
 def _pairs_schema(guesses: Sequence[int], truths: Sequence[int]) -> dict[str, Any]:
@@ -365,10 +367,8 @@ class LLMMatcher:
         if not open_GT.any():
             return scores_GT
         guesses, truths = (np.flatnonzero(open_GT.any(axis=axis)).tolist() for axis in (1, 0))
-        data = {
-            "guesses": [{"id": i, "trait": _trait(guess[i])} for i in guesses],
-            "truths": [{"id": i, "trait": _trait(truth[i])} for i in truths],
-        }
+        shown = [[{"id": i, "trait": _trait(points[i])} for i in ids] for points, ids in ((guess, guesses), (truth, truths))]
+        data = {"guesses": shown[0], "truths": shown[1]}
         messages = _request(prompt("matcher-v1", self.client.config.language), data)
         pairs: list[tuple[int, int]] = yield from _structured(self.client, "matcher", messages, _pairs_schema(guesses, truths), _pairs)
         for row, column in pairs:

@@ -190,6 +190,21 @@ def test_a_leak_brings_one_rewrite_and_is_counted():
     assert "Lisbon" not in turn.message
 
 
+@pytest.mark.parametrize(
+    ("written", "quoted"),
+    [
+        ("Fine day. I grew up on a farm, you know.", "grew up on a farm"),
+        ("I grew up on a sheep farm and I like tea.", "grew up on a sheep farm"),
+        ("I turned thirty-four last week.", "I turned thirty-four last week"),
+    ],
+)
+def test_the_wish_for_a_rewrite_quotes_what_the_model_wrote_and_nothing_of_the_profile(written, quoted):
+    farmer = Profile("farmer", {"Family Background": "grew up on a sheep farm", "Age": "34"})
+    user = user_with(lambda messages, options: written if len(messages) == 2 else "All fine here.", farmer)
+    user.reply(HELLO, "Nice day.")
+    assert f"(leak: do not say {quoted!r} yet)" in user.client.seen[1][0][-1]["content"]
+
+
 def test_a_leak_that_stays_counts_as_told_because_it_was_heard():
     user = user_with(lambda messages, options: LEAK)
     turn = user.reply(HELLO, "Nice day. What do you do for work?")

@@ -108,10 +108,11 @@ def _number(value: object, kind: type = float) -> bool:
 
 @dataclass
 class Usage:
-    """What a client has done. ``attempts`` = ``answered`` + ``failed``; each call ends as ``calls`` or ``lost``."""
+    """What a client has done. A call ends as one of ``calls``, ``lost`` and ``replayed``, an attempt as one of ``calls`` and ``failed``;
+    one that was called off (its future cancelled) as none of them."""
 
     calls: int = 0  # answered
-    lost: int = 0  # given up
+    lost: int = 0  # given up, or without a key
     replayed: int = 0  # answered from the store
     attempts: int = 0  # requests sent
     failed: int = 0  # of them without an answer

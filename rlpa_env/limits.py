@@ -17,7 +17,6 @@ from typing import Any
 
 from rlpa_env.errors import BudgetError
 
-
 # Of the 4xx those that every request would meet, or that say that the server is at its end. Any other refuses one request, such
 # as a dialogue that has outgrown the served context, or asks for patience: whoever says so is there.
 _OUT = frozenset({401, 403, 404, 408})

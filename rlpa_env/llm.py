@@ -253,16 +253,16 @@ def _nearest(line: str, text: str) -> str:
 # A reason is bounded, or a weak model reasons until its tokens are spent and the answer is no JSON; by a pattern, since
 # not every server that obeys schemas knows maxLength.
 _REASON = MappingProxyType({"type": "string", "pattern": '^[^"\\\\\\n\\r\\t]{0,100}$'})
+_CRITERION = MappingProxyType({"reason": dict(_REASON), "pass": {"type": "boolean"}})
 _VERDICT_SCHEMA: Mapping[str, Any] = MappingProxyType(
     {
         "title": "verdict",
         "type": "object",
         "properties": {
-            name: {"type": "object", "properties": {"reason": dict(_REASON), "pass": {"type": "boolean"}},
-                   "required": ["reason", "pass"], "additionalProperties": False}  # fmt: skip
-            for name in CRITERIA
+            name: {"type": "object", "properties": dict(_CRITERION), "required": [*_CRITERION], "additionalProperties": False} for name in CRITERIA
         },
-        "required": list(CRITERIA), "additionalProperties": False,
+        "required": list(CRITERIA),
+        "additionalProperties": False,
     }
 )
 def _pairs_schema(guesses: Sequence[int], truths: Sequence[int]) -> dict[str, Any]:

@@ -305,7 +305,7 @@ def test_calls_in_flight_when_a_client_is_closed_go_on_over_new_connections_and_
             closed.wait(5)  # what was asked before is answered to nobody
         return completion()
 
-    with scripted(reply) as (url, came):
+    with scripted(reply) as (url, _):
         own = client(url, breaker=2, concurrency=8)
         futures = [own.begin(HELLO) for _ in range(12)]  # a third of them queue
         gone.wait()
@@ -403,8 +403,10 @@ def test_the_password_of_an_address_is_not_shown():
 
 def test_a_missing_key_is_named(monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    own = ChatClient(base_url="https://example.invalid/v1", api_key_env="NO_SUCH_KEY")
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
-        ChatClient(base_url="https://example.invalid/v1", api_key_env="NO_SUCH_KEY").ask(HELLO)
+        own.ask(HELLO)
+    assert (own.usage.lost, own.usage.attempts) == (1, 0)
 
 
 @pytest.mark.parametrize("pasted", ["sk-proj-abc123", "gsk_" + "a1B2" * 8, "AIza" + "Sy1_" * 8, "0123abcd", "two words", "ab/cd"])

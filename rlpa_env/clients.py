@@ -18,14 +18,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import finalize
 
 from rlpa_env.errors import BudgetError, ConfigError, ModelError, require, unknown_choice, without_credentials
+from rlpa_env.flows import once
 from rlpa_env.limits import Breaker, Purse, cost, estimated_cost, retry_after
-from rlpa_env.store import Store
+from rlpa_env.store import Store, sendable
 
 MODES = ("live", "record", "replay")
 _MOST_BYTES = 1_000_000  # an answer is a few hundred bytes; a server that sends megabytes is broken
@@ -47,7 +47,7 @@ class ChatConfig:
     retries: int = 4  # further attempts after a failed one
     backoff: float = 0.5  # seconds before the first of them, doubled each time, with jitter
     longest_wait: float = 30.0  # seconds; caps the backoff; a server that asks for a longer pause fails the call
-    breaker: int = 16  # attempts failed in a row, over all calls, rate limits aside, after which new calls fail at once ...
+    breaker: int = 16  # attempts failed in a row, over all calls (no rate limit, no HTTP 400), after which new calls fail at once ...
     cooldown: float = 10.0  # ... for so many seconds; then one call tries. Those begun before sit it out for one of their retries
     price: tuple[float, float] = (0.0, 0.0)  # per million prompt and completion tokens, in any currency
     budget: float | None = None  # in that currency, see `Purse`; calls beyond it raise BudgetError
@@ -108,10 +108,11 @@ def _number(value: object, kind: type = float) -> bool:
 
 @dataclass
 class Usage:
-    """What a client has done. ``attempts`` = ``answered`` + ``failed``; each call ends as ``calls`` or ``lost``."""
+    """What a client has done. A call ends as one of ``calls``, ``lost`` and ``replayed``, an attempt as one of ``calls`` and ``failed``;
+    one that was called off (its future cancelled) as none of them."""
 
     calls: int = 0  # answered
-    lost: int = 0  # given up
+    lost: int = 0  # given up, or without a key
     replayed: int = 0  # answered from the store
     attempts: int = 0  # requests sent
     failed: int = 0  # of them without an answer
@@ -122,7 +123,7 @@ class Usage:
     reasons: dict[str, int] = field(default_factory=dict)  # kind of failure -> attempts
 
 
-@lru_cache(maxsize=4)
+@once
 def _loop(pid: int) -> asyncio.AbstractEventLoop:
     """The event loop of this process, on a daemon thread: a request in flight keeps no interpreter alive."""
     loop = asyncio.new_event_loop()
@@ -141,7 +142,7 @@ class ChatClient:
         self._store = Store(self.config.store) if self.config.store else None
         self._sdk: Any = None
         self._hang_up: Any = None
-        self._slots: asyncio.Semaphore | None = None
+        self._slots = asyncio.Semaphore(self.config.concurrency)
         self._owner = 0  # process whose loop these belong to
         self._breaker = Breaker(self.config.breaker, self.config.cooldown)
         self._purse = Purse(self.config.budget, 0.0)
@@ -158,10 +159,13 @@ class ChatClient:
         return (ChatClient, (self.config,))
 
     def close(self) -> None:
-        """Drop the connections; a later call opens new ones."""
-        self._slots = None
-        if self._hang_up is not None:
-            self._hang_up()
+        """Drop the connections; whatever is asked later opens new ones, further attempts of calls in flight included.
+
+        An attempt that is cut off in this way is a failed one, but says nothing of the server. To give calls up, cancel their futures.
+        """
+        hang_up, self._sdk = self._hang_up, None  # in this order: a call in flight may connect anew at once
+        if hang_up is not None:
+            hang_up()
 
     def ask(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
         """The answer to ``messages``; see ``begin``. Raises ModelError when every attempt failed."""
@@ -179,7 +183,7 @@ class ChatClient:
         """Send a request and return at once.
 
         Args:
-            messages: chat messages, role and content.
+            messages: chat messages, role and content, sent as `sendable` text.
             schema: JSON schema that the answer has to obey (``response_format``); None: free text.
             seed: part of what identifies a recorded answer; with ``seeds`` also of the server's sampling.
 
@@ -188,7 +192,7 @@ class ChatClient:
         """
         body: dict[str, Any] = {
             "model": self.config.model,
-            "messages": [dict(message) for message in messages],
+            "messages": [{key: sendable(value) for key, value in message.items()} for message in messages],
             "temperature": self.config.temperature if temperature is None else temperature,
             "max_tokens": self.config.max_tokens if max_tokens is None else max_tokens,
         }
@@ -210,9 +214,7 @@ class ChatClient:
 
     def _replayed(self, answer: str | None) -> Future[str]:
         if answer is None:
-            return self._ended(
-                ModelError(f"replay: expected a recorded answer in {self.config.store}; none fits this request. Record it first.")
-            )
+            return self._ended(ModelError(f"replay: expected a recorded answer in {self.config.store}; none fits this request. Record it first."))
         self.usage.replayed += 1
         return self._ended(answer)
 
@@ -228,14 +230,14 @@ class ChatClient:
 
     async def _call(self, body: Mapping[str, Any]) -> str:
         """All attempts of one call, and how it ended."""
-        slots = self._connected()
-        begun = self._breaker.openings
         try:
+            self._connected()
+            begun = self._breaker.openings
             if self._breaker.turns_away:
                 raise self._refused(f"not asked, {self._breaker.row} attempts in a row had failed (see earlier errors)")
-            async with slots:
+            async with self._slots:
                 return await self._attempts(body, max(0, self._breaker.openings - begun))  # cooldowns that it stood in the queue
-        except ModelError as error:
+        except (ModelError, ConfigError) as error:
             self.usage.lost += 1
             self.usage.refused += isinstance(error, BudgetError)
             raise
@@ -249,12 +251,15 @@ class ChatClient:
                 if not await self._breaker.passed():
                     continue
                 sent += 1
+                sdk = None
                 try:
-                    return await self._attempt(body)
-                except ModelError:  # the server did answer
+                    sdk = self._connected()
+                    return await self._attempt(sdk, body)
+                except (ModelError, ConfigError):  # the server did answer, or there is no key any more
                     raise
                 except Exception as error:
-                    self._breaker.failed(getattr(error, "status_code", None))
+                    if sdk is self._sdk:  # else closed meanwhile
+                        self._breaker.failed(getattr(error, "status_code", None))
                     last, again = self._failed(error)
                 finally:
                     self._breaker.left()
@@ -282,14 +287,14 @@ class ChatClient:
         self.usage.refused += 1
         return ModelError(f"{self.config.address}: {why}")
 
-    async def _attempt(self, body: Mapping[str, Any]) -> str:
+    async def _attempt(self, sdk: Any, body: Mapping[str, Any]) -> str:
         from openai.types.chat import ChatCompletion
 
         self.usage.attempts += 1
         sent = {key: value for key, value in body.items() if key not in ("extra_body", *(() if self.config.seeds else ("seed",)))}
         sent |= body.get("extra_body", {})
         # Not chat.completions.create: it walks every message against its declared types, a fifth of the time of a call.
-        call = self._sdk.post("/chat/completions", cast_to=ChatCompletion, body=sent, options={"timeout": self.config.timeout})
+        call = sdk.post("/chat/completions", cast_to=ChatCompletion, body=sent, options={"timeout": self.config.timeout})
         answer = await asyncio.wait_for(call, self.config.timeout + 1.0)
         self._charge(body, getattr(answer, "usage", None))
         text = answer.choices[0].message.content or ""
@@ -338,18 +343,18 @@ class ChatClient:
         key = os.environ.get(self.config.api_key_env, "")
         return without_credentials(text.replace(key, "<key>") if key else text)
 
-    def _connected(self) -> asyncio.Semaphore:
-        """The slots of this process, whose connections, breaker and budget are its own."""
-        pid = os.getpid()
-        if self._owner != pid or self._slots is None:
-            self._sdk = self._connect()
-            self._hang_up = finalize(self, _close, self._sdk, pid)
-            self._slots = asyncio.Semaphore(self.config.concurrency)
+    def _connected(self) -> Any:
+        """The connections of this process, whose slots, breaker and budget are its own."""
+        pid, sdk = os.getpid(), self._sdk  # once: another thread may close them at any time
+        if self._owner != pid or sdk is None:
+            self._sdk = sdk = self._connect()
+            self._hang_up = finalize(self, _close, sdk, pid)
         if self._owner != pid:
+            self._slots = asyncio.Semaphore(self.config.concurrency)
             self._breaker = Breaker(self.config.breaker, self.config.cooldown)
             self._purse = Purse(self.config.budget, self.usage.cost)
             self._owner = pid
-        return self._slots
+        return sdk
 
     def _connect(self) -> Any:
         from openai import AsyncOpenAI
@@ -357,10 +362,8 @@ class ChatClient:
         name = self.config.api_key_env
         key = os.environ.get(name, "")
         if not key and not _near(self.config.base_url):
-            raise ConfigError(
-                f"llm: expected an API key in the environment variable {name}; it is not set. "
-                f"A server that asks for none takes any value, for instance: export {name}=none"
-            )
+            hint = f"A server that asks for none takes any value, for instance: export {name}=none"
+            raise ConfigError(f"llm: expected an API key in the environment variable {name}; it is not set. {hint}")
         return AsyncOpenAI(base_url=self.config.base_url, api_key=key or "none", max_retries=0, timeout=self.config.timeout)
 
 
@@ -379,7 +382,7 @@ def _near(base_url: str) -> bool:
         return "." not in host or host.endswith(".local")
 
 
-@lru_cache(maxsize=64)
+@once
 def _shared(settings: str) -> ChatClient:
     return ChatClient(ChatConfig.from_mapping(json.loads(settings)))
 

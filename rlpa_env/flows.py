@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -24,6 +24,21 @@ from rlpa_env.errors import ModelError
 T = TypeVar("T")
 Flow = Generator["Future[Any]", Any, T]
 Work = Callable[[], None]
+_FIRST = threading.RLock()  # held over a fork: a child whose parent was making something would wait for it for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_FIRST.acquire, after_in_parent=_FIRST.release, after_in_child=_FIRST.release)
+
+
+def once(make: Callable[[Any], T]) -> Callable[[Any], T]:
+    """A function that makes one thing per argument, whatever number of threads ask first at the same time; keeps the newest 64."""
+    cached = lru_cache(maxsize=64)(make)
+
+    @wraps(make)
+    def made(key: Any) -> T:
+        with _FIRST:  # lru_cache alone runs ``make`` in each of them
+            return cached(key)
+
+    return made
 
 
 class _Group:
@@ -114,7 +129,7 @@ def begin(flows: Callable[[], Sequence[Flow[Any]]], then: Callable[[list[Any]], 
     return outcome
 
 
-@lru_cache
+@once
 def _background(pid: int) -> SimpleQueue[Work]:
     """What is put here is done on the thread of this process."""
     posted: SimpleQueue[Work] = SimpleQueue()

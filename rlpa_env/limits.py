@@ -17,6 +17,10 @@ from typing import Any
 
 from rlpa_env.errors import BudgetError
 
+# Of the 4xx those that every request would meet, or that say that the server is at its end. Any other refuses one request, such
+# as a dialogue that has outgrown the served context, or asks for patience: whoever says so is there.
+_OUT = frozenset({401, 403, 404, 408})
+
 
 class Breaker:
     """Opens after ``most`` failed attempts in a row; ``cooldown`` seconds later one call probes while the others wait.
@@ -59,7 +63,7 @@ class Breaker:
 
     def failed(self, status: int | None) -> None:
         """An attempt failed, with an HTTP status or without. Those sent before the breaker opened say nothing new."""
-        if status == 429:  # a rate limit: a server that asks for patience is there
+        if status is not None and 400 <= status < 500 and status not in _OUT:
             return self.answered()
         probing = self._prober is asyncio.current_task()
         if self.openings and not probing:

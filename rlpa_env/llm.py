@@ -26,6 +26,7 @@ from rlpa_env.matching import LexicalMatcher
 from rlpa_env.meaning import comparable, meaning, point_score
 from rlpa_env.profiles import Profile, canonical_slot
 from rlpa_env.scripted import ScriptedUser
+from rlpa_env.store import sendable
 from rlpa_env.text import normalise, sentences, stems
 from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.users import Draft, Part, UserTurn
@@ -41,7 +42,9 @@ _STAGE = re.compile(
 )
 _ROLE = re.compile(r"^\s*(?:me|them|user|assistant|person|stranger|human)\s*:", re.I | re.M)
 _ASKS = re.compile(r"[?\uff1f]")
-_THOUGHT = re.compile(r"\A\s*(?:(?!\{).*?</think>|<think>.*)", re.DOTALL | re.I)  # the opening tag may have been part of the prompt
+# The first of them, whose opening tag may have been part of the prompt; one that is never closed ends where a profile begins.
+_THOUGHT = re.compile(r"\A(?!\s*(?:\{|```|<\s*profile)).*?</think>\s*|\A\s*<think>(?:.*(?=<profile>)|.*)", re.DOTALL | re.I)
+_LATER_THOUGHT = re.compile(r"<think>(?:(?!<think>).)*?</think>\s*", re.DOTALL | re.I)
 _FENCE = re.compile(r"\A```\w*\s*(.*?)\s*```\Z", re.DOTALL)
 _LEFT_OUT = "\u2026"  # stands for a turn that the judge does not get to see
 _ROUNDABOUT = 3  # words that another wording may need beyond the truth's own: "flies planes for a living"
@@ -54,10 +57,7 @@ def prompt(name: str, language: str) -> str:
 
 
 def _request(instructions: str, data: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": instructions},
-        {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
-    ]
+    return [{"role": "system", "content": instructions}, {"role": "user", "content": json.dumps(data, ensure_ascii=False)}]
 
 
 def _trait(point: Point) -> str:
@@ -69,9 +69,15 @@ def _orders(point: Point) -> bool:
     return is_order(_trait(point))
 
 
+def without_thoughts(written: str) -> str:
+    """What a model wrote, without its thoughts. JSON and code are left as they are: they may speak of such tags."""
+    text = _THOUGHT.sub("", written)
+    return text if text.lstrip().startswith(("{", "```")) else _LATER_THOUGHT.sub("", text)
+
+
 def _answer(written: str) -> str:
-    """What a model wrote, without its thoughts before it and the code fence around it."""
-    text = _THOUGHT.sub("", written).strip()
+    """What a model wrote, without its thoughts and the code fence around it."""
+    text = without_thoughts(written).strip()
     fenced = _FENCE.match(text)
     return fenced.group(1) if fenced else text
 
@@ -89,9 +95,7 @@ class LLMUser:
         cues, style, shift_turn, consent: as for `ScriptedUser`.
     """
 
-    def __init__(
-        self, llm: Any, cues: str = "mixed", style: str | None = None, shift_turn: int | None = None, consent: bool = False
-    ) -> None:
+    def __init__(self, llm: Any, cues: str = "mixed", style: str | None = None, shift_turn: int | None = None, consent: bool = False) -> None:
         self.client: ChatClient = client_of(llm)
         self.counts = dict.fromkeys(("messages", "rewrites", "leak", "stage direction", "length", "role", "empty", "kept faults"), 0)
         self._script = ScriptedUser(cues, style, shift_turn, consent)
@@ -213,7 +217,7 @@ class LLMUser:
 
 def _cleaned(text: str) -> str:
     """Without thoughts, and without the fence, quotation marks and blank lines that models put around a message."""
-    text = " ".join(_answer(text).encode("utf-8", "replace").decode().split())  # half a surrogate pair cannot be sent on
+    text = " ".join(sendable(_answer(text)).split())
     return text[1:-1].strip() if len(text) > 1 and text[0] + text[-1] in ('""', "''", "\u201c\u201d") else text
 
 
@@ -221,9 +225,9 @@ def _fault(text: str, quiet: Mapping[int, tuple[Point, tuple[str, ...]]]) -> str
     """What is wrong with a message, for the rewrite; "" if nothing."""
     if not text:
         return "empty: write the message"
-    leaked = next((point for point, lines in quiet.values() if tells(text, point, lines)), None)
-    if leaked:
-        return f"leak: do not say {leaked.value!r} yet"
+    for point, lines in quiet.values():
+        if tells(text, point, lines):
+            return f"leak: do not say {_own_words(text, point, lines)!r} yet"
     if _STAGE.search(text):
         return "stage direction: only the words that you type"
     if _ROLE.search(text) or breaks_role(text) or is_order(text):
@@ -231,6 +235,13 @@ def _fault(text: str, quiet: Mapping[int, tuple[Point, tuple[str, ...]]]) -> str
     if len(sentences(text)) > _MOST_SENTENCES or len(text) > _MOST_CHARS:
         return f"length: at most {_MOST_SENTENCES} short sentences"
     return ""
+
+
+def _own_words(text: str, point: Point, lines: tuple[str, ...]) -> str:
+    """The words of a message that tell a point: the value itself may say more than the model knows."""
+    words = next((sentence for sentence in sentences(text) if tells(sentence, point, lines)), text).split()
+    shared = [index for index, word in enumerate(words) if stems(word) & stems(point.value)]
+    return " ".join(words[shared[0] : shared[-1] + 1] if shared else words).strip(".,;:!?")
 
 
 def _nearest(line: str, text: str) -> str:
@@ -242,18 +253,13 @@ def _nearest(line: str, text: str) -> str:
 # A reason is bounded, or a weak model reasons until its tokens are spent and the answer is no JSON; by a pattern, since
 # not every server that obeys schemas knows maxLength.
 _REASON = MappingProxyType({"type": "string", "pattern": '^[^"\\\\\\n\\r\\t]{0,100}$'})
+_CRITERION = MappingProxyType({"reason": dict(_REASON), "pass": {"type": "boolean"}})
 _VERDICT_SCHEMA: Mapping[str, Any] = MappingProxyType(
     {
         "title": "verdict",
         "type": "object",
         "properties": {
-            name: {
-                "type": "object",
-                "properties": {"reason": dict(_REASON), "pass": {"type": "boolean"}},
-                "required": ["reason", "pass"],
-                "additionalProperties": False,
-            }
-            for name in CRITERIA
+            name: {"type": "object", "properties": dict(_CRITERION), "required": [*_CRITERION], "additionalProperties": False} for name in CRITERIA
         },
         "required": list(CRITERIA),
         "additionalProperties": False,
@@ -361,10 +367,8 @@ class LLMMatcher:
         if not open_GT.any():
             return scores_GT
         guesses, truths = (np.flatnonzero(open_GT.any(axis=axis)).tolist() for axis in (1, 0))
-        data = {
-            "guesses": [{"id": i, "trait": _trait(guess[i])} for i in guesses],
-            "truths": [{"id": i, "trait": _trait(truth[i])} for i in truths],
-        }
+        shown = [[{"id": i, "trait": _trait(points[i])} for i in ids] for points, ids in ((guess, guesses), (truth, truths))]
+        data = {"guesses": shown[0], "truths": shown[1]}
         messages = _request(prompt("matcher-v1", self.client.config.language), data)
         pairs: list[tuple[int, int]] = yield from _structured(self.client, "matcher", messages, _pairs_schema(guesses, truths), _pairs)
         for row, column in pairs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,22 +12,21 @@ from rlpa_env.clients import client_of
 from rlpa_env.encoders import MINILM, encoder_of
 from rlpa_env.errors import unknown_choice
 from rlpa_env.flows import Flow, alone, run
-from rlpa_env.llm import prompt
+from rlpa_env.llm import prompt, without_thoughts
 
 METHODS = ("base", "reminder", "self-critic", "cot", "rag")
 RETRIEVED = 5  # past exchanges (paper, baselines)
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|(?=<profile>)|\Z)\s*", re.DOTALL | re.IGNORECASE)
 Messages = Sequence[Mapping[str, str]]
 Encoder = Callable[[list[str]], np.ndarray]  # texts -> unit vectors [n, d]
 
 
 class PromptingAgent:
-    """A model that is prompted and not trained.
+    """A model that is prompted and not trained. What it thinks before it answers is cut off.
 
     - ``base``: the instructions and the dialogue.
     - ``reminder``: a sentence that asks to respect what was told, after the newest message.
     - ``self-critic``: answer, critique, rewrite; three calls a turn.
-    - ``cot``: five worked examples with a thought before the answer; the thought is cut off.
+    - ``cot``: five worked examples with a thought before the answer.
     - ``rag``: of the earlier dialogue only the five exchanges nearest to the newest message by sentence embedding.
 
     Args:
@@ -67,13 +65,13 @@ class PromptingAgent:
     def act_flow(self, messages: Messages) -> Flow[str]:
         """``act`` as a flow."""
         prepared = self._prepared([dict(message) for message in messages])
-        answer = yield self.client.begin(prepared)
+        answer = without_thoughts((yield self.client.begin(prepared)))
         if self.method == "self-critic":
             language = self.client.config.language
             for step in ("agent-critique-v1", "agent-rewrite-v1"):
                 prepared += [{"role": "assistant", "content": answer}, {"role": "user", "content": prompt(step, language)}]
-                answer = yield self.client.begin(prepared)
-        return _THOUGHT.sub("", answer) if self.method == "cot" else answer
+                answer = without_thoughts((yield self.client.begin(prepared)))
+        return answer
 
     def _prepared(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
         if self.method == "reminder":

@@ -149,12 +149,6 @@ class ScriptedUser:
         """The point of a fact."""
         return self._mind.facts[index].point
 
-    def unsaid(self, draft: Draft) -> dict[int, Point]:
-        """Index and point of every fact that is neither told yet nor part of the draft."""
-        saying = {part.what for part in draft.parts if part.mark in ("plain", "hint")}
-        mind = self._mind
-        return {i: fact.point for i, fact in enumerate(mind.facts) if mind.status[i] == HIDDEN and i not in saying}
-
     def _parts(self, impression: Impression) -> list[Part]:
         mind, rng, voice = self._mind, self._rng, world().voice
         news = self._announce()
@@ -263,10 +257,8 @@ class ScriptedUser:
     def say(self, draft: Draft, text: str, said: Sequence[Part]) -> UserTurn:
         """Say ``text``, which voices the parts ``said`` of the draft; what it leaves out stays unsaid."""
         mind = self._mind
-        if draft.left:
-            return UserTurn(text, left=True, dislike=draft.dislike)
         told, plainly, distractors = [], [], []
-        mind.pending, request, last = "", "", []
+        pending, request, last = "", "", []
         for line, mark, what in said:
             if mark in ("plain", "hint"):
                 index = int(what)
@@ -285,10 +277,12 @@ class ScriptedUser:
             elif mark == "distractor":
                 distractors.append(what)
             elif mark == "request":
-                mind.pending = request = str(what)
+                pending = request = str(what)
             elif mark == "question":
-                mind.pending = "question"
-        mind.last, mind.message = tuple(last), text
+                pending = "question"
+        if draft.left:  # what slipped out with the last words was heard; no answer to them is waited for
+            return UserTurn(text, True, tuple(told), tuple(plainly), dislike=draft.dislike)
+        mind.pending, mind.last, mind.message = pending, tuple(last), text
         return UserTurn(text, False, tuple(told), tuple(plainly), tuple(distractors), draft.dislike, request)
 
     def _announce(self) -> list[int]:

@@ -12,6 +12,11 @@ from typing import Any
 from rlpa_env.errors import ModelError
 
 
+def sendable(text: str) -> str:
+    """A text that can be encoded: half a surrogate pair, which models cut short do write, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class Store:
     """A folder of answers. Written beside and renamed: an interrupted write leaves nothing half."""
 
@@ -29,7 +34,7 @@ class Store:
         """The recorded answer, or None. Raises ModelError if it cannot be read."""
         path = self.path(body)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))["answer"] if path.exists() else None
+            return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))["answer"] if path.exists() else None
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"store {path}: expected a recorded answer; {_named(error)}. Delete the file to ask again.") from error
 
@@ -43,7 +48,8 @@ class Store:
         fresh = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps({"request": body, "answer": answer}, ensure_ascii=False, indent=1), encoding="utf-8")
+            text = json.dumps({"request": body, "answer": answer}, ensure_ascii=False, indent=1)
+            fresh.write_text(text, encoding="utf-8", errors="surrogatepass")  # an answer replays as it came
             _place(fresh, path)
         except OSError as error:
             raise ModelError(f"store {self.folder}: expected a folder to write answers to; {_named(error)}. Free it or name another.") from error

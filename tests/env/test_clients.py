@@ -15,7 +15,8 @@ import pytest
 from chat_servers import completion, refusal, scripted, serving, stats
 
 from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError
-from rlpa_env.clients import client_of
+from rlpa_env.clients import _loop, client_of
+from rlpa_env.flows import _background
 from rlpa_env.limits import Breaker
 from rlpa_env.store import Store
 
@@ -46,6 +47,22 @@ def test_nothing_connects_before_the_first_call_and_copies_are_the_same_client()
     settings = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
     assert client_of(settings) is client_of(dict(settings))
     assert client_of(own) is own
+
+
+@pytest.mark.parametrize(
+    "first",
+    [lambda: _loop(-1), lambda: _background(-1), lambda: client_of({"base_url": "http://127.0.0.1:9/v1", "model": "asked for by many at once"})],
+    ids=["loop", "flows", "client"],
+)
+def test_threads_that_ask_first_at_the_same_time_share_loop_thread_and_client(first):
+    gate, made = threading.Barrier(16), []
+    threads = [threading.Thread(target=lambda: (gate.wait(), made.append(first()))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 16
+    assert len({*map(id, made)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -180,6 +197,23 @@ def test_an_answer_ends_a_row_of_failures_and_so_does_a_rate_limit_which_is_none
     assert own.usage.reasons["HTTP 500"] == 2
 
 
+def test_requests_that_are_refused_for_themselves_do_not_open_the_breaker():
+    with scripted(lambda number: refusal(400) if number < 32 else completion()) as (url, _):
+        own = client(url)  # the defaults: 16 failures in a row would open it
+        wait([own.begin(HELLO) for _ in range(32)])
+        assert [future.result() for future in [own.begin(HELLO) for _ in range(8)]] == ["Hello there."] * 8
+    assert (own.usage.reasons, own.usage.lost, own.usage.refused) == ({"HTTP 400": 32}, 32, 0)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 500])
+def test_what_every_request_would_meet_does_open_it(status):
+    with scripted(lambda number: refusal(status)) as (url, came):
+        own = client(url, retries=0, breaker=2)
+        for _ in range(4):
+            wait([own.begin(HELLO)])
+    assert (len(came), own.usage.refused) == (2, 2)
+
+
 def test_what_was_sent_before_the_breaker_opened_does_not_count_as_a_failed_probe():
     async def five_at_once():
         breaker = Breaker(most=2, cooldown=10.0)
@@ -260,6 +294,28 @@ def test_a_probe_that_is_called_off_makes_room_for_another():
         probe.cancel()
         time.sleep(0.05)
         assert own.begin(HELLO).result(timeout=3) == "Hello there."
+
+
+def test_calls_in_flight_when_a_client_is_closed_go_on_over_new_connections_and_open_no_breaker():
+    gone, closed = threading.Barrier(9), threading.Event()
+
+    def reply(number):
+        if number < 8:
+            gone.wait()
+            closed.wait(5)  # what was asked before is answered to nobody
+        return completion()
+
+    with scripted(reply) as (url, _):
+        own = client(url, breaker=2, concurrency=8)
+        futures = [own.begin(HELLO) for _ in range(12)]  # a third of them queue
+        gone.wait()
+        own.close()
+        assert {future.result(timeout=4) for future in futures} == {"Hello there."}
+        closed.set()
+    assert (own.usage.calls, own.usage.lost, own.usage.failed) == (12, 0, 8)
+    assert own._breaker.openings == own._breaker.row == 0
+    own.close()
+    own.close()
 
 
 def test_the_budget_ends_cleanly(url):
@@ -347,8 +403,10 @@ def test_the_password_of_an_address_is_not_shown():
 
 def test_a_missing_key_is_named(monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    own = ChatClient(base_url="https://example.invalid/v1", api_key_env="NO_SUCH_KEY")
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
-        ChatClient(base_url="https://example.invalid/v1", api_key_env="NO_SUCH_KEY").ask(HELLO)
+        own.ask(HELLO)
+    assert (own.usage.lost, own.usage.attempts) == (1, 0)
 
 
 @pytest.mark.parametrize("pasted", ["sk-proj-abc123", "gsk_" + "a1B2" * 8, "AIza" + "Sy1_" * 8, "0123abcd", "two words", "ab/cd"])
@@ -443,6 +501,18 @@ def test_a_seed_goes_out_only_where_it_is_wanted(url, seeds):
     assert sent[0].get("seed") == (3 if seeds else None)
     assert sent[0]["top_k"] == 5
     assert "extra_body" not in sent[0]
+
+
+@pytest.mark.parametrize("mode", ["live", "record"])
+def test_half_a_surrogate_pair_in_a_text_is_sent_as_a_question_mark_and_one_in_an_answer_replays(mode, tmp_path):
+    half, settings = [{"role": "user", "content": "hi \ud83d"}], {"store": str(tmp_path), "retries": 0}
+    with scripted(lambda number: completion("so \ude00")) as (url, came):
+        own = client(url, mode=mode, **settings)
+        assert own.ask(half) == "so \ude00"
+        assert (len(came), own.usage.attempts, own.usage.failed) == (1, 1, 0)
+        if mode == "record":
+            later = client(url, mode="replay", **settings)
+            assert later.ask(half) == later.ask([{"role": "user", "content": "hi ?"}]) == "so \ude00"
 
 
 def test_an_interrupted_write_leaves_no_half_answer(tmp_path):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from concurrent.futures import Future
 
 import pytest
 
 from rlpa_env.errors import ModelError
-from rlpa_env.flows import alone, begin, finished, run
+from rlpa_env.flows import alone, begin, finished, once, run
 
 
 def flow(*futures):
@@ -107,3 +110,41 @@ def test_what_is_cancelled_before_its_turn_is_never_begun():
     assert busy.result(5)
     assert in_background([flow(finished(1))]) == [1]
     assert begun == []
+
+
+def asked_by_many(key="a"):
+    """The threads that ask for one slow thing at the same time, what is made and what they get; making has begun."""
+    begun, got, gate = [], [], threading.Barrier(16)
+
+    @once
+    def thing(key):
+        begun.append(key)
+        time.sleep(0.2)
+        return object()
+
+    threads = [threading.Thread(target=lambda: (gate.wait(), got.append(thing(key)))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    while not begun:
+        time.sleep(0.001)
+    return threads, thing, begun, got
+
+
+def test_threads_that_ask_first_at_the_same_time_get_one_thing():
+    threads, thing, begun, got = asked_by_many()
+    for thread in threads:
+        thread.join()
+    assert (begun, len({*map(id, got)}), len(got)) == (["a"], 1, 16)
+    assert thing("b") is not thing("a")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_forked_while_something_is_made_can_ask_too():
+    threads, thing, _, _ = asked_by_many()
+    if (child := os.fork()) == 0:
+        signal.alarm(5)  # ends it if it waits for a thread that it does not have
+        os._exit(thing("a") is None)
+    for thread in threads:
+        thread.join()
+    assert os.waitpid(child, 0)[1] == 0

@@ -190,12 +190,35 @@ def test_a_leak_brings_one_rewrite_and_is_counted():
     assert "Lisbon" not in turn.message
 
 
+@pytest.mark.parametrize(
+    ("written", "quoted"),
+    [
+        ("Fine day. I grew up on a farm, you know.", "grew up on a farm"),
+        ("I grew up on a sheep farm and I like tea.", "grew up on a sheep farm"),
+        ("I turned thirty-four last week.", "I turned thirty-four last week"),
+    ],
+)
+def test_the_wish_for_a_rewrite_quotes_what_the_model_wrote_and_nothing_of_the_profile(written, quoted):
+    farmer = Profile("farmer", {"Family Background": "grew up on a sheep farm", "Age": "34"})
+    user = user_with(lambda messages, options: written if len(messages) == 2 else "All fine here.", farmer)
+    user.reply(HELLO, "Nice day.")
+    assert f"(leak: do not say {quoted!r} yet)" in user.client.seen[1][0][-1]["content"]
+
+
 def test_a_leak_that_stays_counts_as_told_because_it_was_heard():
     user = user_with(lambda messages, options: LEAK)
     turn = user.reply(HELLO, "Nice day. What do you do for work?")
     assert user.counts["kept faults"] == 1
     assert {point.value for point in turn.told} >= {"Lisbon", "chess"}
     assert set(user.revealed) == set(turn.told)
+
+
+def test_what_slips_out_with_the_last_words_of_a_user_counts_as_told():
+    user = user_with(lambda messages, options: "I'm a nurse, bye.")
+    user._script._mind.patience = 0
+    turn = user.reply(HELLO, "You are boring.")
+    assert (turn.left, turn.message, user.counts["kept faults"]) == (True, "I'm a nurse, bye.", 1)
+    assert user.revealed == turn.told == turn.plainly == (Point("Occupation", "nurse"),)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +307,8 @@ def test_thoughts_and_fences_around_an_answer_are_cut_off():
         f"<think>\nIs it {{natural}}?\n</think>\n{verdict()}",
         f"Hm.</think>```\n{verdict()}\n```",
         verdict().replace("why", "says </think>"),
+        "\n" + verdict().replace("why", "says </think>"),
+        f"Hm.</think>{verdict().replace('why', 'says <think>', 1).replace('why', 'and </think>', 1)}",
     )
     for text in wrapped:
         judge = LLMJudge(Canned(lambda *_, text=text: text))

@@ -66,10 +66,28 @@ def test_self_critic_answers_criticises_and_rewrites():
     assert client.seen[2][7]["content"] == prompt("agent-rewrite-v1", "en")
 
 
-@pytest.mark.parametrize("thought", ["<think>hm, 34?</think>\n", "<THINK>\nlong\n</THINK>", "<think>never closed "])
-def test_the_thought_never_reaches_the_action(thought):
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "thought",
+    ["<think>hm, 34?</think>\n", "<THINK>\nlong\n</THINK>", "<think>never closed ", "34, I think.\n</think>\n\n",
+     "<think>First <profile>, then <response>.</think>", "I write <profile> first.</think>", "<think>a</think>\n<think>b</think>\n"],
+)  # fmt: skip
+def test_the_thought_never_reaches_the_action(thought, method):
     client = Heard(thought + GOOD)
-    assert PromptingAgent(client, "cot").act(dialogue(0)) == GOOD
+    assert PromptingAgent(client, method, encoder=lambda texts: np.eye(len(texts))).act(dialogue(0)) == GOOD
+    assert all(message["content"] == GOOD for messages in client.seen for message in messages if message["role"] == "assistant")
+
+
+def test_a_thought_between_the_blocks_is_cut_and_a_closing_tag_in_a_reply_is_none():
+    between = GOOD.replace("<response>", "<think>Now the reply.</think><response>")
+    assert PromptingAgent(Heard(between), "cot").act(dialogue(0)) == GOOD
+    about = GOOD.replace("Hi there.", "You wrote </think>?")
+    assert PromptingAgent(Heard(about)).act(dialogue(0)) == about
+
+
+def test_cot_shows_five_worked_examples():
+    client = Heard()
+    PromptingAgent(client, "cot").act(dialogue(0))
     assert client.seen[0][0]["content"].count("Message:") == 5
 
 

@@ -446,7 +446,7 @@ def test_reset_takes_an_id_or_a_mapping_and_refuses_the_rest():
     assert env.unwrapped.profile.id == "vanilla/train/0042"
     env.reset(seed=0, options={"profile": NONCE})
     assert env.unwrapped.profile.id == "nonce"
-    with pytest.raises(rlpa_env.ConfigError, match=r"profile id: .*3821 in all.*Did you mean 'vanilla/train/") as caught:
+    with pytest.raises(rlpa_env.ConfigError, match=r"profile id: .*3821 in all") as caught:
         env.reset(options={"profile": "vanilla/train/99999" + "9" * 1000})
     assert len(str(caught.value)) < 500
     with pytest.raises(rlpa_env.ConfigError, match="reset option"):

@@ -87,13 +87,17 @@ def weights(users: int, seed: int = 0, repeats: int = REPEATS) -> np.ndarray:
 
 
 def _weighted(weights_BU: np.ndarray, values_U: np.ndarray) -> np.ndarray:
+    """Mean of each resample over the users that are known; NaN for one that holds none of them."""
     known = ~np.isnan(values_U)
     total = weights_BU @ known.astype(float)
-    return (weights_BU @ np.where(known, values_U, 0.0)) / np.maximum(total, 1e-12)
+    sums = weights_BU @ np.where(known, values_U, 0.0)
+    return np.where(total > 0, sums / np.maximum(total, 1e-12), np.nan)
 
 
 def interval(point: float, draws: np.ndarray) -> tuple[float, float, float]:
-    """(estimate, lower, upper) of a 95 % percentile interval."""
+    """(estimate, lower, upper) of a 95 % percentile interval; draws that are NaN are left out, and without any it is NaN."""
+    if np.isnan(draws).all():
+        return float(point), np.nan, np.nan
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     return float(point), float(low), float(high)
 
@@ -105,7 +109,10 @@ def returns(records: Records, key: str = "reward") -> np.ndarray:
 
 
 def paired_difference(a: Records, b: Records, key: str = "return", seed: int = 0) -> tuple[float, float, float]:
-    """Mean of a − b over the same users and seeds with its 95 % interval. ``key``: "return" or a per-turn figure."""
+    """Mean of a − b over the same users and seeds with its 95 % interval. ``key``: "return" or a per-turn figure.
+
+    NaN, NaN, NaN if there is no user of whom both have a figure: then nothing is known of the difference.
+    """
     if [(r["profile"], r["seed"]) for r in a] != [(r["profile"], r["seed"]) for r in b]:
         raise ValueError("paired_difference: expected the same users and seeds in both; they differ.")
 
@@ -116,12 +123,17 @@ def paired_difference(a: Records, b: Records, key: str = "return", seed: int = 0
         return by_user(records, _nanmean(table.T))
 
     difference = figure(a) - figure(b)
-    return interval(float(np.nanmean(difference)), _weighted(weights(len(difference), seed), difference))
+    return interval(float(_nanmean(difference)), _weighted(weights(len(difference), seed), difference))
 
 
 def ties(records: Mapping[str, Records]) -> list[tuple[str, str]]:
-    """Neighbours in the ranking by return whose paired 95 % interval covers 0: not to be told apart."""
-    ranked = sorted(records, key=lambda name: -float(np.nanmean(returns(records[name]))))
+    """Neighbours in the ranking by return whose paired 95 % interval covers 0: not to be told apart.
+
+    Agents without a return have no place in it. Neighbours whose failures leave no user in common are no tie: nothing is
+    known of their difference.
+    """
+    means = {name: float(_nanmean(returns(own))) for name, own in records.items()}
+    ranked = sorted((name for name in means if not np.isnan(means[name])), key=lambda name: -means[name])
     tied = []
     for better, worse in pairwise(ranked):
         _, low, high = paired_difference(records[better], records[worse])

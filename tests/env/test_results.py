@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlpa_env import ModelError
-from rlpa_env.results import by_user, normalised, paired_difference, per_turn, returns, summarise
+from rlpa_env.results import by_user, normalised, paired_difference, per_turn, returns, summarise, ties
 
 
 def turn(reward=0.0, profile=0.0, response=0.0, al=0.0, valid=True, **more):
@@ -43,6 +43,27 @@ def test_a_failure_is_missing_and_never_a_0():
     assert row["return"] == pytest.approx(3.0)  # of the whole episode; the sum of a part says nothing
     assert row["failures"] == 1
     assert row["ranked"] is True
+
+
+def failed(profile):
+    return record(profile, [turn(valid=False)], stop="failure", error="the server is down")
+
+
+def whole(profile, reward):
+    return record(profile, [turn(reward, reward)] * 3)
+
+
+def test_a_resample_that_holds_only_failures_is_left_out_of_the_interval():
+    row = summarise("x", [whole("a", 2.0), failed("b"), failed("c")], None, None, [0])
+    assert [row["return"], row["return_lo"], row["return_hi"]] == [6.0, 6.0, 6.0]
+    assert [row["profile_f1_lo"], row["profile_f1_hi"]] == [2.0, 2.0]
+
+
+def test_agents_that_failed_on_each_others_people_have_no_difference_and_are_no_tie():
+    ours, theirs = [whole("a", 2.0), failed("b")], [failed("a"), whole("b", 1.0)]
+    assert np.isnan(paired_difference(ours, theirs)).all()
+    assert ties({"ours": ours, "theirs": theirs}) == []
+    assert ties({"ours": ours, "broken": [failed("a"), failed("b")], "again": ours}) == [("ours", "again")]
 
 
 def test_turns_off_schema_are_shown_as_missing_and_as_0_and_too_many_forbid_a_rank():

@@ -108,22 +108,31 @@ def returns(records: Records, key: str = "reward") -> np.ndarray:
     return np.array([sum(turn[key] for turn in r["turns"]) if ok else np.nan for r, ok in zip(records, whole, strict=True)])
 
 
+def means(records: Records, key: str) -> np.ndarray:
+    """Mean over the turns of each episode of one per-turn figure; NaN for one that a failure cut short, as in `returns`.
+
+    Its early turns alone are no mean: guesses get better as people tell more.
+    """
+    table = per_turn(records, key)
+    return np.where(np.isnan(table).any(axis=1), np.nan, _nanmean(table.T))
+
+
 def paired_difference(a: Records, b: Records, key: str = "return", seed: int = 0) -> tuple[float, float, float]:
     """Mean of a − b over the same users and seeds with its 95 % interval. ``key``: "return" or a per-turn figure.
 
-    NaN, NaN, NaN if there is no user of whom both have a figure: then nothing is known of the difference.
+    An episode that a failure cut short for one is left out of both. NaN, NaN, NaN if that leaves none: nothing is known then.
     """
     if [(r["profile"], r["seed"]) for r in a] != [(r["profile"], r["seed"]) for r in b]:
         raise ValueError("paired_difference: expected the same users and seeds in both; they differ.")
-
-    def figure(records: Records) -> np.ndarray:
-        if key == "return":
-            return by_user(records, returns(records))
-        table = per_turn(records, key)
-        return by_user(records, _nanmean(table.T))
-
-    difference = figure(a) - figure(b)
+    ours, theirs = _common(*(returns(records) if key == "return" else means(records, key) for records in (a, b)))
+    difference = by_user(a, ours) - by_user(b, theirs)
     return interval(float(_nanmean(difference)), _weighted(weights(len(difference), seed), difference))
+
+
+def _common(*episodes: np.ndarray) -> list[np.ndarray]:
+    """The figures of several agents on the same episodes, where one of them has none as NaN in all."""
+    missing = np.isnan(episodes).any(axis=0)
+    return [np.where(missing, np.nan, values) for values in episodes]
 
 
 def ties(records: Mapping[str, Records]) -> list[tuple[str, str]]:
@@ -132,8 +141,8 @@ def ties(records: Mapping[str, Records]) -> list[tuple[str, str]]:
     Agents without a return have no place in it. Neighbours whose failures leave no user in common are no tie: nothing is
     known of their difference.
     """
-    means = {name: float(_nanmean(returns(own))) for name, own in records.items()}
-    ranked = sorted((name for name in means if not np.isnan(means[name])), key=lambda name: -means[name])
+    found = {name: float(_nanmean(returns(own))) for name, own in records.items()}
+    ranked = sorted((name for name in found if not np.isnan(found[name])), key=lambda name: -found[name])
     tied = []
     for better, worse in pairwise(ranked):
         _, low, high = paired_difference(records[better], records[worse])
@@ -145,8 +154,9 @@ def ties(records: Mapping[str, Records]) -> list[tuple[str, str]]:
 def normalised(
     records: Records, prior: Records, oracle: Records, key: str = "reward", seed: int = 0
 ) -> tuple[float, float, float]:
-    """(R − R_prior) / (R_oracle − R_prior), a ratio of means over the same users, bootstrapped jointly."""
-    own, floor, top = (by_user(r, returns(r, key)) for r in (records, prior, oracle))
+    """(R − R_prior) / (R_oracle − R_prior), a ratio of means over the same episodes, bootstrapped jointly over users."""
+    three = (records, prior, oracle)
+    own, floor, top = map(by_user, three, _common(*(returns(r, key) for r in three)))
     weights_BU = weights(len(own), seed)
 
     def ratio(mean: Callable[[np.ndarray], Any]) -> Any:
@@ -187,7 +197,7 @@ def summarise(
         for key, part in _NORMALISED.items():
             put(key, normalised(records, prior, oracle, part, boot_seed))
     for key, figure in _MEANS.items():
-        put(key, mean_of(by_user(records, _nanmean(per_turn(records, figure).T))))
+        put(key, mean_of(by_user(records, means(records, figure))))
     put("profile_f1_final", mean_of(by_user(records, per_turn(records, "f1")[:, -1])))
     if all("al" in turn for record in records for turn in record["turns"]):
         al_UK = by_user(records, per_turn(records, "al"))

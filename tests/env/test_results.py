@@ -66,6 +66,30 @@ def test_agents_that_failed_on_each_others_people_have_no_difference_and_are_no_
     assert ties({"ours": ours, "broken": [failed("a"), failed("b")], "again": ours}) == [("ours", "again")]
 
 
+LATE = [turn(f1, f1, f1) for f1 in (0.0, 0.3, 0.6)]  # guesses get better as people tell more
+
+
+def test_dialogues_cut_short_by_failures_bias_no_mean():
+    cut = [record(str(i), [*LATE[:2], turn(valid=False)] if i % 2 else LATE, stop="failure" if i % 2 else "turn_limit") for i in range(20)]
+    row = summarise("x", cut, None, None, [0])
+    for key in ("profile_f1", "profile_grounded_f1", "profile_precision", "profile_recall", "ceiling", "response"):
+        assert [row[key], row[f"{key}_lo"], row[f"{key}_hi"]] == pytest.approx([0.3] * 3)
+    assert row["return"] == pytest.approx(0.9)
+
+
+def test_differences_and_normalised_scores_are_of_the_episodes_that_everybody_finished():
+    def played(second):
+        return [record("a", LATE), second, record("b", LATE)]
+
+    easy, hard, cut = record("a", [turn(1.0, 1.0, 1.0)] * 3, seed=1), record("a", LATE, seed=1), record("a", LATE[:1], seed=1, stop="failure")
+    for key in ("return", "f1", "response"):
+        assert paired_difference(played(easy), played(cut), key) == (0.0, 0.0, 0.0)
+        assert paired_difference(played(easy), played(hard), key)[0] > 0.1
+    floor, top = ([record(r["profile"], [turn(level)] * 3, seed=r["seed"]) for r in played(hard)] for level in (0.0, 0.6))
+    floor[1] = record("a", [turn(0.3)] * 3, seed=1)  # the only episode with a higher floor is the one that was cut
+    assert normalised(played(cut), floor, top)[0] == pytest.approx(0.5)
+
+
 def test_turns_off_schema_are_shown_as_missing_and_as_0_and_too_many_forbid_a_rank():
     bad = record("a", [turn(1.0, 0.6), turn(valid=False)], stop="failure", error="off schema: judge: ...")
     row = summarise("x", [bad, record("b", [turn(1.0, 0.6)] * 3)], FLOOR, TOP, [0])

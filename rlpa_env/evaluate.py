@@ -119,13 +119,12 @@ class _Run:
             return failure
 
     def step(self, completion: str) -> None:
-        core = self.env.unwrapped
-        truth = core.profile.points  # type: ignore[attr-defined]
-        before: tuple[Message, ...] = core.dialogue  # type: ignore[attr-defined]
+        core: Any = self.env.unwrapped
+        before: tuple[Message, ...] = core.dialogue
         self.observation, reward, terminated, truncated, self.info = self.env.step(completion)
-        heard = core.last_action  # type: ignore[attr-defined]
+        heard, truth = core.last_action, core.scored[1]  # not profile: a shift of the user's, who has answered, is of the next turn
         al = not heard.error and self.judge.judge(truth, before, heard.reply).passed
-        said = core.last_verdict.reasons  # type: ignore[attr-defined]
+        said = core.last_verdict.reasons
         failed = {c: said[c] for c in CRITERIA if c in said and not self.info[f"judge/{c}"]}
         turn = _turn_record(self.info, float(reward), al, completion, self.counter)
         self.turns.append(turn | {"reasons": failed} | scored_on(core))

@@ -381,6 +381,30 @@ def test_objects_are_arguments_of_the_environment_and_tell_tasks_apart(tmp_path)
     assert evaluate(["script"], users=9, references="none", quiet=True, env_kwargs={"judge": RuleJudge()})[0]["users"] == 9
 
 
+def test_alignment_before_a_shift_is_judged_on_the_truth_of_that_turn_where_a_judge_is_waited_for(monkeypatch):
+    class Waited(RuleJudge):
+        def judge_flow(self, points, dialogue, reply):
+            yield from ()
+            return self.judge(points, dialogue, reply)
+
+    def truths(judge):
+        seen = []
+
+        class Watching(RuleJudge):
+            def judge(self, points, dialogue, reply):
+                seen.append(tuple(points))
+                return super().judge(points, dialogue, reply)
+
+        monkeypatch.setattr(sys.modules["rlpa_env.evaluate"], "RuleJudge", Watching)
+        setting = Setting("RLPA-Shift-v0", users=1, env_kwargs=(("judge", judge), ("shift_turn", 3)))
+        return seen, collect({"script": None}, setting, quiet=True, workers=1)["script"][0]["turns"]
+
+    seen, turns = truths(Waited())
+    assert len(set(seen[:2])) == 1
+    assert seen[1] != seen[2]
+    assert (seen, turns) == truths(RuleJudge())
+
+
 def test_records_and_rows_name_the_models_and_neither_server_nor_key(tmp_path):
     llm = {"base_url": "http://me:secret@127.0.0.1:9/v1", "model": "m", "api_key_env": "MY_KEY", "temperature": 0.2}
     (row,) = held(["script"], tmp_path, env_kwargs={"llm": llm})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from rlpa_env.flows import run
 from rlpa_env.judges import Judge, RuleJudge
 from rlpa_env.parts import check_choice, profiles_of
 from rlpa_env.population import SPLIT_SIZES
-from rlpa_env.results import budget_spent, off_schema, summarise, ties
+from rlpa_env.results import budget_spent, off_schema, result_rows
 from rlpa_env.types import CRITERIA, Message, StopReason
 from rlpa_env.vector import make_calls
 from rlpa_env.wrappers import append_line, described, digest, end_torn_line, read_episodes, scored_on
@@ -332,7 +333,7 @@ def evaluate(
         models it rests.
 
     Raises:
-        ModelError: an agent has no episode without a failure.
+        ModelError: of an agent every episode failed; the rows of the others are in ``out``.
         BudgetError: a budget is spent; what was finished is in ``out``.
     """
     check_choice("references", references, ("auto", *REFERENCES))
@@ -350,13 +351,14 @@ def evaluate(
     everybody = {**wanted, **{name: None for name in REFERENCES[references] if name not in wanted}}
     folder = Path(out) if out else None
     records = collect(everybody, setting, folder, workers, quiet)
-    rows = [summarise(name, own, records.get("prior"), records.get("oracle"), setting.seeds) for name, own in records.items()]
-    tied = ties(records)
-    for name, row in zip(records, rows, strict=True):
-        row |= {"kwargs": setting.arguments, "tied_with": [b if a == name else a for a, b in tied if name in (a, b)]}
-        row |= {"identity": records[name][0]["identity"]} if "identity" in records[name][0] else {}
-    if folder:
+    rows, errors = result_rows(records, setting.seeds)
+    for row in rows:
+        first = records[row["agent"]][0]
+        row |= {"kwargs": setting.arguments} | ({"identity": first["identity"]} if "identity" in first else {})
+    if folder and rows:
         (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if errors:
+        raise ModelError("; ".join([*map(str, errors), *([f"the rows of the others are in {folder / 'results.json'}"] if folder and rows else [])]))
     return rows
 
 
@@ -381,7 +383,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
     table.add_column("agent")
     for _, heading, _ in _COLUMNS:
         table.add_column(heading, justify="right")
-    for row in sorted(rows, key=lambda row: -row["return"]):
+    for row in sorted(rows, key=lambda row: -row.get("return", -math.inf)):
         cells = [f"{row[k]:.{d}f} [dim]{row[f'{k}_lo']:.{d}f}…{row[f'{k}_hi']:.{d}f}[/]" if k in row else "–" for k, _, d in _COLUMNS]
         equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
         if not row.get("ranked", True):

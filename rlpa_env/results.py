@@ -168,26 +168,59 @@ def normalised(
 def summarise(
     name: str, records: Records, prior: Records | None, oracle: Records | None, seeds: Sequence[int], boot_seed: int = 0
 ) -> dict[str, Any]:
-    """One result row; every score also with ``_lo`` and ``_hi`` (95 %, over users).
+    """One result row; every score also with ``_lo`` and ``_hi`` (95 %, over users). A score that cannot be had is absent.
 
     Without ``prior`` or ``oracle`` (the same users and seeds) the row has no normalised scores, and no alignment for records
     that were not judged with the true profile. Failures are missing, not 0. ``off_schema_as_0`` holds the scores with off-schema turns as 0; where they are more than
-    `OFF_SCHEMA_LIMIT` of an agent's turns, ``ranked`` is False: how good it is nobody can say.
+    `OFF_SCHEMA_LIMIT` of an agent's turns, or no episode is whole, ``ranked`` is False: how good it is nobody can say. An agent
+    without a whole episode has no other scores than these.
+
+    Raises:
+        ModelError: no episode is whole or ended off schema: every one was cut short by a failure from outside.
     """
-    if all(record["stop_reason"] == "failure" for record in records):
+    whole = any(record["stop_reason"] != "failure" for record in records)
+    if not whole and not any(map(off_schema, records)):
         raise ModelError(f"{name}: expected at least one episode without a failure; the first failed with: {records[0]['error']}")
-    users = len({record["profile"] for record in records})
-    weights_BU = weights(users, boot_seed)
     row: dict[str, Any] = {
         "agent": name,
         "env": records[0]["env"],
         "split": records[0]["split"],
-        "users": users,
+        "users": len({record["profile"] for record in records}),
         "seed": list(seeds),
     }
+    if whole:
+        row |= _scores(records, prior, oracle, boot_seed)
+    row |= _counts(records)
+    row["ranked"] = bool(whole and row["off_schema"] <= OFF_SCHEMA_LIMIT * sum(len(record["turns"]) for record in records))
+    row["off_schema_as_0"] = {}
+    if row["off_schema"]:
+        zeroed = summarise(name, as_zero(records), prior, oracle, seeds, boot_seed)
+        row["off_schema_as_0"] = {key: zeroed[key] for key in (*_MEANS, "return", "normalised", "avg") if key in zeroed}
+    return row
+
+
+def result_rows(records: Mapping[str, Records], seeds: Sequence[int]) -> tuple[list[dict[str, Any]], list[ModelError]]:
+    """A row for each agent, normalised by those named prior and oracle, with ``tied_with``; an error in place of a row without any score."""
+    rows, errors, tied = [], [], ties(records)
+    for name, own in records.items():
+        try:
+            row = summarise(name, own, records.get("prior"), records.get("oracle"), seeds)
+        except ModelError as error:
+            errors.append(error)
+            continue
+        row["tied_with"] = [b if a == name else a for a, b in tied if name in (a, b)]
+        rows.append(row)
+    return rows, errors
+
+
+def _scores(records: Records, prior: Records | None, oracle: Records | None, boot_seed: int) -> dict[str, Any]:
+    """Every score of a row; those that are not finite, as where the floor is the scale, are left out: JSON has no word for them."""
+    row: dict[str, Any] = {}
+    weights_BU = weights(len({record["profile"] for record in records}), boot_seed)
 
     def put(key: str, triple: tuple[float, float, float]) -> None:
-        row[key], row[f"{key}_lo"], row[f"{key}_hi"] = triple
+        if np.isfinite(triple).all():
+            row[key], row[f"{key}_lo"], row[f"{key}_hi"] = triple
 
     def mean_of(values_U: np.ndarray) -> tuple[float, float, float]:
         return interval(float(np.nanmean(values_U)), _weighted(weights_BU, values_U))
@@ -210,19 +243,14 @@ def summarise(
             slopes = np.array([improvement(line.tolist()) for line in 100.0 * np.vstack([al / 100.0, al_BK])])
             put("n_ir", interval(slopes[0, 0], slopes[1:, 0]))
             put("n_r2", interval(slopes[0, 1], slopes[1:, 1]))
-    row |= _counts(records)
-    row["ranked"] = bool(row["off_schema"] <= OFF_SCHEMA_LIMIT * sum(len(record["turns"]) for record in records))
-    row["off_schema_as_0"] = {}
-    if row["off_schema"]:
-        zeroed = summarise(name, as_zero(records), prior, oracle, seeds, boot_seed)
-        row["off_schema_as_0"] = {key: zeroed[key] for key in (*_MEANS, "return", "normalised", "avg") if key in zeroed}
     return row
 
 
 def _counts(records: Records) -> dict[str, Any]:
     turns = [turn for record in records for turn in record["turns"]]
+    spent = [turn["tokens"] for turn in turns if turn["valid"]]
     return {
-        "tokens_per_turn": float(np.mean([turn["tokens"] for turn in turns if turn["valid"]])),
+        **({"tokens_per_turn": float(np.mean(spent))} if spent else {}),
         "left_early": float(np.mean([bool(record["left"]) for record in records])),
         "failures": sum(record["stop_reason"] == "failure" for record in records),
         "off_schema": sum(map(off_schema, records)),

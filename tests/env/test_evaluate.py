@@ -26,8 +26,10 @@ from rlpa_env import (
 from rlpa_env.agents import AGENTS, TRICKS, constant_profile, make_agent
 from rlpa_env.evaluate import Setting, collect, evaluate, results_table
 from rlpa_env.population import load_split
+from rlpa_env.report import report_data
 from rlpa_env.results import paired_difference, per_turn, ties
 from rlpa_env.runs import read_runs
+from rlpa_env.standings import standings
 from rlpa_env.wrappers import described
 
 USERS = 24
@@ -301,6 +303,41 @@ def test_a_batch_that_fails_as_a_whole_fails_each_of_its_dialogues():
 
     with pytest.raises(ModelError, match="broken: expected at least one episode without a failure; the first failed with: agent: down"):
         held({"broken": Batching()}, None)
+
+
+def failing(words):
+    class Failing:
+        identity = {"is": words}  # noqa: RUF012
+
+        def act(self, messages):
+            raise ModelError(words)
+
+    return Failing()
+
+
+def test_an_agent_without_a_result_does_not_take_those_of_the_others_with_it(tmp_path):
+    with pytest.raises(ModelError, match=r"broken: expected at least one episode.*; cut: expected.*others are in .*results.json"):
+        held({"broken": failing("down"), "script": None, "cut": failing("away")}, tmp_path)
+    (row,) = json.loads((tmp_path / "results.json").read_text())
+    assert (row["agent"], row["tied_with"]) == ("script", [])
+
+
+def test_an_agent_that_was_off_schema_in_every_episode_is_in_the_table_and_in_the_report(tmp_path):
+    held({"script": None}, tmp_path)
+    path = tmp_path / "episodes.jsonl"
+    kept = [record | {"stop_reason": "failure", "error": "off schema: judge: none"} for record in lines(tmp_path)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    rows = held({"script": None, "prior": None}, tmp_path)
+    assert [(row["agent"], row["ranked"]) for row in rows] == [("script", False), ("prior", True)]
+    text = Console(width=200, file=io.StringIO(), record=True)
+    text.print(results_table(rows))
+    said = text.export_text()
+    assert said.index("prior") < said.index("script") < said.index("not ranked: 2")
+    for file in (path, tmp_path / "results.json"):
+        (board,) = standings(read_runs([file]))
+        assert [entry.agent for entry in board.entries] == ["prior", "script"]
+        assert "not ranked: 2 turns off schema" in board.entries[1].note
+        assert report_data(read_runs([file]))["boards"][0]["entries"][1]["scores"]["return"] is None
 
 
 def test_a_spent_budget_ends_the_evaluation_and_a_larger_one_goes_on(tmp_path):

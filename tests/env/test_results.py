@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -108,6 +110,25 @@ def test_an_agent_whose_every_episode_failed_has_no_scores():
     failed = [record(name, [turn(valid=False)], stop="failure", error="the server is down") for name in "ab"]
     with pytest.raises(ModelError, match="server is down"):
         summarise("x", failed, FLOOR, TOP, [0])
+
+
+def test_an_agent_that_was_off_schema_in_every_episode_has_a_row_without_rank_and_its_scores_as_0():
+    bad = [record(name, [turn(1.0, 0.6), turn(valid=False)], stop="failure", error="off schema: judge: ...") for name in "ab"]
+    row = summarise("x", bad, FLOOR, TOP, [0])
+    assert row["ranked"] is False
+    assert not {"return", "profile_f1", "al", "avg", "normalised"} & set(row)
+    assert row["off_schema_as_0"]["return"] == 1.0
+    assert row["off_schema_as_0"]["profile_f1"] == pytest.approx(0.2)
+    assert (row["off_schema"], row["failures"], row["tokens_per_turn"]) == (2, 2, 3.0)
+    silent = [record("a", [turn(valid=False)], stop="failure", error="off schema: judge: ...", limit=200), failed("b")]
+    json.dumps(summarise("x", silent, None, None, [0]), allow_nan=False)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # 0 / 0
+def test_a_score_that_is_no_number_is_absent():
+    row = summarise("x", A, FLOOR, FLOOR, [0])
+    assert "normalised" not in row
+    json.dumps(row, allow_nan=False)
 
 
 def test_normalised_is_a_ratio_of_means_with_a_joint_interval():

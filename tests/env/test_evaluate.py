@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -232,6 +233,61 @@ def test_an_agent_without_an_identity_is_told_by_its_class_and_attributes(tmp_pa
         held({"mine": agent}, tmp_path)
     assert [bool(agent.played) for agent in agents] == [True, True, False]
     assert "sk-" not in (tmp_path / "episodes.jsonl").read_text()  # an attribute may be anything: only its digest is kept
+
+
+def test_episodes_of_other_weights_are_played_anew(tmp_path):
+    class Net:
+        def __init__(self, weight):
+            self.layers, self.played = [{"weight": np.full(3, weight)}], []
+
+        def act(self, messages):
+            self.played.append(1)
+            return GOOD
+
+    agents = [Net(0.0), Net(1.0), Net(0.0)]
+    for agent in agents:
+        held({"net": agent}, tmp_path)
+    assert [bool(agent.played) for agent in agents] == [True, True, False]
+
+    class Weighing(RuleJudge):
+        def __init__(self, weight):
+            self.weight = np.full(3, weight)
+
+    assert len({Setting(env_kwargs=(("judge", Weighing(weight)),)).key for weight in (0.0, 1.0, 0.0)}) == 2
+
+
+class Opaque:
+    """An agent that nobody can tell from another."""
+
+    def __init__(self, **more):
+        self.say, self.played = (lambda: GOOD), []
+        vars(self).update(more)
+
+    def act(self, messages):
+        self.played.append(1)
+        return self.say()
+
+
+def test_episodes_of_who_cannot_be_told_from_others_are_played_anew_unless_it_says_who_it_is(tmp_path):
+    agents = [Opaque(), Opaque(), Opaque(identity={"is": "me"}), Opaque(identity={"is": "me"})]
+    for agent in agents[:2]:
+        with pytest.warns(UserWarning, match=r"agent 'who': expected attributes .*<lambda>, of which nothing can be read.*identity"):
+            held({"who": agent, "prior": None}, tmp_path)
+    for agent in agents[2:]:
+        held({"who": agent, "prior": None}, tmp_path)
+    assert [bool(agent.played) for agent in agents] == [True, True, True, False]
+    assert [line["agent"] for line in lines(tmp_path)].count("prior") == 2
+
+
+def test_a_judge_that_cannot_be_told_from_others_has_its_episodes_played_anew(tmp_path):
+    class Odd(RuleJudge):
+        def __init__(self):
+            self.weigh = lambda: 1
+
+    for count in (2, 4):
+        with pytest.warns(UserWarning, match="env_kwargs: expected attributes"):
+            held(["script"], tmp_path, env_kwargs={"judge": Odd()})
+        assert len(lines(tmp_path)) == count
 
 
 def test_episodes_from_before_identities_are_nobodys_model(tmp_path):

@@ -294,8 +294,8 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 def read_episodes(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read a file of recorded episodes.
 
-    A torn line, as a kill leaves it, is skipped with a warning that names it. Raises RLPAError if more than one line
-    in ten is torn: then this is some other kind of file.
+    A torn line, as a kill leaves it, is skipped with a warning that names it. Raises RLPAError if there are more of them, and
+    more than one, than episodes: then this is some other kind of file.
     """
     episodes, torn = [], []
     lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
@@ -310,9 +310,9 @@ def read_episodes(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             episodes.append(record)
         else:
             torn.append(number)
-    if len(torn) > max(1, 0.1 * len(lines)):
+    if len(torn) > max(1, len(episodes)):
         raise RLPAError(
-            f"{path}: expected one JSON object a line; {len(torn)} of {len(lines)} lines are none "
+            f"{path}: expected one JSON object a line; {len(torn)} of {len(torn) + len(episodes)} lines are none "
             f"(first: line {torn[0]}). Is this a file of recorded episodes?"
         )
     if torn:

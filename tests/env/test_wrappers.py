@@ -178,6 +178,19 @@ def test_a_torn_last_line_is_reported_and_skipped_and_does_not_eat_the_next(tmp_
         assert [episode["seed"] for episode in read_episodes(path)] == [1, 3]
 
 
+def test_several_kills_among_good_episodes_are_skipped_and_a_first_line_alone_may_be_torn(tmp_path):
+    path = tmp_path / "e.jsonl"
+    path.write_text('{"seed": 1, "tur\n' + '{"seed": 2}\n' * 10 + '{"seed": 3, "tu')
+    with pytest.warns(UserWarning, match="torn line 1, 12"):
+        assert len(read_episodes(path)) == 10
+    path.write_text('{"seed": 1, "tur')
+    with pytest.warns(UserWarning, match="torn line 1"):
+        assert read_episodes(path) == []
+    path.write_text("these are\n{}\nnotes\n")
+    with pytest.raises(RLPAError, match="2 of 3 lines are none"):
+        read_episodes(path)
+
+
 class Thing:
     def __init__(self, **attributes):
         vars(self).update(attributes)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import operator
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from typing import Any
 
 import gymnasium as gym
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 import rlpa_env  # noqa: F401 - registers the ids, in worker processes too
 from rlpa_env.agents import Agent, checked_agent, checked_completion, make_agent
@@ -25,7 +25,8 @@ from rlpa_env.flows import run
 from rlpa_env.judges import Judge, RuleJudge
 from rlpa_env.parts import check_choice, profiles_of
 from rlpa_env.population import SPLIT_SIZES
-from rlpa_env.results import budget_spent, off_schema, summarise, ties
+from rlpa_env.rendering import results_table as results_table  # part of this module's interface
+from rlpa_env.results import budget_spent, off_schema, result_rows
 from rlpa_env.types import CRITERIA, Message, StopReason
 from rlpa_env.vector import make_calls
 from rlpa_env.wrappers import append_line, described, digest, end_torn_line, read_episodes, scored_on
@@ -45,9 +46,19 @@ class Setting:
     env_kwargs: tuple[tuple[str, Any], ...] = ()
 
     @cached_property
+    def _read(self) -> tuple[dict[str, Any], list[str]]:
+        unread: list[str] = []
+        return described(dict(self.env_kwargs), unread), unread
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """``env_kwargs`` as they stand in records; see `described`."""
-        return described(dict(self.env_kwargs))
+        return self._read[0]
+
+    @property
+    def unread(self) -> list[str]:
+        """What of them cannot be told from others of its kind, as `described` names it."""
+        return self._read[1]
 
     @cached_property
     def key(self) -> str:
@@ -119,13 +130,12 @@ class _Run:
             return failure
 
     def step(self, completion: str) -> None:
-        core = self.env.unwrapped
-        truth = core.profile.points  # type: ignore[attr-defined]
-        before: tuple[Message, ...] = core.dialogue  # type: ignore[attr-defined]
+        core: Any = self.env.unwrapped
+        before: tuple[Message, ...] = core.dialogue
         self.observation, reward, terminated, truncated, self.info = self.env.step(completion)
-        heard = core.last_action  # type: ignore[attr-defined]
+        heard, truth = core.last_action, core.scored[1]  # not profile: a shift of the user's, who has answered, is of the next turn
         al = not heard.error and self.judge.judge(truth, before, heard.reply).passed
-        said = core.last_verdict.reasons  # type: ignore[attr-defined]
+        said = core.last_verdict.reasons
         failed = {c: said[c] for c in CRITERIA if c in said and not self.info[f"judge/{c}"]}
         turn = _turn_record(self.info, float(reward), al, completion, self.counter)
         self.turns.append(turn | {"reasons": failed} | scored_on(core))
@@ -239,6 +249,8 @@ def collect(
 
     An episode in the file counts if it is of the same task and the same agent (`described`), and no failure from outside cut
     it short: a server that was down, a rate limit, a time-out. One that was off schema counts: the agent may have caused it.
+    Of an agent without ``identity`` that holds something that cannot be read (a lambda, an open file, an HTTP client) none
+    counts, nor for anybody in an environment with such arguments: it may be another than the one that played. A warning says so.
 
     Args:
         agents: name -> agent object; None builds the reference agent of that name, in worker processes if neither models nor
@@ -251,9 +263,13 @@ def collect(
         BudgetError: a budget is spent; what was finished is kept.
     """
     episodes = setting.episodes()
-    identities = {name: None if agent is None else described(checked_agent(name, agent)) for name, agent in agents.items()}
+    unread: dict[str, list[str]] = {name: [] for name in agents}
+    identities = {name: None if agent is None else described(checked_agent(name, agent), unread[name]) for name, agent in agents.items()}
     path = out / "episodes.jsonl" if out else None
-    found = _finished(path, setting, identities) if path and path.exists() else {}
+    if path:
+        _warn_of({f"agent {name!r}": own for name, own in unread.items()} | {"env_kwargs": setting.unread})
+    known = {name: own for name, own in identities.items() if not unread[name] and not setting.unread}
+    found = _finished(path, setting, known) if path and path.exists() else {}
     apart = workers > 1 and not any(isinstance(value, dict) and "class" in value for value in setting.arguments.values())
     if out:
         out.mkdir(parents=True, exist_ok=True)
@@ -284,6 +300,16 @@ def collect(
                 for episode in missing:
                     done(_play_one(name, setting, episode))
     return {name: [found[name, profile, seed] for profile, seed in episodes] for name in agents}
+
+
+def _warn_of(unread: Mapping[str, Sequence[str]]) -> None:
+    for what, names in unread.items():
+        if names:
+            warnings.warn(
+                f"{what}: expected attributes that tell it from others of its class; got {', '.join(sorted(set(names)))}, of which nothing can be read. "
+                "Finished episodes are played again, unless it has an attribute `identity`: a mapping that says which it is.",
+                stacklevel=4,
+            )
 
 
 def _finished(path: Path, setting: Setting, identities: Mapping[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -333,7 +359,7 @@ def evaluate(
         models it rests.
 
     Raises:
-        ModelError: an agent has no episode without a failure.
+        ModelError: of an agent every episode failed; the rows of the others are in ``out``.
         BudgetError: a budget is spent; what was finished is in ``out``.
     """
     check_choice("references", references, ("auto", *REFERENCES))
@@ -351,49 +377,12 @@ def evaluate(
     everybody = {**wanted, **{name: None for name in REFERENCES[references] if name not in wanted}}
     folder = Path(out) if out else None
     records = collect(everybody, setting, folder, workers, quiet)
-    rows = [summarise(name, own, records.get("prior"), records.get("oracle"), setting.seeds) for name, own in records.items()]
-    tied = ties(records)
-    for name, row in zip(records, rows, strict=True):
-        row |= {"kwargs": setting.arguments, "tied_with": [b if a == name else a for a, b in tied if name in (a, b)]}
-        row |= {"identity": records[name][0]["identity"]} if "identity" in records[name][0] else {}
-    if folder:
+    rows, errors = result_rows(records, setting.seeds)
+    for row in rows:
+        first = records[row["agent"]][0]
+        row |= {"kwargs": setting.arguments} | ({"identity": first["identity"]} if "identity" in first else {})
+    if folder and rows:
         (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if errors:
+        raise ModelError("; ".join([*map(str, errors), *([f"the rows of the others are in {folder / 'results.json'}"] if folder and rows else [])]))
     return rows
-
-
-_COLUMNS = (
-    ("return", "return", 2),
-    ("normalised", "normalised", 2),
-    ("normalised_profile", "… profile", 2),
-    ("normalised_response", "… response", 2),
-    ("profile_f1", "profile F1", 3),
-    ("profile_grounded_f1", "grounded F1", 3),
-    ("avg", "AL AVG", 1),
-)
-_NO_SCALE = (
-    "No normalised scores: prior and oracle were not both played. --references all (references=\"all\") plays them; "
-    "where user, judge or matcher is a model, the oracle asks it hundreds of times a turn."
-)
-
-
-def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
-    """The rows as a table, every score with its 95 % interval, best return first; – for one that there is not."""
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("agent")
-    for _, heading, _ in _COLUMNS:
-        table.add_column(heading, justify="right")
-    for row in sorted(rows, key=lambda row: -row["return"]):
-        cells = [f"{row[k]:.{d}f} [dim]{row[f'{k}_lo']:.{d}f}…{row[f'{k}_hi']:.{d}f}[/]" if k in row else "–" for k, _, d in _COLUMNS]
-        equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
-        if not row.get("ranked", True):
-            equal = f"\n[red]not ranked: {row['off_schema']} turns off schema[/]"
-        if row["malformed"] > 0.5:
-            equal += f"\n[red]{row['malformed']:.0%} of answers malformed, which earn 0[/]"
-        if row.get("context_stops"):
-            equal += f"\n[red]{row['context_stops']} episodes outgrew the context[/]"
-        if row.get("failures", 0) > row.get("off_schema", 0):
-            equal += f"\n[red]{row['failures'] - row['off_schema']} episodes failed, not counted[/]"
-        table.add_row(f"{row['agent']}{equal}", *cells)
-    if not all("normalised" in row for row in rows):
-        table.caption = _NO_SCALE
-    return table

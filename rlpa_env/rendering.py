@@ -1,9 +1,11 @@
-"""What a person sees of an episode: the dialogue, guess against truth point by point, the two rewards."""
+"""What a person sees of an episode, the dialogue, guess against truth, the two rewards; and of an evaluation, its table."""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -75,3 +77,41 @@ def _rewards(env: RLPAEnv) -> Text:
     if env.last_action.error:
         line.append(f"malformed: {env.last_action.error}", style="bold red")
     return line
+
+
+_COLUMNS = (
+    ("return", "return", 2),
+    ("normalised", "normalised", 2),
+    ("normalised_profile", "… profile", 2),
+    ("normalised_response", "… response", 2),
+    ("profile_f1", "profile F1", 3),
+    ("profile_grounded_f1", "grounded F1", 3),
+    ("avg", "AL AVG", 1),
+)
+_NO_SCALE = (
+    "No normalised scores: prior and oracle were not both played. --references all (references=\"all\") plays them; "
+    "where user, judge or matcher is a model, the oracle asks it hundreds of times a turn."
+)
+
+
+def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
+    """The rows as a table, every score with its 95 % interval, best return first; – for one that there is not."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("agent")
+    for _, heading, _ in _COLUMNS:
+        table.add_column(heading, justify="right")
+    for row in sorted(rows, key=lambda row: -row.get("return", -math.inf)):
+        cells = [f"{row[k]:.{d}f} [dim]{row[f'{k}_lo']:.{d}f}…{row[f'{k}_hi']:.{d}f}[/]" if k in row else "–" for k, _, d in _COLUMNS]
+        equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
+        if not row.get("ranked", True):
+            equal = f"\n[red]not ranked: {row['off_schema']} turns off schema[/]"
+        if row["malformed"] > 0.5:
+            equal += f"\n[red]{row['malformed']:.0%} of answers malformed, which earn 0[/]"
+        if row.get("context_stops"):
+            equal += f"\n[red]{row['context_stops']} episodes outgrew the context[/]"
+        if row.get("failures", 0) > row.get("off_schema", 0):
+            equal += f"\n[red]{row['failures'] - row['off_schema']} episodes failed, not counted[/]"
+        table.add_row(f"{row['agent']}{equal}", *cells)
+    if not all("normalised" in row for row in rows):
+        table.caption = _NO_SCALE
+    return table

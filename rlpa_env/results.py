@@ -87,13 +87,17 @@ def weights(users: int, seed: int = 0, repeats: int = REPEATS) -> np.ndarray:
 
 
 def _weighted(weights_BU: np.ndarray, values_U: np.ndarray) -> np.ndarray:
+    """Mean of each resample over the users that are known; NaN for one that holds none of them."""
     known = ~np.isnan(values_U)
     total = weights_BU @ known.astype(float)
-    return (weights_BU @ np.where(known, values_U, 0.0)) / np.maximum(total, 1e-12)
+    sums = weights_BU @ np.where(known, values_U, 0.0)
+    return np.where(total > 0, sums / np.maximum(total, 1e-12), np.nan)
 
 
 def interval(point: float, draws: np.ndarray) -> tuple[float, float, float]:
-    """(estimate, lower, upper) of a 95 % percentile interval."""
+    """(estimate, lower, upper) of a 95 % percentile interval; draws that are NaN are left out, and without any it is NaN."""
+    if np.isnan(draws).all():
+        return float(point), np.nan, np.nan
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     return float(point), float(low), float(high)
 
@@ -104,24 +108,41 @@ def returns(records: Records, key: str = "reward") -> np.ndarray:
     return np.array([sum(turn[key] for turn in r["turns"]) if ok else np.nan for r, ok in zip(records, whole, strict=True)])
 
 
+def means(records: Records, key: str) -> np.ndarray:
+    """Mean over the turns of each episode of one per-turn figure; NaN for one that a failure cut short, as in `returns`.
+
+    Its early turns alone are no mean: guesses get better as people tell more.
+    """
+    table = per_turn(records, key)
+    return np.where(np.isnan(table).any(axis=1), np.nan, _nanmean(table.T))
+
+
 def paired_difference(a: Records, b: Records, key: str = "return", seed: int = 0) -> tuple[float, float, float]:
-    """Mean of a − b over the same users and seeds with its 95 % interval. ``key``: "return" or a per-turn figure."""
+    """Mean of a − b over the same users and seeds with its 95 % interval. ``key``: "return" or a per-turn figure.
+
+    An episode that a failure cut short for one is left out of both. NaN, NaN, NaN if that leaves none: nothing is known then.
+    """
     if [(r["profile"], r["seed"]) for r in a] != [(r["profile"], r["seed"]) for r in b]:
         raise ValueError("paired_difference: expected the same users and seeds in both; they differ.")
+    ours, theirs = _common(*(returns(records) if key == "return" else means(records, key) for records in (a, b)))
+    difference = by_user(a, ours) - by_user(b, theirs)
+    return interval(float(_nanmean(difference)), _weighted(weights(len(difference), seed), difference))
 
-    def figure(records: Records) -> np.ndarray:
-        if key == "return":
-            return by_user(records, returns(records))
-        table = per_turn(records, key)
-        return by_user(records, _nanmean(table.T))
 
-    difference = figure(a) - figure(b)
-    return interval(float(np.nanmean(difference)), _weighted(weights(len(difference), seed), difference))
+def _common(*episodes: np.ndarray) -> list[np.ndarray]:
+    """The figures of several agents on the same episodes, where one of them has none as NaN in all."""
+    missing = np.isnan(episodes).any(axis=0)
+    return [np.where(missing, np.nan, values) for values in episodes]
 
 
 def ties(records: Mapping[str, Records]) -> list[tuple[str, str]]:
-    """Neighbours in the ranking by return whose paired 95 % interval covers 0: not to be told apart."""
-    ranked = sorted(records, key=lambda name: -float(np.nanmean(returns(records[name]))))
+    """Neighbours in the ranking by return whose paired 95 % interval covers 0: not to be told apart.
+
+    Agents without a return have no place in it. Neighbours whose failures leave no user in common are no tie: nothing is
+    known of their difference.
+    """
+    found = {name: float(_nanmean(returns(own))) for name, own in records.items()}
+    ranked = sorted((name for name in found if not np.isnan(found[name])), key=lambda name: -found[name])
     tied = []
     for better, worse in pairwise(ranked):
         _, low, high = paired_difference(records[better], records[worse])
@@ -133,8 +154,9 @@ def ties(records: Mapping[str, Records]) -> list[tuple[str, str]]:
 def normalised(
     records: Records, prior: Records, oracle: Records, key: str = "reward", seed: int = 0
 ) -> tuple[float, float, float]:
-    """(R − R_prior) / (R_oracle − R_prior), a ratio of means over the same users, bootstrapped jointly."""
-    own, floor, top = (by_user(r, returns(r, key)) for r in (records, prior, oracle))
+    """(R − R_prior) / (R_oracle − R_prior), a ratio of means over the same episodes, bootstrapped jointly over users."""
+    three = (records, prior, oracle)
+    own, floor, top = map(by_user, three, _common(*(returns(r, key) for r in three)))
     weights_BU = weights(len(own), seed)
 
     def ratio(mean: Callable[[np.ndarray], Any]) -> Any:
@@ -146,26 +168,59 @@ def normalised(
 def summarise(
     name: str, records: Records, prior: Records | None, oracle: Records | None, seeds: Sequence[int], boot_seed: int = 0
 ) -> dict[str, Any]:
-    """One result row; every score also with ``_lo`` and ``_hi`` (95 %, over users).
+    """One result row; every score also with ``_lo`` and ``_hi`` (95 %, over users). A score that cannot be had is absent.
 
     Without ``prior`` or ``oracle`` (the same users and seeds) the row has no normalised scores, and no alignment for records
     that were not judged with the true profile. Failures are missing, not 0. ``off_schema_as_0`` holds the scores with off-schema turns as 0; where they are more than
-    `OFF_SCHEMA_LIMIT` of an agent's turns, ``ranked`` is False: how good it is nobody can say.
+    `OFF_SCHEMA_LIMIT` of an agent's turns, or no episode is whole, ``ranked`` is False: how good it is nobody can say. An agent
+    without a whole episode has no other scores than these.
+
+    Raises:
+        ModelError: no episode is whole or ended off schema: every one was cut short by a failure from outside.
     """
-    if all(record["stop_reason"] == "failure" for record in records):
+    whole = any(record["stop_reason"] != "failure" for record in records)
+    if not whole and not any(map(off_schema, records)):
         raise ModelError(f"{name}: expected at least one episode without a failure; the first failed with: {records[0]['error']}")
-    users = len({record["profile"] for record in records})
-    weights_BU = weights(users, boot_seed)
     row: dict[str, Any] = {
         "agent": name,
         "env": records[0]["env"],
         "split": records[0]["split"],
-        "users": users,
+        "users": len({record["profile"] for record in records}),
         "seed": list(seeds),
     }
+    if whole:
+        row |= _scores(records, prior, oracle, boot_seed)
+    row |= _counts(records)
+    row["ranked"] = bool(whole and row["off_schema"] <= OFF_SCHEMA_LIMIT * sum(len(record["turns"]) for record in records))
+    row["off_schema_as_0"] = {}
+    if row["off_schema"]:
+        zeroed = summarise(name, as_zero(records), prior, oracle, seeds, boot_seed)
+        row["off_schema_as_0"] = {key: zeroed[key] for key in (*_MEANS, "return", "normalised", "avg") if key in zeroed}
+    return row
+
+
+def result_rows(records: Mapping[str, Records], seeds: Sequence[int]) -> tuple[list[dict[str, Any]], list[ModelError]]:
+    """A row for each agent, normalised by those named prior and oracle, with ``tied_with``; an error in place of a row without any score."""
+    rows, errors, tied = [], [], ties(records)
+    for name, own in records.items():
+        try:
+            row = summarise(name, own, records.get("prior"), records.get("oracle"), seeds)
+        except ModelError as error:
+            errors.append(error)
+            continue
+        row["tied_with"] = [b if a == name else a for a, b in tied if name in (a, b)]
+        rows.append(row)
+    return rows, errors
+
+
+def _scores(records: Records, prior: Records | None, oracle: Records | None, boot_seed: int) -> dict[str, Any]:
+    """Every score of a row; those that are not finite, as where the floor is the scale, are left out: JSON has no word for them."""
+    row: dict[str, Any] = {}
+    weights_BU = weights(len({record["profile"] for record in records}), boot_seed)
 
     def put(key: str, triple: tuple[float, float, float]) -> None:
-        row[key], row[f"{key}_lo"], row[f"{key}_hi"] = triple
+        if np.isfinite(triple).all():
+            row[key], row[f"{key}_lo"], row[f"{key}_hi"] = triple
 
     def mean_of(values_U: np.ndarray) -> tuple[float, float, float]:
         return interval(float(np.nanmean(values_U)), _weighted(weights_BU, values_U))
@@ -175,7 +230,7 @@ def summarise(
         for key, part in _NORMALISED.items():
             put(key, normalised(records, prior, oracle, part, boot_seed))
     for key, figure in _MEANS.items():
-        put(key, mean_of(by_user(records, _nanmean(per_turn(records, figure).T))))
+        put(key, mean_of(by_user(records, means(records, figure))))
     put("profile_f1_final", mean_of(by_user(records, per_turn(records, "f1")[:, -1])))
     if all("al" in turn for record in records for turn in record["turns"]):
         al_UK = by_user(records, per_turn(records, "al"))
@@ -188,19 +243,14 @@ def summarise(
             slopes = np.array([improvement(line.tolist()) for line in 100.0 * np.vstack([al / 100.0, al_BK])])
             put("n_ir", interval(slopes[0, 0], slopes[1:, 0]))
             put("n_r2", interval(slopes[0, 1], slopes[1:, 1]))
-    row |= _counts(records)
-    row["ranked"] = bool(row["off_schema"] <= OFF_SCHEMA_LIMIT * sum(len(record["turns"]) for record in records))
-    row["off_schema_as_0"] = {}
-    if row["off_schema"]:
-        zeroed = summarise(name, as_zero(records), prior, oracle, seeds, boot_seed)
-        row["off_schema_as_0"] = {key: zeroed[key] for key in (*_MEANS, "return", "normalised", "avg") if key in zeroed}
     return row
 
 
 def _counts(records: Records) -> dict[str, Any]:
     turns = [turn for record in records for turn in record["turns"]]
+    spent = [turn["tokens"] for turn in turns if turn["valid"]]
     return {
-        "tokens_per_turn": float(np.mean([turn["tokens"] for turn in turns if turn["valid"]])),
+        **({"tokens_per_turn": float(np.mean(spent))} if spent else {}),
         "left_early": float(np.mean([bool(record["left"]) for record in records])),
         "failures": sum(record["stop_reason"] == "failure" for record in records),
         "off_schema": sum(map(off_schema, records)),

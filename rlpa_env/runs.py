@@ -129,7 +129,7 @@ def _rows(path: Path) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         data = None
-    if isinstance(data, list) and data and all(isinstance(row, dict) and {"agent", "env", "split", "return"} <= set(row) for row in data):
+    if isinstance(data, list) and data and all(isinstance(row, dict) and {"agent", "env", "split"} <= set(row) and ("return" in row or row.get("ranked") is False) for row in data):
         return tuple(data), ()
     return (), (f"{path}: passed over; it is no list of result rows as rlpa-env eval writes it.",)
 

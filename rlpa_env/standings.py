@@ -139,6 +139,7 @@ def _row(name: str, records: Sequence[Record], everybody: Mapping[str, Sequence[
 
 def _of_rows(run: Run) -> Standing:
     """A results.json without its episodes: scores as they stand there; who is tied with whom only if it says so."""
-    rows = sorted(run.rows, key=lambda row: -row["return"])
-    entries = tuple(Entry(str(row["agent"]), row, tied=tuple(map(str, row.get("tied_with", ())))) for row in rows)
+    rows = sorted(run.rows, key=lambda row: -row.get("return", -np.inf))
+    notes = ["" if row.get("ranked", True) else f"not ranked: {row['off_schema']} turns off schema" for row in rows]
+    entries = tuple(Entry(str(row["agent"]), row, tied=tuple(map(str, row.get("tied_with", ()))), note=note) for row, note in zip(rows, notes, strict=True))
     return Standing(str(rows[0]["env"]), str(rows[0]["split"]), f"results of {run.name}, without episodes", entries, {})

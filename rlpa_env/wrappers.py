@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
+import io
 import json
+import logging
 import operator
 import os
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
+from types import CoroutineType, GeneratorType, ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -50,6 +56,7 @@ class RecordEpisodes(gym.Wrapper):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         end_torn_line(self.path)
+        self._kwargs = described(env.spec.kwargs if env.spec else {})  # now: a user among them changes as it is talked with
         self._episode: dict[str, Any] | None = None
         self._kept = 0  # turns of it that stand in a line already
         self._dialogue: tuple[Message, ...] = ()
@@ -59,10 +66,9 @@ class RecordEpisodes(gym.Wrapper):
         self._leave()
         observation, info = self.env.reset(seed=seed, options=options)
         spec = self.env.spec
-        kwargs = described(spec.kwargs if spec else {})
         self._episode = {
             "env": spec.id if spec else type(self.unwrapped).__name__,
-            "kwargs": kwargs,
+            "kwargs": self._kwargs,
             "seed": seed,
             "profile": self.unwrapped.profile.to_mapping(),  # type: ignore[attr-defined]
             "turns": [],
@@ -133,34 +139,128 @@ def scored_on(core: Any) -> dict[str, list[list[Any]] | list[int]]:
     }
 
 
-def described(value: Any, depth: int = 2) -> Any:
+def described(value: Any, unread: list[str] | None = None) -> Any:
     """What tells an argument or an agent from others, as JSON, equal in every process: part of records and of their keys.
 
     Plain values, and lists and mappings of them, are themselves. Of a model it is its name and what else its answers depend
     on; not where it is served, how hard it is tried or what it may cost. An object is its ``identity`` if it has one, else its
-    class, the models in it, and a digest of its other attributes, whose text may be anything, a key too.
+    class, the models in it, and a digest of its other attributes, whose text may be anything, a key too: arrays, tensors, sets
+    and bytes by what they hold, objects in objects `_DEEPEST` deep. Random generators, locks, loggers and pools are their class
+    alone: chance, and how work is done, are no part of what somebody is.
+
+    Args:
+        unread: gets the names of what cannot be told from others of its class or name: a lambda, a function with a closure, an
+            open file, an object of a C library that cannot be pickled.
     """
-    if isinstance(value, (bool, int, float, str, type(None))):
-        return value
-    if isinstance(value, (np.generic, os.PathLike)):
-        return value.item() if isinstance(value, np.generic) else os.fspath(value)
-    if isinstance(value, (ChatClient, ChatConfig)):
-        return _model(value.config if isinstance(value, ChatClient) else value)
-    if isinstance(value, SentenceEncoder):
-        return value.model
-    if isinstance(value, Mapping):
-        configs = {key: ChatConfig.from_mapping(own) for key, own in value.items() if key == "llm" and isinstance(own, Mapping)}
-        return {str(key): described(own, depth) for key, own in {**value, **configs}.items()}
-    if isinstance(value, (list, tuple)):
-        return [described(own, depth) for own in value]
-    identity = getattr(value, "identity", None)
-    if isinstance(identity, Mapping):
-        return described(identity, depth)
-    if hasattr(value, "__qualname__"):  # a function or a class
+    return _Reader([] if unread is None else unread).read(value, _DEEPEST)
+
+
+_DEEPEST = 16  # objects in objects, as the layers of a network are
+_ASIDE = (
+    np.random.Generator, np.random.RandomState, np.random.BitGenerator, logging.Logger, Executor, type(threading.Lock()), type(threading.RLock())
+)  # fmt: skip
+
+
+class _Reader:
+    """One reading of one value, in which an object that is met again is read once."""
+
+    def __init__(self, unread: list[str]) -> None:
+        self.unread = unread
+        self._above: set[int] = set()  # what is being read: met inside itself again, it is its class
+        self._known: dict[int, tuple[Any, Any]] = {}  # with the object, so that no other gets its id
+
+    def read(self, value: Any, depth: int) -> Any:
+        if isinstance(value, (bool, int, float, str, type(None))):
+            return value
+        if isinstance(value, (np.generic, os.PathLike)):
+            return value.item() if isinstance(value, np.generic) else os.fspath(value)
+        if isinstance(value, (ChatClient, ChatConfig)):
+            return _model(value.config if isinstance(value, ChatClient) else value)
+        if isinstance(value, SentenceEncoder):
+            return value.model
+        if id(value) in self._above:
+            return {"class": type(value).__qualname__}
+        if id(value) not in self._known:
+            self._above.add(id(value))
+            self._known[id(value)] = value, self._inside(value, depth)
+            self._above.discard(id(value))
+        return self._known[id(value)][1]
+
+    def _inside(self, value: Any, depth: int) -> Any:
+        if isinstance(value, Mapping):
+            configs = {key: ChatConfig.from_mapping(own) for key, own in value.items() if key == "llm" and isinstance(own, Mapping)}
+            return {str(key): self.read(own, depth) for key, own in {**value, **configs}.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.read(own, depth) for own in value]
+        identity = getattr(value, "identity", None)
+        if isinstance(identity, Mapping):
+            return _Reader([]).read(identity, depth)  # whoever says what it is has told enough
+        if hasattr(value, "__qualname__"):
+            return self._function(value, depth)
+        return self._object(value, depth)
+
+    def _function(self, value: Any, depth: int) -> Any:
+        """A function or a class: its name, if that tells it. A method of an object is what the object is, too."""
+        owner = getattr(value, "__self__", None)
+        if owner is not None and not isinstance(owner, (type, ModuleType)):
+            return {"method": value.__qualname__, "of": self.read(owner, depth)}
+        inner = not isinstance(value, type) and ("<lambda>" in value.__qualname__ or "<locals>" in value.__qualname__)
+        if inner or getattr(value, "__closure__", None) or isinstance(value, (GeneratorType, CoroutineType)):
+            self.unread.append(value.__qualname__)
         return value.__qualname__
-    parts = {key: described(own, depth - 1) for key, own in vars(value).items()} if depth and hasattr(value, "__dict__") else {}
-    models = {key: parts.pop(key) for key, own in vars(value).items() if isinstance(own, (ChatClient, ChatConfig))} if parts else {}
-    return {"class": type(value).__qualname__, **models, **({"settings": digest(parts)} if parts else {})}
+
+    def _object(self, value: Any, depth: int) -> Any:
+        found: dict[str, Any] = {"class": type(value).__qualname__}
+        if isinstance(value, ModuleType):
+            return {**found, "name": value.__name__}
+        if isinstance(value, _ASIDE):
+            return found
+        try:
+            content = _content(value) if depth else None
+        except Exception:  # of anybody's class, which may raise anything where it cannot be read
+            content = None
+        if content is None:
+            self.unread.append(type(value).__qualname__)
+            return found
+        parts = self.read(content, depth - 1)
+        if isinstance(value, (set, frozenset)):
+            parts.sort(key=lambda own: json.dumps(own, sort_keys=True))
+        if isinstance(content, dict):
+            for key in [key for key, own in content.items() if isinstance(own, (ChatClient, ChatConfig))]:
+                found[key] = parts.pop(key)
+        return {**found, **({"settings": digest(parts)} if parts else {})}
+
+
+def _content(value: Any) -> Any:
+    """The attributes of an object, or what else it is made of: a text, list or mapping, empty if nothing; None, or any error, if there is no telling."""
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _sha(value)
+    if isinstance(value, io.IOBase):
+        return None
+    if all(hasattr(value, name) for name in ("detach", "cpu", "numpy")):  # a tensor of torch, which need not be there
+        tensor = value.detach().cpu()
+        kind = str(tensor.dtype)
+        known = "bfloat16" not in kind and "float8" not in kind  # to NumPy; of the others float32 holds all
+        array = (tensor if known else tensor.float()).numpy()
+        return [kind, list(array.shape), _sha(array.tobytes())]
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.dtype.hasobject else [value.dtype.str, list(value.shape), _sha(value.tobytes())]
+    if getattr(value, "__dict__", None):
+        return dict(vars(value))
+    reduce = copyreg.dispatch_table.get(type(value))  # how it would be pickled: by slots, or as its library knows how
+    made = reduce(value) if reduce else value.__reduce_ex__(2)
+    if isinstance(made, str):
+        return made
+    function, arguments, *rest = made
+    state = [list(own) if isinstance(own, Iterator) else own for own in rest]
+    bare = function is copyreg.__newobj__ and tuple(arguments) == (type(value),) and not any(state)  # type: ignore[attr-defined]
+    return [] if bare else [function, list(arguments), state]
+
+
+def _sha(content: Any) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _model(config: ChatConfig) -> dict[str, Any]:
@@ -194,8 +294,8 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 def read_episodes(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read a file of recorded episodes.
 
-    A torn line, as a kill leaves it, is skipped with a warning that names it. Raises RLPAError if more than one line
-    in ten is torn: then this is some other kind of file.
+    A torn line, as a kill leaves it, is skipped with a warning that names it. Raises RLPAError if there are more of them, and
+    more than one, than episodes: then this is some other kind of file.
     """
     episodes, torn = [], []
     lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
@@ -210,9 +310,9 @@ def read_episodes(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             episodes.append(record)
         else:
             torn.append(number)
-    if len(torn) > max(1, 0.1 * len(lines)):
+    if len(torn) > max(1, len(episodes)):
         raise RLPAError(
-            f"{path}: expected one JSON object a line; {len(torn)} of {len(lines)} lines are none "
+            f"{path}: expected one JSON object a line; {len(torn)} of {len(torn) + len(episodes)} lines are none "
             f"(first: line {torn[0]}). Is this a file of recorded episodes?"
         )
     if torn:

@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -26,8 +27,10 @@ from rlpa_env import (
 from rlpa_env.agents import AGENTS, TRICKS, constant_profile, make_agent
 from rlpa_env.evaluate import Setting, collect, evaluate, results_table
 from rlpa_env.population import load_split
+from rlpa_env.report import report_data
 from rlpa_env.results import paired_difference, per_turn, ties
 from rlpa_env.runs import read_runs
+from rlpa_env.standings import standings
 from rlpa_env.wrappers import described
 
 USERS = 24
@@ -232,6 +235,61 @@ def test_an_agent_without_an_identity_is_told_by_its_class_and_attributes(tmp_pa
     assert "sk-" not in (tmp_path / "episodes.jsonl").read_text()  # an attribute may be anything: only its digest is kept
 
 
+def test_episodes_of_other_weights_are_played_anew(tmp_path):
+    class Net:
+        def __init__(self, weight):
+            self.layers, self.played = [{"weight": np.full(3, weight)}], []
+
+        def act(self, messages):
+            self.played.append(1)
+            return GOOD
+
+    agents = [Net(0.0), Net(1.0), Net(0.0)]
+    for agent in agents:
+        held({"net": agent}, tmp_path)
+    assert [bool(agent.played) for agent in agents] == [True, True, False]
+
+    class Weighing(RuleJudge):
+        def __init__(self, weight):
+            self.weight = np.full(3, weight)
+
+    assert len({Setting(env_kwargs=(("judge", Weighing(weight)),)).key for weight in (0.0, 1.0, 0.0)}) == 2
+
+
+class Opaque:
+    """An agent that nobody can tell from another."""
+
+    def __init__(self, **more):
+        self.say, self.played = (lambda: GOOD), []
+        vars(self).update(more)
+
+    def act(self, messages):
+        self.played.append(1)
+        return self.say()
+
+
+def test_episodes_of_who_cannot_be_told_from_others_are_played_anew_unless_it_says_who_it_is(tmp_path):
+    agents = [Opaque(), Opaque(), Opaque(identity={"is": "me"}), Opaque(identity={"is": "me"})]
+    for agent in agents[:2]:
+        with pytest.warns(UserWarning, match=r"agent 'who': expected attributes .*<lambda>, of which nothing can be read.*identity"):
+            held({"who": agent, "prior": None}, tmp_path)
+    for agent in agents[2:]:
+        held({"who": agent, "prior": None}, tmp_path)
+    assert [bool(agent.played) for agent in agents] == [True, True, True, False]
+    assert [line["agent"] for line in lines(tmp_path)].count("prior") == 2
+
+
+def test_a_judge_that_cannot_be_told_from_others_has_its_episodes_played_anew(tmp_path):
+    class Odd(RuleJudge):
+        def __init__(self):
+            self.weigh = lambda: 1
+
+    for count in (2, 4):
+        with pytest.warns(UserWarning, match="env_kwargs: expected attributes"):
+            held(["script"], tmp_path, env_kwargs={"judge": Odd()})
+        assert len(lines(tmp_path)) == count
+
+
 def test_episodes_from_before_identities_are_nobodys_model(tmp_path):
     held({"base": PromptingAgent(Answering())}, tmp_path)
     old = [{key: value for key, value in line.items() if key != "identity"} for line in lines(tmp_path)]
@@ -301,6 +359,41 @@ def test_a_batch_that_fails_as_a_whole_fails_each_of_its_dialogues():
 
     with pytest.raises(ModelError, match="broken: expected at least one episode without a failure; the first failed with: agent: down"):
         held({"broken": Batching()}, None)
+
+
+def failing(words):
+    class Failing:
+        identity = {"is": words}  # noqa: RUF012
+
+        def act(self, messages):
+            raise ModelError(words)
+
+    return Failing()
+
+
+def test_an_agent_without_a_result_does_not_take_those_of_the_others_with_it(tmp_path):
+    with pytest.raises(ModelError, match=r"broken: expected at least one episode.*; cut: expected.*others are in .*results.json"):
+        held({"broken": failing("down"), "script": None, "cut": failing("away")}, tmp_path)
+    (row,) = json.loads((tmp_path / "results.json").read_text())
+    assert (row["agent"], row["tied_with"]) == ("script", [])
+
+
+def test_an_agent_that_was_off_schema_in_every_episode_is_in_the_table_and_in_the_report(tmp_path):
+    held({"script": None}, tmp_path)
+    path = tmp_path / "episodes.jsonl"
+    kept = [record | {"stop_reason": "failure", "error": "off schema: judge: none"} for record in lines(tmp_path)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    rows = held({"script": None, "prior": None}, tmp_path)
+    assert [(row["agent"], row["ranked"]) for row in rows] == [("script", False), ("prior", True)]
+    text = Console(width=200, file=io.StringIO(), record=True)
+    text.print(results_table(rows))
+    said = text.export_text()
+    assert said.index("prior") < said.index("script") < said.index("not ranked: 2")
+    for file in (path, tmp_path / "results.json"):
+        (board,) = standings(read_runs([file]))
+        assert [entry.agent for entry in board.entries] == ["prior", "script"]
+        assert "not ranked: 2 turns off schema" in board.entries[1].note
+        assert report_data(read_runs([file]))["boards"][0]["entries"][1]["scores"]["return"] is None
 
 
 def test_a_spent_budget_ends_the_evaluation_and_a_larger_one_goes_on(tmp_path):
@@ -379,6 +472,30 @@ def test_objects_are_arguments_of_the_environment_and_tell_tasks_apart(tmp_path)
     with pytest.raises(ConfigError, match=r"copy\.deepcopy"):
         held(["script"], tmp_path, env_kwargs={"judge": Strict(threading.Lock())})
     assert evaluate(["script"], users=9, references="none", quiet=True, env_kwargs={"judge": RuleJudge()})[0]["users"] == 9
+
+
+def test_alignment_before_a_shift_is_judged_on_the_truth_of_that_turn_where_a_judge_is_waited_for(monkeypatch):
+    class Waited(RuleJudge):
+        def judge_flow(self, points, dialogue, reply):
+            yield from ()
+            return self.judge(points, dialogue, reply)
+
+    def truths(judge):
+        seen = []
+
+        class Watching(RuleJudge):
+            def judge(self, points, dialogue, reply):
+                seen.append(tuple(points))
+                return super().judge(points, dialogue, reply)
+
+        monkeypatch.setattr(sys.modules["rlpa_env.evaluate"], "RuleJudge", Watching)
+        setting = Setting("RLPA-Shift-v0", users=1, env_kwargs=(("judge", judge), ("shift_turn", 3)))
+        return seen, collect({"script": None}, setting, quiet=True, workers=1)["script"][0]["turns"]
+
+    seen, turns = truths(Waited())
+    assert len(set(seen[:2])) == 1
+    assert seen[1] != seen[2]
+    assert (seen, turns) == truths(RuleJudge())
 
 
 def test_records_and_rows_name_the_models_and_neither_server_nor_key(tmp_path):

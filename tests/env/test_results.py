@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from rlpa_env import ModelError
-from rlpa_env.results import by_user, normalised, paired_difference, per_turn, returns, summarise
+from rlpa_env.results import by_user, normalised, paired_difference, per_turn, returns, summarise, ties
 
 
 def turn(reward=0.0, profile=0.0, response=0.0, al=0.0, valid=True, **more):
@@ -45,6 +47,51 @@ def test_a_failure_is_missing_and_never_a_0():
     assert row["ranked"] is True
 
 
+def failed(profile):
+    return record(profile, [turn(valid=False)], stop="failure", error="the server is down")
+
+
+def whole(profile, reward):
+    return record(profile, [turn(reward, reward)] * 3)
+
+
+def test_a_resample_that_holds_only_failures_is_left_out_of_the_interval():
+    row = summarise("x", [whole("a", 2.0), failed("b"), failed("c")], None, None, [0])
+    assert [row["return"], row["return_lo"], row["return_hi"]] == [6.0, 6.0, 6.0]
+    assert [row["profile_f1_lo"], row["profile_f1_hi"]] == [2.0, 2.0]
+
+
+def test_agents_that_failed_on_each_others_people_have_no_difference_and_are_no_tie():
+    ours, theirs = [whole("a", 2.0), failed("b")], [failed("a"), whole("b", 1.0)]
+    assert np.isnan(paired_difference(ours, theirs)).all()
+    assert ties({"ours": ours, "theirs": theirs}) == []
+    assert ties({"ours": ours, "broken": [failed("a"), failed("b")], "again": ours}) == [("ours", "again")]
+
+
+LATE = [turn(f1, f1, f1) for f1 in (0.0, 0.3, 0.6)]  # guesses get better as people tell more
+
+
+def test_dialogues_cut_short_by_failures_bias_no_mean():
+    cut = [record(str(i), [*LATE[:2], turn(valid=False)] if i % 2 else LATE, stop="failure" if i % 2 else "turn_limit") for i in range(20)]
+    row = summarise("x", cut, None, None, [0])
+    for key in ("profile_f1", "profile_grounded_f1", "profile_precision", "profile_recall", "ceiling", "response"):
+        assert [row[key], row[f"{key}_lo"], row[f"{key}_hi"]] == pytest.approx([0.3] * 3)
+    assert row["return"] == pytest.approx(0.9)
+
+
+def test_differences_and_normalised_scores_are_of_the_episodes_that_everybody_finished():
+    def played(second):
+        return [record("a", LATE), second, record("b", LATE)]
+
+    easy, hard, cut = record("a", [turn(1.0, 1.0, 1.0)] * 3, seed=1), record("a", LATE, seed=1), record("a", LATE[:1], seed=1, stop="failure")
+    for key in ("return", "f1", "response"):
+        assert paired_difference(played(easy), played(cut), key) == (0.0, 0.0, 0.0)
+        assert paired_difference(played(easy), played(hard), key)[0] > 0.1
+    floor, top = ([record(r["profile"], [turn(level)] * 3, seed=r["seed"]) for r in played(hard)] for level in (0.0, 0.6))
+    floor[1] = record("a", [turn(0.3)] * 3, seed=1)  # the only episode with a higher floor is the one that was cut
+    assert normalised(played(cut), floor, top)[0] == pytest.approx(0.5)
+
+
 def test_turns_off_schema_are_shown_as_missing_and_as_0_and_too_many_forbid_a_rank():
     bad = record("a", [turn(1.0, 0.6), turn(valid=False)], stop="failure", error="off schema: judge: ...")
     row = summarise("x", [bad, record("b", [turn(1.0, 0.6)] * 3)], FLOOR, TOP, [0])
@@ -63,6 +110,25 @@ def test_an_agent_whose_every_episode_failed_has_no_scores():
     failed = [record(name, [turn(valid=False)], stop="failure", error="the server is down") for name in "ab"]
     with pytest.raises(ModelError, match="server is down"):
         summarise("x", failed, FLOOR, TOP, [0])
+
+
+def test_an_agent_that_was_off_schema_in_every_episode_has_a_row_without_rank_and_its_scores_as_0():
+    bad = [record(name, [turn(1.0, 0.6), turn(valid=False)], stop="failure", error="off schema: judge: ...") for name in "ab"]
+    row = summarise("x", bad, FLOOR, TOP, [0])
+    assert row["ranked"] is False
+    assert not {"return", "profile_f1", "al", "avg", "normalised"} & set(row)
+    assert row["off_schema_as_0"]["return"] == 1.0
+    assert row["off_schema_as_0"]["profile_f1"] == pytest.approx(0.2)
+    assert (row["off_schema"], row["failures"], row["tokens_per_turn"]) == (2, 2, 3.0)
+    silent = [record("a", [turn(valid=False)], stop="failure", error="off schema: judge: ...", limit=200), failed("b")]
+    json.dumps(summarise("x", silent, None, None, [0]), allow_nan=False)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # 0 / 0
+def test_a_score_that_is_no_number_is_absent():
+    row = summarise("x", A, FLOOR, FLOOR, [0])
+    assert "normalised" not in row
+    json.dumps(row, allow_nan=False)
 
 
 def test_normalised_is_a_ratio_of_means_with_a_joint_interval():

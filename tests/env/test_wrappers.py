@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
-from rlpa_env import ModelError, Point, RLPAError, RuleJudge, fork, format_action, restore
+from rlpa_env import ModelError, Point, RLPAError, RuleJudge, ScriptedUser, fork, format_action, restore
 from rlpa_env.runs import read_runs
-from rlpa_env.wrappers import LastMessage, RecordEpisodes, read_episodes
+from rlpa_env.wrappers import LastMessage, RecordEpisodes, described, read_episodes
 
 ACTION = format_action([Point("Occupation", "baker")], "I had a slow morning. What do you do for a living?")
 
@@ -171,6 +176,93 @@ def test_a_torn_last_line_is_reported_and_skipped_and_does_not_eat_the_next(tmp_
     play(RecordEpisodes(gym.make("RLPA-v0"), path), 3)
     with pytest.warns(UserWarning, match="torn line 2"):
         assert [episode["seed"] for episode in read_episodes(path)] == [1, 3]
+
+
+def test_several_kills_among_good_episodes_are_skipped_and_a_first_line_alone_may_be_torn(tmp_path):
+    path = tmp_path / "e.jsonl"
+    path.write_text('{"seed": 1, "tur\n' + '{"seed": 2}\n' * 10 + '{"seed": 3, "tu')
+    with pytest.warns(UserWarning, match="torn line 1, 12"):
+        assert len(read_episodes(path)) == 10
+    path.write_text('{"seed": 1, "tur')
+    with pytest.warns(UserWarning, match="torn line 1"):
+        assert read_episodes(path) == []
+    path.write_text("these are\n{}\nnotes\n")
+    with pytest.raises(RLPAError, match="2 of 3 lines are none"):
+        read_episodes(path)
+
+
+class Thing:
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+class Tensor:
+    """What a tensor of torch offers."""
+
+    def __init__(self, *values):
+        self._values, self.dtype = np.array(values), "torch.float64"
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return self
+
+    def numpy(self):
+        return self._values
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((3, 2))),
+        (np.arange(6.0).reshape(2, 3).T, np.array([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]), np.zeros((3, 2))),
+        (np.array([{"a": 1}, None]), np.array([{"a": 1}, None]), np.array([{"a": 2}, None])),
+        (Tensor(1.0), Tensor(1.0), Tensor(1.0 + 1e-12)),
+        ({"a", "b", 3}, {3, "b", "a"}, {"a", "b", 4}),
+        (b"one", b"one", b"two"),
+        (re.compile("a"), re.compile("a"), re.compile("b")),
+        (partial(json.dumps, indent=1), partial(json.dumps, indent=1), partial(json.dumps, indent=2)),
+        (Thing(a=Thing(b=Thing(c=1))).__init__, Thing(a=Thing(b=Thing(c=1))).__init__, Thing(a=Thing(b=Thing(c=2))).__init__),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_an_object_holds_tells_it_however_deep_it_lies(one, same, other):
+    unread: list[str] = []
+    for wrap in (lambda value: value, lambda value: Thing(a=[Thing(b=Thing(c={"d": value}))])):
+        assert described(wrap(one), unread) == described(wrap(same), unread) != described(wrap(other), unread)
+    assert unread == []
+
+
+def test_plain_identities_are_those_of_kept_episodes_and_chance_and_locks_are_no_part_of_them():
+    plain = Thing(a=1, b="x", c=[1, {"k": None}], d=json.dumps, e=Thing, f=Thing(g=2.0), h=Thing())
+    assert described(plain) == {"class": "Thing", "settings": "fac34a795416"}
+    plain.d = Thing(lock=threading.Lock(), rng=np.random.default_rng(1), log=logging.getLogger("a"))
+    before = described(plain)
+    plain.d = Thing(lock=threading.Lock(), rng=np.random.default_rng(2), log=logging.getLogger("b"))
+    assert described(plain) == before
+
+
+def test_what_cannot_be_read_is_named_and_an_object_inside_itself_is_read_once():
+    own = Thing(a=lambda: 1)
+    own.b, own.c = own, own.__init__
+    with open(os.devnull) as file:
+        own.d = file
+        unread: list[str] = []
+        assert described(own, unread)["class"] == "Thing"
+    assert len(unread) == 2
+    assert unread[0].endswith("<lambda>")
+    assert unread[1] == "TextIOWrapper"
+    assert described(Thing(identity={"is": "me"}, a=lambda: 1), unread) == {"is": "me"}
+    assert len(unread) == 2
+
+
+def test_a_user_among_the_arguments_is_recorded_as_it_came_and_not_as_it_has_become(tmp_path):
+    env = RecordEpisodes(gym.make("RLPA-v0", user=ScriptedUser(style="terse")), tmp_path / "e.jsonl")
+    for seed in range(2):
+        play(env, seed)
+    first, second = read_episodes(tmp_path / "e.jsonl")
+    assert first["kwargs"]["user"] == second["kwargs"]["user"] == described(ScriptedUser(style="terse"))
 
 
 def test_another_kind_of_file_is_refused(tmp_path):

@@ -16,7 +16,7 @@ def validation(config: TrainConfig) -> Any:
     """What the trainer calls every ``config.eval.every`` iterations: mean figures on fixed validation users, in the run's task."""
     from rlpa_agent.evaluate import PolicyAgent
     from rlpa_env.evaluate import Setting, collect
-    from rlpa_env.results import per_turn, returns
+    from rlpa_env.results import means, returns
 
     judged, seed = config.eval, config.seed
     people = min(judged.users, _size(judged.split))
@@ -26,8 +26,8 @@ def validation(config: TrainConfig) -> Any:
         agent = PolicyAgent(policy, temperature=judged.temperature, seed=seed, max_new_tokens=config.rollout.max_new_tokens)
         records = collect({"policy": agent}, setting, quiet=True)["policy"]
         names = {"profile_f1": "f1", "profile_grounded_f1": "grounded_f1", "response": "response", "ceiling": "ceiling"}
-        means = {name: float(per_turn(records, key).mean()) for name, key in names.items()}
-        return {"return": float(np.nanmean(returns(records))), **means, "users": float(len(records))}
+        found = {name: float(np.nanmean(means(records, key))) for name, key in names.items()}
+        return {"return": float(np.nanmean(returns(records))), **found, "users": float(len(records))}
 
     return figures
 

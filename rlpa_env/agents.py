@@ -29,7 +29,7 @@ class Agent(Protocol):
     Optional: ``act_batch(list of messages) -> list of str`` for several dialogues at once, or ``act_flow(messages)``, a flow
     of one completion (see `flows`); ``attach(env)`` for privileged agents, called after each reset; ``count_tokens(text) ->
     int``; ``identity``, a mapping of JSON values that tells it from other agents of its name, written into records. An agent
-    without one is told by its class and attributes. A ModelError that it raises ends the episode as failed; a ContextError, which
+    without one is told by its class and attributes, and held anew each time if they cannot be read (`described`). A ModelError that it raises ends the episode as failed; a ContextError, which
     ``act_batch`` gives in the place of one answer, ends it as full, with what it has earned.
     """
 

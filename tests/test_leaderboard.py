@@ -151,6 +151,10 @@ def test_an_entry_from_a_result_and_its_episodes(board, tmp_path, capsys, monkey
         add.main([*mine, "--agent", "echo"])
     with pytest.raises(SystemExit, match="--agent: expected one of echo; got 'eco'"):
         add.main([*mine, "--agent", "eco"])
+    results.write_text(json.dumps([{key: value for key, value in figures["echo"].items() if key != "normalised"}]))
+    with pytest.raises(SystemExit, match="prior and oracle beside it; it has no normalised"):
+        add.main([*mine, "--agent", "echo", "--command", "x"])
+    results.write_text(json.dumps([figures["echo"]]))
     monkeypatch.setattr(add, "commit", lambda: "1a2b3c4+")
     with pytest.raises(SystemExit, match="commit first"):
         add.main([*mine, "--agent", "echo", "--command", "x"])

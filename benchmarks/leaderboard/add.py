@@ -96,6 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
             about["command"] = args.command
         about |= {"kind": args.kind, "description": args.description, "cost": {"training_minutes": args.training_minutes, "usd": args.usd}}
         row = rows[args.agent]
+        if missing := [name for name in ("return", "normalised") if name not in row]:
+            raise ConfigError(f"{args.agent}: expected a row with scores, of an evaluation with prior and oracle beside it; it has no {' and no '.join(missing)}.")
         single = row.get("returns_by_user") or paired_returns(args.results.with_name("episodes.jsonl"), row)
         entry = entry_of(row, about, single)
         entry = checked(entry | ({"agent": args.name} if args.name else {}), "the entry")

@@ -550,6 +550,18 @@ def test_the_command_line_trains_and_evaluates_with_a_served_model(tmp_path, mon
     assert isinstance(env.unwrapped._matcher, LLMMatcher)
 
 
+def test_validation_leaves_out_what_a_failure_cut_short(tmp_path, monkeypatch):
+    from rlpa_env.evaluate import Setting, collect
+    from rlpa_env.results import means
+
+    records = collect({"attentive": None}, Setting(users=2), quiet=True)["attentive"]
+    torso = records[0] | {"stop_reason": "failure", "turns": records[0]["turns"][:1]}
+    monkeypatch.setattr(sys.modules["rlpa_env.evaluate"], "collect", lambda *_, **__: {"policy": [torso, records[1]]})
+    figures = cli.validation(config_of(tmp_path))(policy_of())
+    assert figures["profile_f1"] == pytest.approx(float(means(records, "f1")[1]))
+    assert all(np.isfinite(value) for value in figures.values())
+
+
 def test_validation_and_evaluation_see_the_limits_and_the_task_of_the_run(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(sys.modules["rlpa_env.evaluate"], "collect", lambda agents, setting, **_: seen.append((agents["policy"], setting)) or {"policy": []})

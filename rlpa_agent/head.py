@@ -75,7 +75,7 @@ def _chunk(
 
 
 class _FrozenHead(torch.autograd.Function):
-    """d log p(id) / d hidden = (W[id] − Σ p W) / τ: known as soon as p is, so nothing of size V is kept or made again."""
+    """d log p(id) / d hidden = Σ (1[id] − p) W / τ: known as soon as p is, so nothing of size V is kept or made again."""
 
     @staticmethod
     def forward(
@@ -96,8 +96,9 @@ class _FrozenHead(torch.autograd.Function):
             logp_A[part] = logp.gather(1, ids[:, None])[:, 0]
             if entropy or wanted:
                 torch.exp(logp, out=p)
-            if wanted:
-                slope_AH[part] = (weight_VH[ids] - product.copy_(p) @ weight_VH) / temperature
+            if wanted:  # (1 − p) at the token itself, made before anything is rounded: in bf16 a p of .998 is 1
+                own_A1 = -torch.expm1(logp_A[part, None])
+                slope_AH[part] = product.copy_(p).neg_().scatter_(1, ids[:, None], own_A1.to(product.dtype)) @ weight_VH / temperature
             if entropy:
                 entropy_A[part] = -p.mul_(logp.masked_fill_(banned_V, 0.0)).sum(-1)
         ctx.save_for_backward(slope_AH)

@@ -81,3 +81,30 @@ def test_rounded_logits_are_still_normalised_in_fp32():
     with torch.autocast("cpu", torch.bfloat16):
         logp, _ = token_logprobs(hidden[:1].expand(len(every), -1), weight, every, banned, TAU)
     assert float(logp.detach().exp().sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("certainty", [0.9, 0.98, 0.996, 0.9995])
+def test_the_gradient_of_a_token_that_is_nearly_certain_survives_bf16(certainty):
+    """(1 − p) W[id] − …: taken apart as W[id] − Σ p W, both rounded, nothing was left of it from p = .998 on."""
+    _, weight, ids, banned, _ = case(torch.bfloat16)
+
+    def sure_of(scale_A):
+        """Hidden states along the token's own weights, and the probability of each token under rounded logits."""
+        hidden = (scale_A[:, None] * torch.nn.functional.normalize(weight[ids].float())).to(torch.bfloat16)
+        p = torch.softmax(((hidden @ weight.T).double() / TAU).masked_fill(banned, -torch.inf), -1)
+        return hidden, p, p.gather(1, ids[:, None])[:, 0]
+
+    low, high = torch.zeros(TOKENS), torch.full((TOKENS,), 100.0)
+    for _ in range(30):
+        middle = (low + high) / 2
+        below = sure_of(middle)[2] < certainty
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    hidden, p, own = sure_of(high)
+    sure = (own - certainty).abs() < 0.5 * (1 - certainty)  # the others are never the likeliest along their own weights
+    assert int(sure.sum()) >= 8
+    hidden.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        logp, _ = token_logprobs(hidden, weight, ids, banned, TAU)
+    (slope,) = torch.autograd.grad(logp.sum(), hidden)
+    right = (torch.nn.functional.one_hot(ids, VOCABULARY).double() - p) @ weight.double() / TAU
+    assert float(((slope.double() - right).norm(dim=1) / right.norm(dim=1))[sure].max()) < 0.02

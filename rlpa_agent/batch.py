@@ -44,11 +44,11 @@ class Batch:
         return len(self.row_A)
 
 
-def valid_turns(trajectory: Trajectory) -> tuple[Turn, ...]:
-    """The turns before the first that could not be scored."""
+def valid_turns(trajectory: Trajectory, cut: bool = True) -> tuple[Turn, ...]:
+    """The turns before the first that could not be scored; with ``cut=False`` none of a trajectory that has such a turn."""
     for index, turn in enumerate(trajectory.turns):
         if not turn.valid:
-            return trajectory.turns[:index]
+            return trajectory.turns[:index] if cut else ()
     return trajectory.turns
 
 
@@ -66,6 +66,7 @@ def make_batch(
     group: int = 1,
     per_turn: bool = False,
     row_per_turn: bool = False,
+    cut: bool = True,
 ) -> Batch:
     """Lay trajectories out in rows and chains.
 
@@ -82,6 +83,8 @@ def make_batch(
         per_turn: every turn is a chain that ends with it, further samples of the turn too, and those of a turn are a
             group (official mode); ``horizon`` and ``group`` then say nothing.
         row_per_turn: open a row for every turn (the same numbers at a higher price; for tests).
+        cut: keep what came before an invalid turn, whose value is then taken for the rest. Estimators without a critic have no such
+            value and would take the rest for nothing earned: for them (False) the whole trajectory is left out.
 
     Raises:
         ValueError: an empty turn, or no valid turn in any trajectory.
@@ -90,7 +93,7 @@ def make_batch(
         raise ValueError(f"horizon: expected 'terminal' or 'truncate'; got {horizon!r}.")
     made = _Layout(max_turns, row_per_turn, payments)
     for index, trajectory in enumerate(trajectories):
-        turns = valid_turns(trajectory)
+        turns = valid_turns(trajectory, cut)
         if not turns:
             continue
         if per_turn:

@@ -241,7 +241,8 @@ class Trainer:
         began = time.perf_counter()
         trajectories, counts = self.gather(log)
         rollout_seconds = time.perf_counter() - began
-        if not any(map(valid_turns, trajectories)):
+        cut = self.config.has_critic or self.config.mode == "official"
+        if not any(valid_turns(trajectory, cut) for trajectory in trajectories):
             raise self._nothing_scored(trajectories)
         figures = rollout_figures(trajectories, self.config.rollout.max_turns)
         if self.config.rollout.shuffle_rewards:
@@ -255,6 +256,7 @@ class Trainer:
             payments=payments,
             group=self.config.group,
             per_turn=self.config.mode == "official",
+            cut=cut,
         )
         try:
             estimates, stats = self.learner.update(batch, self.iteration, done)

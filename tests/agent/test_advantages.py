@@ -275,3 +275,32 @@ def test_returns_are_targets_and_carry_no_gradient():
     assert values.grad.tolist() == [-1.0, -1.5]
     with pytest.raises(ValueError, match=r"expected rewards and values that are floats; got torch\.int64"):
         gae(torch.tensor([0, 1]), values, torch.tensor([0, 0]), **one)
+
+
+@pytest.mark.parametrize(("algo", "baseline"), [("grpo", "episode"), ("grpo", "turn"), ("rloo", "turn"), ("reinforce", "turn")])
+def test_without_a_critic_a_failure_of_the_judge_is_no_bad_dialogue(algo, baseline):
+    """Four dialogues alike that earn 1 a turn, one cut short by a failure: there is nothing to learn from that."""
+    from rlpa_agent.advantages import estimate_advantages
+
+    def dialogue(failed_at):
+        turns = tuple(turn(list(range(2 * k + 1)), [k], 1.0, valid=k != failed_at) for k in range(failed_at + 1 if failed_at is not None else 5))
+        return Trajectory(turns, np.arange(11), terminated=failed_at is None, truncated=failed_at is not None)
+
+    def spread(cut):
+        batch = make_batch([dialogue(None), dialogue(2), dialogue(None), dialogue(None)], max_turns=5, group=4, cut=cut)
+        where = {"values_A": None, "bootstrap_C": None, "group_C": batch.group_C, "baseline": baseline}
+        discounts = {"gamma_token": 1.0, "gamma_turn": 1.0, "lam_token": 1.0, "lam_turn": 1.0}
+        advantages, _ = estimate_advantages(algo, batch.reward_A, batch.segment_A, batch.starts_C, **where, **discounts)
+        if algo == "reinforce":  # compared with the others at the same turn, as its whitening does over all
+            advantages = advantages - torch.stack([advantages[batch.turn_A == k].mean() for k in range(5)])[batch.turn_A]
+        return float(advantages.abs().max()), batch.episode_C
+
+    assert spread(cut=False) == (pytest.approx(0.0, abs=1e-6), (0, 2, 3))
+    assert spread(cut=True)[0] > 0.5  # what would be learned from it
+
+
+def test_a_rollout_that_failures_cut_to_pieces_teaches_nothing_without_a_critic():
+    torso = Trajectory((turn([0], [1], 1.0), turn([0, 1], [2], 0.0, valid=False)), np.arange(3), terminated=False, truncated=True)
+    assert len(make_batch([torso], max_turns=10).starts_C) == 1
+    with pytest.raises(ValueError, match="at least one valid turn"):
+        make_batch([torso], max_turns=10, cut=False)

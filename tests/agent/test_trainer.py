@@ -784,6 +784,19 @@ def test_a_rollout_without_a_single_reward_ends_the_run_and_says_what_to_do(tmp_
     assert holds_model(checkpointed_policy(trainer.config.out))
 
 
+@pytest.mark.parametrize(("algo", "learns"), [("ppo", True), ("reinforce", False), ("rloo", False)])
+def test_what_a_failure_left_of_a_dialogue_is_for_a_critic_alone(tmp_path, algo, learns):
+    trainer = trainer_of(tmp_path, algo=algo, iterations=1)
+    held, counts = trainer.gather()
+    torsos = [dataclasses.replace(one, turns=(one.turns[0], dataclasses.replace(one.turns[1], valid=False)), stop_reason="failure") for one in held]
+    trainer.gather = lambda log=None: (torsos, counts)
+    if learns:
+        assert trainer.one_iteration()["optimizer_steps"] > 0
+    else:
+        with pytest.raises(NothingScoredError):
+            trainer.one_iteration()
+
+
 def test_the_end_of_a_run_competes_for_the_best_policy(tmp_path):
     """Be it at an iteration at which nobody looks otherwise."""
     returns = iter([1.0, 2.0, 3.0])

@@ -189,8 +189,9 @@ def compare(learner: Learner, batch: Batch, algos: Sequence[str] = ALGOS, *, see
     for algo, own in learners.items():
         own.normaliser = learner.normaliser
         made = own.conclude(batch, scored.logp_old_A, scored.logp_ref_A, scored.values_A, scored.bootstrap_C)
-        # Values were only needed for the advantages: the gradient compared is the policy's.
-        estimates[algo] = dataclasses.replace(made, logp_old_A=batch.logp_old_A, values_A=None)
+        # Values were only needed for the advantages: the gradient compared is the policy's. Weights for what a server samples
+        # a little differently would count twice: ratios are to its own log-probabilities here.
+        estimates[algo] = dataclasses.replace(made, logp_old_A=batch.logp_old_A, values_A=None, weights_A=None)
     units = units_of(batch, config.group)
     sketches, tokens_U = gradient_sketches(learners, batch, estimates, units)
     rows = [

@@ -277,6 +277,16 @@ def test_replay_compares_all_estimators_and_leaves_its_figures(run, capsys):
         cli.main(["replay", str(out), "--algo", "dpo"])
 
 
+def test_replay_of_a_served_run_weighs_no_token_twice(run):
+    """Ratios are to what the server said when it sampled, which is all that the weights of training make up for."""
+    out, seen = run
+    learner, batch = open_run(out, cli.load_policy), seen[0][0]
+    plain = compare(learner, batch, ["rloo", "reinforce"])
+    learner.config = dataclasses.replace(learner.config, rollout=dataclasses.replace(learner.config.rollout, server="http://localhost:1"))
+    assert plain["sampling_mismatch"] > 1e-6
+    assert compare(learner, batch, ["rloo", "reinforce"]) == plain
+
+
 def test_estimators_are_compared_on_one_objective_or_not_at_all(tmp_path):
     def config(algo="ppo", mode="mdp", **ppo):
         samples = {"samples": 2} if mode == "official" else {}

@@ -243,8 +243,9 @@ def replay(
     able = {"ppo": config.has_critic} | dict.fromkeys(GROUP_ALGOS, config.group > 1)
     algos = algos or [algo for algo in ALGOS if able.get(algo, True) and not one_objective(config, [config.algo, algo])]
     chosen = list(iterations) or kept_iterations(run)[-1:]
-    batches = [load_rollout(run, number).batch for number in chosen] or [load_rollout(run).batch]  # which says what is missing
-    found = {"iterations": chosen} | compare(learner, joined(batches), algos, seed=seed)
+    kept = [load_rollout(run, number) for number in chosen] or [load_rollout(run)]  # which says what is missing
+    batch = joined([one.batch for one in kept], [len(one.episodes) for one in kept])
+    found = {"iterations": chosen} | compare(learner, batch, algos, seed=seed)
     (run / "replay.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 

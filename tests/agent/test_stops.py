@@ -223,16 +223,31 @@ def test_schedule_iterations_are_all_that_its_schedule_depends_on(tmp_path):
 
 
 def test_a_resumed_run_has_only_the_minutes_that_are_left(tmp_path):
-    first = trainer_of(tmp_path, iterations=1)
+    first = trainer_of(tmp_path, iterations=2)
     first.run()
-    (line,) = log_of(first)
-    later = line | {"iteration": 2, "seconds": 1e6}  # of an iteration that a kill has lost
-    text = "".join(json.dumps(record) + "\n" for record in (line | {"seconds": 599.9999}, later))
-    (first.config.out / "metrics.jsonl").write_text(text)
+    line = log_of(first)[-1]
+    records = [line | {"iteration": i, "seconds": seconds} for i, seconds in ((1, 599.9999), (2, 1e-5), (3, 1e6))]  # the third has been lost by a kill
+    (first.config.out / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     second = trainer_of(tmp_path, resume=True, iterations=50, minutes=10.0)
-    assert second.training_seconds == 599.9999
+    assert second.training_seconds == pytest.approx(599.99991)
     second.run()
-    assert second.iteration == 2
+    assert second.iteration == 3
+
+
+@pytest.mark.parametrize("budget", ["action_tokens", "minutes", "iterations"])
+def test_a_run_whose_budget_is_used_up_learns_nothing_when_it_is_resumed(tmp_path, budget):
+    """A kill has prevented its last validation, which comes at an iteration at which nobody looks otherwise: that is made up for."""
+    limits = {"iterations": None, budget: 1e-6 if budget == "minutes" else 1}
+    first = trainer_of(tmp_path, every=2, evaluate=judge_of([1.0, KeyboardInterrupt()]), **limits)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    before = {name: (first.last / name).read_bytes() for name in FILES}
+    second = trainer_of(tmp_path, resume=True, every=2, evaluate=judge_of([5.0]), **limits)
+    assert second.run() == {}
+    assert second.iteration == 1
+    assert [(line["iteration"], line["return"]) for line in log_of(second, "validation.jsonl")] == [(0, 1.0), (1, 5.0)]
+    assert all((second.last / name).read_bytes() == content for name, content in before.items() if name != "state.json")  # which says what is best
+    assert trainer_of(tmp_path, resume=True, every=2, evaluate=judge_of([]), **limits).run() == {}  # and only once
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "value_head.weights"])

@@ -244,7 +244,12 @@ class Trainer:
     def one_iteration(self, log: RunLog | None = None, done: float = 0.0) -> dict[str, Any]:
         """Collect, update, log. ``done``: see `protocols.Learner.update`."""
         began = time.perf_counter()
-        trajectories, counts = self.gather(log)
+        try:
+            trajectories, counts = self.gather(log)
+        except RLPAError:  # a server is down, say; of several processes the others hear nothing of it
+            if self.iteration and self.world.size == 1:
+                self.save()
+            raise
         rollout_seconds = time.perf_counter() - began
         if not any(map(valid_turns, trajectories)):
             raise self._nothing_scored(trajectories)

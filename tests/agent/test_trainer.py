@@ -38,6 +38,7 @@ from rlpa_agent.lora import LoraSettings
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import health, rollout_figures, update_figures
 from rlpa_agent.rollout import RolloutCounts, collect
+from rlpa_agent.served import GeneratorError
 from rlpa_agent.trainer import NothingScoredError, Trainer, shuffled_rewards
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_agent.world import World
@@ -782,6 +783,21 @@ def test_a_rollout_without_a_single_reward_ends_the_run_and_says_what_to_do(tmp_
     with pytest.raises(NothingScoredError, match=r"(?s)iteration 1: .* in 4 dialogues; .*stop reason: failure.*--resume"):
         trainer.run()
     assert holds_model(checkpointed_policy(trainer.config.out))
+
+
+def test_a_server_that_fails_during_a_rollout_leaves_the_iterations_before_it(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=3)
+    gather = trainer.gather
+
+    def fails_later(log=None):
+        if trainer.iteration == 2:
+            raise GeneratorError("no answer in 3 tries")
+        return gather(log)
+
+    trainer.gather = fails_later
+    with pytest.raises(GeneratorError):
+        trainer.run()
+    assert read_state(trainer.last)["iteration"] == 2
 
 
 def test_the_end_of_a_run_competes_for_the_best_policy(tmp_path):

@@ -164,7 +164,8 @@ def _under(config: TrainConfig, algo: str) -> TrainConfig:
 def compare(learner: Learner, batch: Batch, algos: Sequence[str] = ALGOS, *, seed: int = 0) -> dict[str, Any]:
     """Gradients of all ``algos`` on one batch, see `noise_figures`; cosines between their full gradients in ``between``.
 
-    ``learner`` is that of the run that kept the batch, with its critic where it has one; everything runs in fp32.
+    ``learner`` is that of the run that kept the batch, with its critic where it has one. Updates are computed in
+    fp32, a frozen base in the type in which it is held.
     """
     config = learner.config
     if "ppo" in algos and not config.has_critic:

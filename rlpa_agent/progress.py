@@ -206,18 +206,18 @@ def trim(path: Path, iteration: int) -> None:
 class RunLog:
     """Writes metrics.jsonl and TensorBoard events, and drives the progress bar."""
 
-    def __init__(self, out: Path, total: int | None, quiet: bool = False, keep: int | None = None) -> None:
-        """``keep``: iterations of an earlier part of this run that stay in metrics.jsonl; later lines are dropped."""
+    def __init__(self, out: Path, total: int | None, quiet: bool = False, keep: int = -1) -> None:
+        """``keep``: the last iteration of an earlier part of this run that stays in metrics.jsonl and TensorBoard; later ones are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
         out.mkdir(parents=True, exist_ok=True)
         self.path = out / "metrics.jsonl"
         self.path.touch()
-        trim(self.path, keep or 0)
-        self.board = SummaryWriter(str(out / "tensorboard"))
+        trim(self.path, keep)
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=keep + 1)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
         self.bar = Progress(*columns, TimeElapsedColumn(), disable=quiet)
-        self.task = self.bar.add_task("training", total=total, completed=keep or 0, note="")
+        self.task = self.bar.add_task("training", total=total, completed=max(0, keep), note="")
         self.sub = self.bar.add_task("  dialogues", total=1, note="")
         self.bar.start()
 

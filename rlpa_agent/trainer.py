@@ -164,7 +164,7 @@ class Trainer:
         if not self.world.first:
             return None
         out, keep = self.config.out, self.iteration if self._resumed else -1
-        log = RunLog(out, self.config.iterations, self.quiet, keep=self.iteration)
+        log = RunLog(out, self.config.iterations, self.quiet, keep)
         (out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
         trim(out / "validation.jsonl", keep)
         drop_later(out, self.iteration)

@@ -21,6 +21,7 @@ from rlpa_agent.checkpoint import CheckpointError, checkpointed_policy, read_sta
 from rlpa_agent.checks import another_end, unread_settings
 from rlpa_agent.config import EvalConfig
 from rlpa_agent.policy import Policy
+from rlpa_agent.progress import RunLog
 from rlpa_agent.trainer import DivergedError, Trainer
 from rlpa_env import RLPAError
 
@@ -392,3 +393,15 @@ def test_settings_that_are_read_are_not_told(tmp_path):
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[2]))
     trainer_of(Path(sys.argv[1]), resume=True, keep_rollouts=True).run()
+
+
+def test_tensorboard_shows_no_iteration_that_a_kill_has_lost(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for keep, held in ((-1, {1: 10.0, 2: 20.0, 3: 30.0}), (1, {2: 21.0})):
+        log = RunLog(tmp_path, 3, quiet=True, keep=keep)
+        for iteration, value in held.items():
+            log.iteration({"iteration": iteration, "return": value, "kl_per_turn": 0.0, "health": "ok"})
+        log.close()
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("return")
+    assert [(event.step, event.value) for event in shown] == [(1, 10.0), (2, 21.0)]

@@ -138,8 +138,9 @@ def work_figures(counts: RolloutCounts, stats: UpdateStats, rollout_seconds: flo
 
 
 def update_figures(batch: Batch, estimates: Estimates, stats: UpdateStats) -> dict[str, Any]:
-    """What the update did."""
+    """What the update did. Nothing of losses, clipping and entropy where the policy was not asked: its critic is warming up."""
     steps = max(1, stats.steps)
+    told = {name: getattr(stats, name) / steps for name in ("clip_fraction", "policy_loss", "entropy")}
     kl_A = estimates.logp_old_A - estimates.logp_ref_A
     by_turn = {"by_turn/kl": kl_A, "by_turn/entropy": -batch.logp_old_A}  # of what was sampled, −log p is the entropy on average
     count_K = torch.bincount(batch.turn_A).clamp(min=1)
@@ -157,10 +158,8 @@ def update_figures(batch: Batch, estimates: Estimates, stats: UpdateStats) -> di
         "sampling_mismatch_max": float((estimates.logp_old_A - batch.logp_old_A).abs().max()),
         "first_ratio_error": stats.first_ratio_error,
         "approx_kl": stats.approx_kl,
-        "clip_fraction": stats.clip_fraction / steps,
-        "policy_loss": stats.policy_loss / steps,
+        **(told if stats.policy_positions or any(told.values()) else {}),
         "value_loss": stats.value_loss / steps,
-        "entropy": stats.entropy / steps,
         "grad_norm": stats.grad_norm / steps,
         "optimizer_steps": stats.steps,
         "skipped_steps": stats.skipped,

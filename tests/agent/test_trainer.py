@@ -734,6 +734,15 @@ def test_kl_and_entropy_of_every_turn_are_means_over_its_tokens():
     assert figures["by_turn/entropy"] == pytest.approx([7 / 3, 3.0])
 
 
+def test_what_the_policy_is_not_asked_while_the_critic_warms_up_is_not_logged(tmp_path):
+    trainer = trainer_of(tmp_path, ppo={"critic_warmup": 1})
+    of_policy = {"policy_loss", "clip_fraction", "entropy"}
+    first, second = trainer.one_iteration(), trainer.one_iteration()
+    assert not of_policy & first.keys()
+    assert of_policy <= second.keys()
+    assert second["entropy"] > 0
+
+
 def test_what_the_critic_explains_is_told_for_every_turn():
     """Two dialogues: in the first turn values are right, in the second they are all the same."""
     talks = []

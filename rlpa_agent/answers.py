@@ -149,7 +149,7 @@ def read_answers(folder: Path) -> dict[int, Trajectory]:
     kept = whole[: whole.rfind(b"\n") + 1]
     if kept != whole:
         path.write_bytes(kept)
-    for line in kept.decode("utf-8").splitlines():
+    for line in kept.decode("utf-8").split("\n")[:-1]:  # people may write U+2028, a line end to splitlines()
         data = json.loads(line)
         turns: list[Turn] = []
         for turn in data["turns"]:

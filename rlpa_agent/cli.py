@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 import rlpa_env
 from rlpa_agent.baseline_config import BASELINES, DPO, SFT, as_training
@@ -268,7 +269,7 @@ def _chat(args: Chat) -> None:
 
     agent = policy_agent(policy_path(args.policy), dtype=args.dtype, temperature=args.temperature, seed=args.seed)
     agent.chat.state_limit(args.turns)
-    console = Console()
+    console = Console(emoji=False)
     messages = [{"role": "system", "content": instructions(args.turns)}]
     for _ in range(args.turns):
         console.print("[bold cyan]You[/]: ", end="")
@@ -279,8 +280,9 @@ def _chat(args: Chat) -> None:
         messages.append({"role": "assistant", "content": agent.act(messages)})
         action = parse_action(messages[-1]["content"])
         believed = " · ".join(f"{point.slot}: {point.value}" if point.slot else point.value for point in action.profile)
-        console.print(f"[bold magenta]Policy[/]: {action.reply}", highlight=False)
-        console.print(f"[dim]believes: {believed or 'nothing yet'}{f' ({action.error})' if action.error else ''}[/]")
+        console.print(f"[bold magenta]Policy[/]: {escape(action.reply)}", highlight=False)  # a model may well say "[/INST]"
+        told = f"believes: {believed or 'nothing yet'}{f' ({action.error})' if action.error else ''}"
+        console.print(told, style="dim", markup=False)
 
 
 def _replay(args: Replay) -> None:

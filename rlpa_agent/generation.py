@@ -51,9 +51,10 @@ class Decoder(Protocol):
 
 
 def decoder(lm: Any, rows: int, capacity: int, dtype: torch.dtype | None = None) -> Decoder:
-    """The fastest decoder for a model. It holds a snapshot of the weights: make a new one after an update.
+    """The fastest decoder for a model. It is for the weights of now: make a new one after an update.
 
-    The snapshot is in ``dtype`` (None: as held), with LoRA adapters added to the weights that they stand on.
+    It computes in ``dtype`` (None: as held) with a copy of them, LoRA adapters added to the weights that they stand on. Where
+    there is nothing to convert and nothing to add, a `GenericDecoder` copies nothing and reads the model itself.
     """
     config = lm.config
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):

@@ -138,8 +138,9 @@ def work_figures(counts: RolloutCounts, stats: UpdateStats, rollout_seconds: flo
 
 
 def update_figures(batch: Batch, estimates: Estimates, stats: UpdateStats) -> dict[str, Any]:
-    """What the update did."""
+    """What the update did. Nothing of losses, clipping and entropy where the policy was not asked: its critic is warming up."""
     steps = max(1, stats.steps)
+    told = {name: getattr(stats, name) / steps for name in ("clip_fraction", "policy_loss", "entropy")}
     kl_A = estimates.logp_old_A - estimates.logp_ref_A
     by_turn = {"by_turn/kl": kl_A, "by_turn/entropy": -batch.logp_old_A}  # of what was sampled, −log p is the entropy on average
     count_K = torch.bincount(batch.turn_A).clamp(min=1)
@@ -157,10 +158,8 @@ def update_figures(batch: Batch, estimates: Estimates, stats: UpdateStats) -> di
         "sampling_mismatch_max": float((estimates.logp_old_A - batch.logp_old_A).abs().max()),
         "first_ratio_error": stats.first_ratio_error,
         "approx_kl": stats.approx_kl,
-        "clip_fraction": stats.clip_fraction / steps,
-        "policy_loss": stats.policy_loss / steps,
+        **(told if stats.policy_positions or any(told.values()) else {}),
         "value_loss": stats.value_loss / steps,
-        "entropy": stats.entropy / steps,
         "grad_norm": stats.grad_norm / steps,
         "optimizer_steps": stats.steps,
         "skipped_steps": stats.skipped,
@@ -206,18 +205,18 @@ def trim(path: Path, iteration: int) -> None:
 class RunLog:
     """Writes metrics.jsonl and TensorBoard events, and drives the progress bar."""
 
-    def __init__(self, out: Path, total: int | None, quiet: bool = False, keep: int | None = None) -> None:
-        """``keep``: iterations of an earlier part of this run that stay in metrics.jsonl; later lines are dropped."""
+    def __init__(self, out: Path, total: int | None, quiet: bool = False, keep: int = -1) -> None:
+        """``keep``: the last iteration of an earlier part of this run that stays in metrics.jsonl and TensorBoard; later ones are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
         out.mkdir(parents=True, exist_ok=True)
         self.path = out / "metrics.jsonl"
         self.path.touch()
-        trim(self.path, keep or 0)
-        self.board = SummaryWriter(str(out / "tensorboard"))
+        trim(self.path, keep)
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=keep + 1)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
         self.bar = Progress(*columns, TimeElapsedColumn(), disable=quiet)
-        self.task = self.bar.add_task("training", total=total, completed=keep or 0, note="")
+        self.task = self.bar.add_task("training", total=total, completed=max(0, keep), note="")
         self.sub = self.bar.add_task("  dialogues", total=1, note="")
         self.bar.start()
 

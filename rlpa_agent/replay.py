@@ -164,7 +164,8 @@ def _under(config: TrainConfig, algo: str) -> TrainConfig:
 def compare(learner: Learner, batch: Batch, algos: Sequence[str] = ALGOS, *, seed: int = 0) -> dict[str, Any]:
     """Gradients of all ``algos`` on one batch, see `noise_figures`; cosines between their full gradients in ``between``.
 
-    ``learner`` is that of the run that kept the batch, with its critic where it has one; everything runs in fp32.
+    ``learner`` is that of the run that kept the batch, with its critic where it has one. Updates are computed in
+    fp32, a frozen base in the type in which it is held.
     """
     config = learner.config
     if "ppo" in algos and not config.has_critic:
@@ -189,8 +190,9 @@ def compare(learner: Learner, batch: Batch, algos: Sequence[str] = ALGOS, *, see
     for algo, own in learners.items():
         own.normaliser = learner.normaliser
         made = own.conclude(batch, scored.logp_old_A, scored.logp_ref_A, scored.values_A, scored.bootstrap_C)
-        # Values were only needed for the advantages: the gradient compared is the policy's.
-        estimates[algo] = dataclasses.replace(made, logp_old_A=batch.logp_old_A, values_A=None)
+        # Values were only needed for the advantages: the gradient compared is the policy's. Weights for what a server samples
+        # a little differently would count twice: ratios are to its own log-probabilities here.
+        estimates[algo] = dataclasses.replace(made, logp_old_A=batch.logp_old_A, values_A=None, weights_A=None)
     units = units_of(batch, config.group)
     sketches, tokens_U = gradient_sketches(learners, batch, estimates, units)
     rows = [
@@ -242,8 +244,9 @@ def replay(
     able = {"ppo": config.has_critic} | dict.fromkeys(GROUP_ALGOS, config.group > 1)
     algos = algos or [algo for algo in ALGOS if able.get(algo, True) and not one_objective(config, [config.algo, algo])]
     chosen = list(iterations) or kept_iterations(run)[-1:]
-    batches = [load_rollout(run, number).batch for number in chosen] or [load_rollout(run).batch]  # which says what is missing
-    found = {"iterations": chosen} | compare(learner, joined(batches), algos, seed=seed)
+    kept = [load_rollout(run, number) for number in chosen] or [load_rollout(run)]  # which says what is missing
+    batch = joined([one.batch for one in kept], [len(one.episodes) for one in kept])
+    found = {"iterations": chosen} | compare(learner, batch, algos, seed=seed)
     (run / "replay.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 

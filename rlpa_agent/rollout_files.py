@@ -112,7 +112,7 @@ def load_rollout(run: Path, iteration: int | None = None) -> KeptRollout:
     try:
         tensors = load_file(path)
         text = path.with_suffix(".jsonl").read_text(encoding="utf-8")
-        episodes = tuple(json.loads(line) for line in text.splitlines())
+        episodes = tuple(json.loads(line) for line in text.split("\n") if line)  # people may write U+2028, a line end to splitlines()
         ids = np.split(tensors["ids"].numpy().astype(np.int64), np.cumsum(tensors["row_lengths"].numpy())[:-1])
         batch = Batch(
             rows=tuple(ids), episode_C=tuple(tensors["episode_C"].tolist()), **{name: tensors[name] for name in _FLAT}
@@ -123,17 +123,20 @@ def load_rollout(run: Path, iteration: int | None = None) -> KeptRollout:
     return KeptRollout(iteration, batch, estimates, episodes)
 
 
-def joined(batches: Sequence[Batch]) -> Batch:
-    """Several batches as one: rows, chains, episodes and groups are numbered on."""
+def joined(batches: Sequence[Batch], dialogues: Sequence[int]) -> Batch:
+    """Several batches as one: rows, chains, episodes and groups are numbered on.
+
+    ``dialogues``: so many began in each; the last ones may have failed and left no chain.
+    """
     rows = chains = tokens = episodes = groups = 0
     parts: dict[str, list[Tensor]] = {name: [] for name in _FLAT}
     numbers: list[int] = []
-    for batch in batches:
+    for batch, held in zip(batches, dialogues, strict=True):
         moved = {"row_A": rows, "boot_row_C": rows, "chain_A": chains, "starts_C": tokens, "group_C": groups}
         for name in _FLAT:
             parts[name].append(getattr(batch, name) + moved[name] if name in moved else getattr(batch, name))
         numbers += [episodes + episode for episode in batch.episode_C]
         rows, chains, tokens = rows + len(batch.rows), chains + len(batch.starts_C), tokens + batch.tokens
-        episodes, groups = max(numbers) + 1, int(parts["group_C"][-1].max()) + 1
+        episodes, groups = episodes + held, int(parts["group_C"][-1].max()) + 1
     flat = {name: torch.cat(tensors) for name, tensors in parts.items()}
     return Batch(rows=tuple(row for batch in batches for row in batch.rows), episode_C=tuple(numbers), **flat)

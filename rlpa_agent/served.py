@@ -10,6 +10,7 @@ differently from the trainer, so the learner weighs every token by the truncated
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import time
@@ -91,10 +92,11 @@ class VllmGenerator:
                 "generator: expected a policy with LoRA, whose adapter a running server can load; this one trains the whole model. "
                 "Add --model.lora-rank 16, or drop --rollout.server."
             )
-        self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str((self.folder / name).resolve())})
+        # A load that timed out may have succeeded, and a server that was started anew has forgotten what it should unload.
+        self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str((self.folder / name).resolve())}, done="already been loaded")
         self._updates, self.version = self._updates + 1, name
         if before:
-            self._post("/v1/unload_lora_adapter", {"lora_name": before})
+            self._post("/v1/unload_lora_adapter", {"lora_name": before}, done="cannot be found")
             shutil.rmtree(self.folder / before)
         return name
 
@@ -123,7 +125,8 @@ class VllmGenerator:
             )
         return Sampled(ids, logp, version)
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> str:
+    def _post(self, path: str, body: Mapping[str, Any], done: str = "") -> str:
+        """The answer. ``done``: what a refusal says that leaves nothing to do."""
         request = urllib.request.Request(
             self.base_url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
         )
@@ -133,9 +136,11 @@ class VllmGenerator:
                     return response.read().decode("utf-8")
             except urllib.error.HTTPError as error:
                 said = error.read(2000).decode("utf-8", "replace")
+                if done and error.code in (400, 404) and done in said:
+                    return said
                 if error.code < 500 or attempt + 1 == self.tries:
                     raise GeneratorError(f"{self.base_url}{path}: HTTP {error.code}: {said[:300]}") from error
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:  # the latter of an answer that breaks off
                 if attempt + 1 == self.tries:
                     raise GeneratorError(f"{self.base_url}{path}: no answer in {self.tries} tries; the last: {error}") from error
             time.sleep(0.5 * 2**attempt)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlpa_agent.world import World
+from rlpa_agent.world import PATIENCE, World
 from rlpa_env.errors import ConfigError
 
 
@@ -35,7 +35,8 @@ class Shards:
         _layers(lm)  # raises before anything is copied
         device = lm.get_output_embeddings().weight.device
         # A group of their own: what else the processes tell each other lies in main memory, on machines with GPUs too.
-        group = distributed.new_group(backend="nccl" if device.type == "cuda" else "gloo")
+        backend, patience = ("nccl", None) if device.type == "cuda" else ("gloo", PATIENCE)
+        group = distributed.new_group(backend=backend, timeout=patience)
         self.world, self.mesh = world, DeviceMesh.from_group(group, device.type)
         empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in lm.parameters()}
         self._plain = copy.deepcopy((lm, adapter), empty)  # all but the weights

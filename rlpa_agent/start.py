@@ -17,7 +17,7 @@ import torch
 from rlpa_agent.induction import induct
 from rlpa_agent.policy import Policy
 from rlpa_agent.tokenizer import train_tokenizer
-from rlpa_agent.warm_start import Progress, Schedule, Source, Stage, warm_start
+from rlpa_agent.warm_start import Progress, Schedule, Source, Stage, newest, warm_start
 
 VOCABULARY = 1536
 """Ids of the tokenizer. After 400 steps of the first pass, with induction heads written in, the nats of a batch were
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (Schedule(muon_lr=0.015, warmup_steps=30, decay_share=0.8), [(recovery, 2900, 8)]),
         (Schedule(muon_lr=0.005, lr=3e-4, warmup_steps=20, decay_share=0.9), [(dialogue, 250, 8)]),
     ]
-    begun = options.out / "pass1" / "last"
+    begun = newest(options.out / "pass1")
     if options.resume and begun.exists():  # its tokenizer too: texts, and so merges, may have changed since
         policy = Policy.load(begun, reference=False)
     else:

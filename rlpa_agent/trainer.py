@@ -104,6 +104,7 @@ class Trainer:
         self.iteration = 0
         self.best = -np.inf
         self.training_seconds = 0.0  # of all iterations, those before a resume included
+        self.last_seconds = 0.0  # of the newest of them
         self.dialogues = 0
         self.action_tokens = 0  # sampled, and learned from
         self._terminated = self._holding = self._resumed = False
@@ -122,14 +123,13 @@ class Trainer:
         log = self._open()
         spent = self.training_seconds if spent is None else spent
         figures: dict[str, Any] = {}
-        budget = None if self.config.minutes is None else 60.0 * self.config.minutes
-        wanted = self.config.action_tokens
+        over = self._over(spent)  # a run that is resumed may have been, and lack its last validation
         try:
             # Good by definition, should the policy run away before the next. `any` also waits until all have seen the folder empty.
             if not self.world.any(self._resumed) and self.config.ppo.max_kl is not None:
                 self.save()
-            self._validate(log)
-            while self.config.iterations is None or self.iteration < self.config.iterations:
+            self._validate(log, ended=over)
+            while not over:
                 began = time.perf_counter()
                 figures = self.one_iteration(log, self._done(spent))
                 spent += time.perf_counter() - began
@@ -138,13 +138,12 @@ class Trainer:
                 if figures["stop"]:
                     break
                 stop = self.world.any(self._terminated)
-                out_of_time = budget is not None and self.world.agreed(spent + figures["seconds"]) > budget
-                over = out_of_time or (wanted is not None and self.action_tokens >= wanted) or self.iteration == self.config.iterations
+                over = self._over(spent)
                 if self.iteration % self.config.save_every == 0 or stop or over:
                     self.save()
                 if not stop:
                     self._validate(log, ended=over)
-                if stop or over:
+                if stop:
                     break
         except _Stopped:
             pass
@@ -165,11 +164,17 @@ class Trainer:
         if not self.world.first:
             return None
         out, keep = self.config.out, self.iteration if self._resumed else -1
-        log = RunLog(out, self.config.iterations, self.quiet, keep=self.iteration)
+        log = RunLog(out, self.config.iterations, self.quiet, keep)
         (out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
         trim(out / "validation.jsonl", keep)
         drop_later(out, self.iteration)
         return log
+
+    def _over(self, spent: float) -> bool:
+        """Whether iterations or action tokens are used up, or fewer minutes are left than the newest iteration took."""
+        iterations, minutes, tokens = self.config.iterations, self.config.minutes, self.config.action_tokens
+        late = minutes is not None and self.world.agreed(spent + self.last_seconds) > 60.0 * minutes
+        return late or (tokens is not None and self.action_tokens >= tokens) or (iterations is not None and self.iteration >= iterations)
 
     def _done(self, spent: float) -> float:
         """Share of the run that is over: of its iterations or, if more, of its action tokens or its minutes.
@@ -239,7 +244,12 @@ class Trainer:
     def one_iteration(self, log: RunLog | None = None, done: float = 0.0) -> dict[str, Any]:
         """Collect, update, log. ``done``: see `protocols.Learner.update`."""
         began = time.perf_counter()
-        trajectories, counts = self.gather(log)
+        try:
+            trajectories, counts = self.gather(log)
+        except RLPAError:  # a server is down, say; of several processes the others hear nothing of it
+            if self.iteration and self.world.size == 1:
+                self.save()
+            raise
         rollout_seconds = time.perf_counter() - began
         cut = self.config.has_critic or self.config.mode == "official"
         if not any(valid_turns(trajectory, cut) for trajectory in trajectories):
@@ -268,7 +278,7 @@ class Trainer:
         self.dialogues += len(trajectories)
         self.action_tokens += counts.action_tokens
         seconds = time.perf_counter() - began
-        self.training_seconds += seconds
+        self.training_seconds, self.last_seconds = self.training_seconds + seconds, seconds
         figures |= update_figures(batch, estimates, stats) | work_figures(counts, stats, rollout_seconds)
         figures |= {"iteration": self.iteration, "seconds": seconds, "dialogues": self.dialogues}
         limit = self.config.ppo.max_kl
@@ -368,7 +378,8 @@ class Trainer:
         best = recovered(self.config.out / "best")
         if self.world.first and best.exists():  # it may be newer than ``last``
             self.best = max(self.best, read_state(best)["best"])
-        self.training_seconds = sum(record["seconds"] for record in records_until(self.config.out / "metrics.jsonl", self.iteration))
+        taken = [record["seconds"] for record in records_until(self.config.out / "metrics.jsonl", self.iteration)]
+        self.training_seconds, self.last_seconds = sum(taken), taken[-1] if taken else 0.0
         self.learner.load_state(state)
         restore_random(state["random"])
         self._resumed = True

@@ -195,15 +195,21 @@ def _optimizers(policy: Policy, schedule: Schedule) -> list[torch.optim.Optimize
 def _save(policy: Policy, optimizers: Sequence[Any], out: Path, seed: int, step: int, total: int) -> None:
     """Write beside, then rename: an interrupted save leaves the previous checkpoint whole."""
     fresh, last, old = out / "saving", out / "last", out / "previous"
-    for folder in (fresh, old):
-        _remove(folder)
+    _remove(fresh)
     policy.save(fresh)
     torch.save([optimizer.state_dict() for optimizer in optimizers], fresh / "optimizers.pt")
     (fresh / "progress.json").write_text(json.dumps({"seed": seed, "step": step, "total": total}))
     if last.exists():
+        _remove(old)
         os.replace(last, old)
     os.replace(fresh, last)
     _remove(old)
+
+
+def newest(out: Path) -> Path:
+    """The checkpoint of a warm start, if there is one: the one before it where a kill came between the two renames."""
+    last, old = out / "last", out / "previous"
+    return old if not last.exists() and old.exists() else last
 
 
 def _remove(folder: Path) -> None:
@@ -215,7 +221,7 @@ def _remove(folder: Path) -> None:
 
 def _resume(policy: Policy, optimizers: Sequence[Any], out: Path, seed: int, total: int) -> int:
     """Load the last checkpoint into the policy and optimizers; the number of steps done (0: there is none)."""
-    last = out / "last"
+    last = newest(out)
     if not last.exists():
         return 0
     progress = json.loads((last / "progress.json").read_text())

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others: as long as the first may validate. One that has died ends all, its launcher sees to that."""
 
 
 class World:
@@ -34,7 +38,7 @@ class World:
         if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # a GPU each: "cuda" means this one from now on
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         if not distributed.is_initialized():
-            distributed.init_process_group("gloo")  # on machines with GPUs too: all that is summed lies in main memory
+            distributed.init_process_group("gloo", timeout=PATIENCE)  # on machines with GPUs too: all that is summed lies in main memory
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property

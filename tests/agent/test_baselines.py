@@ -205,6 +205,13 @@ def test_a_stopped_run_goes_on_with_its_answers(start, held, folder, tmp_path, m
     assert line["turns"][0]["answers"][0]["reward"] == kept.reward
 
 
+def test_a_line_separator_in_what_somebody_said_tears_no_line_of_answers(tmp_path):
+    said = [["user", "a\u2028b\x85c"]]
+    line = {"dialogue": 4, "episode": "", "stop_reason": "", "messages": said, "turns": []}
+    (tmp_path / "answers.jsonl").write_text(2 * (json.dumps(line, ensure_ascii=False) + "\n"), encoding="utf-8")
+    assert [list(map(list, found.messages)) for found in read_answers(tmp_path).values()] == [said]
+
+
 def test_answers_of_other_settings_or_another_start_are_refused(start, held, folder):
     with pytest.raises(ConfigError, match=r"samples=3, now 2.*choose another folder"):
         held_answers(start, make_env, SFT(dataclasses.replace(DATA, samples=2)), folder)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from rlpa_agent import cli
-from rlpa_env import ConfigError
+from rlpa_env import ConfigError, format_action
 
 
 def test_a_mistyped_run_is_no_model_of_a_hub(tmp_path, monkeypatch):
@@ -33,3 +35,14 @@ def test_mistakes_are_told_in_a_line(words, tmp_path, monkeypatch):
 def test_version_as_a_module():
     done = subprocess.run([sys.executable, "-m", "rlpa_agent", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("rlpa-agent 0.")
+
+
+def test_chat_shows_what_a_policy_writes_in_brackets_as_it_is(monkeypatch, capsys):
+    said = iter([format_action([("Interests", "[music]")], "Do you like [music]? :cat: [/INST] \\[b]"), "[/] no profile [x]"])
+    agent = SimpleNamespace(chat=SimpleNamespace(state_limit=lambda turns: None), act=lambda messages: next(said))
+    monkeypatch.setattr("rlpa_agent.evaluate.policy_agent", lambda *names, **options: agent)
+    monkeypatch.setattr("sys.stdin", io.StringIO("I bake.\nNo.\n\n"))
+    cli.main(["chat", "--policy", "some/model"])
+    shown = capsys.readouterr().out
+    for text in ("Do you like [music]? :cat: [/INST] \\[b]", "Interests: [music]", "[/] no profile [x]"):
+        assert text in shown

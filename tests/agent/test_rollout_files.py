@@ -16,7 +16,7 @@ from tiny_models import Script
 from toy import toy_config
 
 from rlpa_agent import cli
-from rlpa_agent.batch import micro_batches
+from rlpa_agent.batch import make_batch, micro_batches
 from rlpa_agent.config import TrainConfig
 from rlpa_agent.replay import (
     Sketch,
@@ -31,6 +31,7 @@ from rlpa_agent.replay import (
 from rlpa_agent.rollout_files import joined, kept_iterations, load_rollout, save_rollout
 from rlpa_agent.token_table import episode_notes, html_page, terminal_table, token_lines
 from rlpa_agent.trainer import Trainer
+from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env import ConfigError
 
 ATTACK = '<script>alert("x")</script>'
@@ -126,7 +127,7 @@ def test_keeping_changes_nothing_that_is_learned_and_a_resumed_run_drops_later_f
 def test_batches_are_joined_by_numbering_on(run):
     _, seen = run
     first, second = (batch for batch, _ in seen)
-    both = joined([first, second])
+    both = joined([first, second], [8, 8])
     assert both.tokens == first.tokens + second.tokens
     assert both.starts_C.tolist() == [*first.starts_C.tolist(), *(second.starts_C + first.tokens).tolist()]
     assert both.group_C.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
@@ -134,7 +135,22 @@ def test_batches_are_joined_by_numbering_on(run):
         origin, j = (first, i) if i < first.tokens else (second, i - first.tokens)
         row = origin.rows[int(origin.row_A[j])]
         assert both.rows[int(both.row_A[i])].tolist() == row.tolist()
-    same(joined([first]), first)
+    same(joined([first], [8]), first)
+
+
+def test_units_of_two_iterations_stay_apart_where_the_last_dialogue_of_the_first_failed(run):
+    context = np.arange(3)
+    turns = [Turn(context, np.arange(5, 7), np.zeros(2, np.float32), 1.0, valid=valid) for valid in (True, False)]
+    whole, failed = (Trajectory((turn,), context, turn.valid, not turn.valid) for turn in turns)
+    first, second = (make_batch(held, max_turns=1, group=2) for held in ([whole, whole, whole, failed], [whole] * 4))
+    assert units_of(joined([first, second], [4, 4]), 2) == [[0, 1], [2], [3, 4], [5, 6]]
+
+
+def test_line_ends_that_json_leaves_as_they_are_tear_no_line(run, tmp_path):
+    text, (batch, estimates) = "a\u2028b\x85c\u2029", run[1][0]
+    held = Trajectory((), np.arange(3), True, False, messages=(("user", text), ("assistant", "Well.")))
+    save_rollout(tmp_path, 1, batch, estimates, [held, held])
+    assert [line["messages"][0] for line in load_rollout(tmp_path, 1).episodes] == [["user", text]] * 2
 
 
 def test_the_configuration_of_a_run_is_read_back(run, tmp_path):
@@ -275,6 +291,16 @@ def test_replay_compares_all_estimators_and_leaves_its_figures(run, capsys):
     assert found["between"]["ppo"]["ppo"] == pytest.approx(1)
     with pytest.raises(SystemExit, match="algo: expected one of"):
         cli.main(["replay", str(out), "--algo", "dpo"])
+
+
+def test_replay_of_a_served_run_weighs_no_token_twice(run):
+    """Ratios are to what the server said when it sampled, which is all that the weights of training make up for."""
+    out, seen = run
+    learner, batch = open_run(out, cli.load_policy), seen[0][0]
+    plain = compare(learner, batch, ["rloo", "reinforce"])
+    learner.config = dataclasses.replace(learner.config, rollout=dataclasses.replace(learner.config.rollout, server="http://localhost:1"))
+    assert plain["sampling_mismatch"] > 1e-6
+    assert compare(learner, batch, ["rloo", "reinforce"]) == plain
 
 
 def test_estimators_are_compared_on_one_objective_or_not_at_all(tmp_path):

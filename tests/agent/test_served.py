@@ -30,6 +30,7 @@ class Server:
 
     def __init__(self, policy):
         self.policy, self.seen, self.loaded, self.spoil, self.status = policy, [], [], lambda answer: None, []
+        self.torn = 0  # so many answers break off
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,7 +38,8 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status, data = outer.answer(self.path, body)
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Length", str(len(data) + (outer.torn > 0)))
+                outer.torn -= 1
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -51,6 +53,10 @@ class Server:
     def answer(self, path, body):
         if self.status:
             return self.status.pop(0), b"busy"
+        if path.endswith("/load_lora_adapter") and ("load", body["lora_name"]) in self.loaded:
+            return 400, b"The lora adapter has already been loaded."
+        if path.endswith("unload_lora_adapter") and ("load", body["lora_name"]) not in self.loaded:
+            return 404, b"The lora adapter cannot be found."
         if path.endswith("_lora_adapter"):
             self.loaded.append((path.rsplit("/", 1)[1].split("_")[0], body["lora_name"]))
             return 200, b"Success"
@@ -163,18 +169,38 @@ def test_transport_failures_are_repeated_and_then_named(server, tmp_path, monkey
     server.status = [404]
     with pytest.raises(GeneratorError, match="HTTP 404"):
         generator.begin([1, 2, 3], (0,), 4, 1.0).result()
+    server.torn = 2
+    assert generator.begin([1, 2, 3], (0,), 4, 1.0).result().ids
+    server.torn = 3
+    with pytest.raises(GeneratorError, match="3 tries; the last: IncompleteRead"):
+        generator.begin([1, 2, 3], (0,), 4, 1.0).result()
     gone = VllmGenerator("http://127.0.0.1:9", tmp_path, end_ids=[0], tries=2)
     gone.version = "x"
     with pytest.raises(GeneratorError, match="2 tries"):
         gone.begin([1], (0,), 4, 1.0).result()
 
 
-def test_every_version_has_a_new_name_and_the_old_one_goes(server, tmp_path):
-    class Saved:
-        def save(self, folder):
-            folder.mkdir(parents=True)
-            (folder / "adapter_config.json").write_text("{}")
+class Saved:
+    def save(self, folder):
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
 
+
+def test_a_load_that_only_its_answer_was_lost_of_and_an_adapter_that_a_new_server_forgot_stop_no_run(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    generator = VllmGenerator(server.url, tmp_path, end_ids=[0])
+    server.torn = 1
+    first = generator.update(Saved())
+    server.loaded.clear()
+    second = generator.update(Saved())
+    assert server.loaded == [("load", second)]
+    assert not (tmp_path / first).exists()
+    server.status = [400] * 2  # "busy"
+    with pytest.raises(GeneratorError, match="HTTP 400: busy"):
+        generator.update(Saved())
+
+
+def test_every_version_has_a_new_name_and_the_old_one_goes(server, tmp_path):
     generator = VllmGenerator(server.url, tmp_path, end_ids=[0])
     with pytest.raises(ConfigError, match="update"):
         generator.begin([1], (0,), 4, 1.0)

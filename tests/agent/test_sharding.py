@@ -253,6 +253,8 @@ def test_what_cannot_be_sharded_says_so(tmp_path):
         cli.build_trainer(config, quiet=True)
     assert policy.whole() is policy
     policy.shards = object()
+    groups = Learner(policy, config).optimizers["policy"].param_groups
+    assert [group["foreach"] for group in groups] == [False]
     with pytest.raises(ConfigError, match="save: expected a policy that this process holds whole"):
         policy.save(tmp_path / "shares")
     with pytest.raises(ConfigError, match="dry run: expected a model that one process holds"):

@@ -21,6 +21,7 @@ from rlpa_agent.checkpoint import CheckpointError, checkpointed_policy, read_sta
 from rlpa_agent.checks import another_end, unread_settings
 from rlpa_agent.config import EvalConfig
 from rlpa_agent.policy import Policy
+from rlpa_agent.progress import RunLog
 from rlpa_agent.trainer import DivergedError, Trainer
 from rlpa_env import RLPAError
 
@@ -223,16 +224,31 @@ def test_schedule_iterations_are_all_that_its_schedule_depends_on(tmp_path):
 
 
 def test_a_resumed_run_has_only_the_minutes_that_are_left(tmp_path):
-    first = trainer_of(tmp_path, iterations=1)
+    first = trainer_of(tmp_path, iterations=2)
     first.run()
-    (line,) = log_of(first)
-    later = line | {"iteration": 2, "seconds": 1e6}  # of an iteration that a kill has lost
-    text = "".join(json.dumps(record) + "\n" for record in (line | {"seconds": 599.9999}, later))
-    (first.config.out / "metrics.jsonl").write_text(text)
+    line = log_of(first)[-1]
+    records = [line | {"iteration": i, "seconds": seconds} for i, seconds in ((1, 599.9999), (2, 1e-5), (3, 1e6))]  # the third has been lost by a kill
+    (first.config.out / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     second = trainer_of(tmp_path, resume=True, iterations=50, minutes=10.0)
-    assert second.training_seconds == 599.9999
+    assert second.training_seconds == pytest.approx(599.99991)
     second.run()
-    assert second.iteration == 2
+    assert second.iteration == 3
+
+
+@pytest.mark.parametrize("budget", ["action_tokens", "minutes", "iterations"])
+def test_a_run_whose_budget_is_used_up_learns_nothing_when_it_is_resumed(tmp_path, budget):
+    """A kill has prevented its last validation, which comes at an iteration at which nobody looks otherwise: that is made up for."""
+    limits = {"iterations": None, budget: 1e-6 if budget == "minutes" else 1}
+    first = trainer_of(tmp_path, every=2, evaluate=judge_of([1.0, KeyboardInterrupt()]), **limits)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    before = {name: (first.last / name).read_bytes() for name in FILES}
+    second = trainer_of(tmp_path, resume=True, every=2, evaluate=judge_of([5.0]), **limits)
+    assert second.run() == {}
+    assert second.iteration == 1
+    assert [(line["iteration"], line["return"]) for line in log_of(second, "validation.jsonl")] == [(0, 1.0), (1, 5.0)]
+    assert all((second.last / name).read_bytes() == content for name, content in before.items() if name != "state.json")  # which says what is best
+    assert trainer_of(tmp_path, resume=True, every=2, evaluate=judge_of([]), **limits).run() == {}  # and only once
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "value_head.weights"])
@@ -377,3 +393,15 @@ def test_settings_that_are_read_are_not_told(tmp_path):
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[2]))
     trainer_of(Path(sys.argv[1]), resume=True, keep_rollouts=True).run()
+
+
+def test_tensorboard_shows_no_iteration_that_a_kill_has_lost(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for keep, held in ((-1, {1: 10.0, 2: 20.0, 3: 30.0}), (1, {2: 21.0})):
+        log = RunLog(tmp_path, 3, quiet=True, keep=keep)
+        for iteration, value in held.items():
+            log.iteration({"iteration": iteration, "return": value, "kl_per_turn": 0.0, "health": "ok"})
+        log.close()
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("return")
+    assert [(event.step, event.value) for event in shown] == [(1, 10.0), (2, 21.0)]

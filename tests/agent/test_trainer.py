@@ -38,6 +38,7 @@ from rlpa_agent.lora import LoraSettings
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import health, rollout_figures, update_figures
 from rlpa_agent.rollout import RolloutCounts, collect
+from rlpa_agent.served import GeneratorError
 from rlpa_agent.trainer import NothingScoredError, Trainer, shuffled_rewards
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_agent.world import World
@@ -733,6 +734,15 @@ def test_kl_and_entropy_of_every_turn_are_means_over_its_tokens():
     assert figures["by_turn/entropy"] == pytest.approx([7 / 3, 3.0])
 
 
+def test_what_the_policy_is_not_asked_while_the_critic_warms_up_is_not_logged(tmp_path):
+    trainer = trainer_of(tmp_path, ppo={"critic_warmup": 1})
+    of_policy = {"policy_loss", "clip_fraction", "entropy"}
+    first, second = trainer.one_iteration(), trainer.one_iteration()
+    assert not of_policy & first.keys()
+    assert of_policy <= second.keys()
+    assert second["entropy"] > 0
+
+
 def test_what_the_critic_explains_is_told_for_every_turn():
     """Two dialogues: in the first turn values are right, in the second they are all the same."""
     talks = []
@@ -795,6 +805,21 @@ def test_what_a_failure_left_of_a_dialogue_is_for_a_critic_alone(tmp_path, algo,
     else:
         with pytest.raises(NothingScoredError):
             trainer.one_iteration()
+
+
+def test_a_server_that_fails_during_a_rollout_leaves_the_iterations_before_it(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=3)
+    gather = trainer.gather
+
+    def fails_later(log=None):
+        if trainer.iteration == 2:
+            raise GeneratorError("no answer in 3 tries")
+        return gather(log)
+
+    trainer.gather = fails_later
+    with pytest.raises(GeneratorError):
+        trainer.run()
+    assert read_state(trainer.last)["iteration"] == 2
 
 
 def test_the_end_of_a_run_competes_for_the_best_policy(tmp_path):

@@ -106,12 +106,13 @@ def test_a_stopped_run_resumes_bitwise(tmp_path, muon_lr):
     with pytest.raises(Stop):
         warm_start(tiny_models.policy(), stages, **settings, out=tmp_path, report=stop)
     assert json.loads((tmp_path / "last" / "progress.json").read_text())["step"] == 9
+    (tmp_path / "last").rename(tmp_path / "previous")  # as a kill during the next save leaves it
     resumed = tiny_models.policy(seed=99)  # its weights are replaced by the checkpoint's
     steps = []
     warm_start(resumed, stages, **settings, out=tmp_path, resume=True, report=lambda p: steps.append(p.step))
     assert steps == list(range(10, 26))
     assert torch.equal(weights(resumed), weights(whole))
-    assert not (tmp_path / "saving").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
     with pytest.raises(ConfigError, match="seed 8 and 25 steps"):
         warm_start(resumed, stages, **(settings | {"seed": 8}), out=tmp_path, resume=True)
 

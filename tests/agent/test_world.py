@@ -132,17 +132,17 @@ def test_a_process_whose_partner_is_silent_takes_every_second_micro_batch(tmp_pa
 
 
 def test_processes_meet_over_main_memory_where_there_is_a_gpu_too(monkeypatch):
-    """Every tensor that is summed lies there; nccl would refuse it."""
+    """Every tensor that is summed lies there; nccl would refuse it. They wait for as long as the first may validate."""
     from torch import distributed
 
     asked = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(distributed, "init_process_group", asked.append)
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend, timeout: asked.append((backend, timeout.days)))
     monkeypatch.setattr(distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     assert World.from_environment().rank == 1
-    assert asked == ["gloo"]
+    assert asked == [("gloo", 7)]
 
 
 def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch):
@@ -153,7 +153,7 @@ def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(distributed, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend, **options: None)
     monkeypatch.setattr(distributed, "get_rank", lambda: 3)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 4)
     World.from_environment()

@@ -128,10 +128,10 @@ def trained_policies(args: argparse.Namespace) -> dict[str, str]:
 
 
 class Late:
-    """A policy that is loaded when it is first asked: finished parts need none."""
+    """A policy that is loaded when it is first asked: finished parts need none, and are known by ``key``, which weights go into."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._agent = make, None
+    def __init__(self, key: str, make: Callable[[], Any]) -> None:
+        self.identity, self._make, self._agent = {"key": key}, make, None
 
     def _now(self) -> Any:
         if self._agent is None:
@@ -188,7 +188,7 @@ def source_of(source: str, seed: int, args: argparse.Namespace, turns: int | Non
     context = (args.context or fitting_context(path, turns)) if turns else ""
     if context:
         key += f"-{context}"
-    return Source(key, Late(lambda: _prompted(_policy(path, seed, args, context), method, args)), "tokens", context)
+    return Source(key, Late(key, lambda: _prompted(_policy(path, seed, args, context), method, args)), "tokens", context)
 
 
 def fitting_context(path: str, turns: int) -> str:

@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=25.0, help="of rlpa, profile-only and response-only, each seed")
     parser.add_argument("--runs", type=Path, default=Path("runs/paper/policies"), help="folder of the runs; finished ones are not run again")
-    parser.add_argument("--ship", type=Path, help="also write the policies there, in bfloat16, without what only training needs")
+    parser.add_argument("--ship", type=Path, help="also write the policies there, without what only training needs")
     parser.add_argument("--smoke", action="store_true", help="one iteration of a few short dialogues each, to see that it runs")
     args = parser.parse_args(arguments)
     if not args.minutes > 0 or len(set(args.seeds)) != len(args.seeds):

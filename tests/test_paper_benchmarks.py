@@ -188,6 +188,31 @@ def test_a_claim_holds_only_where_every_seed_and_the_interval_say_so(say):
     assert say.above("s", {"a": mixed, "b": low}, "a", "b").seeds[2] < 0
 
 
+def test_dialogues_that_failed_for_one_make_no_difference_between_two_who_are_alike(say):
+    al = table(0, 0.6) * (np.arange(40) >= 10)[:, None]  # with ten people nothing ever fits
+    failed = al.copy()
+    failed[:, :10, 4:] = np.nan
+    claim = say.above("s", {"a": failed, "b": al}, "a", "b")
+    assert (claim.outcome, claim.why, claim.seeds) == (say.NOT, "+0.0 [+0.0, +0.0]: a tie, the interval covers 0", (0.0, 0.0, 0.0))
+    assert say.above("s", {"a": al, "b": failed}, "a", "b").why == claim.why
+
+
+def test_as_good_as_is_open_where_the_interval_holds_the_bound(say, clean):
+    outcomes = {(-3.0, 5.0): say.UNKNOWN, (-3.0, 0.0): say.UNKNOWN, (-3.0, -1.0): say.NOT, (0.0, 5.0): say.HELD}
+    assert {bounds: say.reaches("s", say.Estimate(1.0, *bounds), 0.0, "t", [1.0]).outcome for bounds in outcomes} == outcomes
+    assert "not in every seed" in say.reaches("s", say.Estimate(1.0, 0.5, 5.0), 0.0, "t", [1.0, -1.0]).why
+    assert say.reaches("s", say.Estimate(1.0, 0.5, 5.0), 0.0, "t", [1.0, np.nan]).outcome == say.UNKNOWN
+    error = np.array([[0.0] * 30 + [1.0] * 30] * 3)
+    better, long = script("table8_matcher").better, script("fig4b_long")
+    assert [better("s", error, than).outcome for than in (0.2, 0.49, 0.9)] == [say.HELD, say.UNKNOWN, say.NOT]
+    there = np.ones((3, 40, 4))
+    own = {"grounded_f1": np.where(np.arange(40)[:, None] < 20, 0.8, 1.0) * there, "ceiling": there, "there": there}
+    own["f1"] = np.where(np.arange(4) < 2, 1.0, own["grounded_f1"])
+    assert long.keeps_up("s", {"rlpa": own}, "rlpa", 2).outcome == say.UNKNOWN
+    assert long._rises("s", {"rlpa": own}, 1, 4, share=0.9).outcome == say.UNKNOWN
+    assert long._rises("s", {"rlpa": own}, 1, 4, share=1.0).outcome == say.NOT  # above it: no
+
+
 def test_what_cannot_be_said(say):
     assert "no policy named b" in say.above("s", {"a": table(0, 0.5)}, "a", "b").why
     few = {"a": np.ones((3, 19, 10)), "b": np.zeros((3, 19, 10))}

@@ -178,6 +178,17 @@ def decided(sentence: str, gap: Estimate, alone: Sequence[float]) -> Claim:
     return Claim(sentence, NOT, f"{text}: {'the other way round' if gap.high < 0 else 'a tie, the interval covers 0'}", tuple(alone))
 
 
+def reaches(sentence: str, found: Estimate, bound: float, text: str, alone: Sequence[float] = (), what: str = "the bound") -> Claim:
+    """For "as good as": held where the whole interval and every seed reach the bound, not where all of it is below, open in between."""
+    if any(map(math.isnan, (found.value, *alone))):
+        return Claim(sentence, UNKNOWN, "not every seed has a dialogue with the figure", tuple(alone))
+    if found.low < bound <= found.high:
+        return Claim(sentence, UNKNOWN, f"{text}: the interval holds {what}", tuple(alone))
+    if found.low >= bound and min(alone, default=bound) < bound:
+        return Claim(sentence, NOT, f"{text}, but not in every seed for itself", tuple(alone))
+    return Claim(sentence, HELD if found.low >= bound else NOT, text, tuple(alone))
+
+
 def grows(sentence: str, tables: Mapping[str, np.ndarray], name: str) -> Claim:
     """Does a row rise by more than chance: N-IR and N-R² above the null band?"""
     if lacking := needs(sentence, tables, (name,)):

@@ -61,12 +61,12 @@ def lacks(sentence: str, tables: dict[str, dict[str, np.ndarray]], name: str, tu
 
 
 def keeps_up(sentence: str, tables: dict[str, dict[str, np.ndarray]], name: str, since: int) -> say.Claim:
-    """Within 10 % of the ceiling: the whole interval, and every seed."""
+    """Within 10 % of the ceiling."""
     if lacking := lacks(sentence, tables, name, since):
         return lacking
     found, alone = kept_up(tables[name], since)
     text = f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] of the ceiling"
-    return say.Claim(sentence, say.HELD if found.low >= 0.9 and min(alone) >= 0.9 else say.NOT, text, tuple(alone))
+    return say.reaches(sentence, found, 0.9, text, alone, "0.90")
 
 
 def main() -> None:
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def _rises(sentence: str, tables: dict[str, dict[str, np.ndarray]], since: int, until: int, share: float) -> say.Claim:
-    """The score at one turn above ``share`` of that at another."""
+    """The score at one turn above that at another; of a ``share`` below 1, not below that share of it."""
     if lacking := lacks(sentence, tables, "rlpa", until):
         return lacking
 
@@ -119,7 +119,10 @@ def _rises(sentence: str, tables: dict[str, dict[str, np.ndarray]], since: int, 
         return float(f1_K[until - 1] - share * f1_K[since - 1])
 
     values = 100 * tables["rlpa"]["f1"]
-    return say.decided(sentence, say.estimate(values, change), [change(say.resampled(one[None], 1)[0]) for one in values])
+    found, alone = say.estimate(values, change), [change(say.resampled(one[None], 1)[0]) for one in values]
+    if share < 1:
+        return say.reaches(sentence, found, 0.0, f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]", alone, "0")
+    return say.decided(sentence, found, alone)
 
 
 if __name__ == "__main__":

@@ -221,9 +221,7 @@ def as_people(sentence: str, own: dict[str, say.Estimate] | None, labels: int, t
     text = f"{kappa.value:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
     if np.isnan(kappa.value):
         return say.Claim(sentence, say.UNKNOWN, "all labels and verdicts are alike")
-    if kappa.low < than <= kappa.high:
-        return say.Claim(sentence, say.UNKNOWN, f"{text}: the interval holds the paper's figure")
-    return say.Claim(sentence, say.HELD if kappa.low >= than else say.NOT, text)
+    return say.reaches(sentence, kappa, than, text, what="the paper's figure")
 
 
 if __name__ == "__main__":

@@ -36,18 +36,16 @@ def shares(seeds: list[study.Records]) -> dict[str, np.ndarray]:
 
 
 def kept_up(own: dict[str, np.ndarray], since: int) -> tuple[say.Estimate, list[float]]:
-    """Grounded F1 as a share of its ceiling over the turns from ``since`` on, together and for each seed."""
-    both = np.stack([own["grounded_f1"][..., since - 1 :], own["ceiling"][..., since - 1 :]], axis=-1)
-    if np.isnan(both).all():
-        return say.Estimate(np.nan, np.nan, np.nan), []
-    both = both.reshape(*both.shape[:2], -1, 2)
+    """Grounded F1 as a share of its ceiling over the turns from ``since`` on, together and for each seed.
 
-    def ratio(sums_K2: np.ndarray) -> float:
-        there = ~np.isnan(sums_K2[:, 1])
-        top = sums_K2[there, 1].sum()
-        return float(sums_K2[there, 0].sum() / top) if top > 0 else np.nan
+    The sum of one over the sum of the other: every turn of every dialogue that got there counts once.
+    """
+    both = np.stack([np.nansum(own[key][..., since - 1 :], axis=-1) for key in ("grounded_f1", "ceiling")], axis=-1)
 
-    return say.estimate(both, ratio), [ratio(say.resampled(one[None], 1)[0]) for one in both]
+    def ratio(sums: np.ndarray) -> float:
+        return float(sums[0] / sums[1]) if sums[1] > 0 else np.nan
+
+    return say.estimate(both, ratio), [ratio(one.mean(axis=0)) for one in both]
 
 
 def lacks(sentence: str, tables: dict[str, dict[str, np.ndarray]], name: str, turn: int) -> say.Claim | None:

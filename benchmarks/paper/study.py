@@ -18,7 +18,6 @@ is neither held again nor taken for that of other weights, and benchmarks that s
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import finish
+from common import fingerprint, finish
 
 from rlpa_env import ConfigError
 from rlpa_env.agents import AGENTS
@@ -38,7 +37,6 @@ from rlpa_env.prompting import METHODS, PromptingAgent
 from rlpa_env.results import per_turn
 
 VANILLA, EXTENDED = ("RLPA-v0", "vanilla/test"), ("RLPA-Extended-v0", "extended/test")
-_WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt")
 _HEAD, _TURN = 512, 96 + 160 + 32  # tokens at most: of the instructions; of a user message, an answer and what is around them
 Records = list[dict[str, Any]]
 
@@ -229,21 +227,6 @@ def _prompted(agent: Any, method: str, args: argparse.Namespace) -> Any:
 
 def _slug(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in text)
-
-
-def fingerprint(path: str) -> str:
-    """Changes with the files of a policy folder; of a model's id, with the id."""
-    digest = hashlib.sha256()
-    folder = Path(path)
-    if folder.is_dir():
-        for file in sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)}):
-            digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-    else:
-        digest.update(path.encode())
-    return digest.hexdigest()[:10]
 
 
 def hold(

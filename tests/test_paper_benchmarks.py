@@ -305,6 +305,15 @@ def test_matcher_figures_by_hand(clean):
     assert found["rmse"].value == pytest.approx((10 / 3) ** 0.5)
 
 
+def test_replies_of_one_person_are_resampled_together(clean):
+    intervals = script("table9_judge").with_intervals
+    verdict, label = [1, 1, 0, 0] * 5, [1, 0, 0, 1] * 5
+    once = intervals(verdict, label, range(20))
+    often = intervals(verdict * 15, label * 15, [*range(20)] * 15)  # the same twenty, each said fifteen times
+    assert often["accuracy"] == pytest.approx(once["accuracy"])
+    assert once["accuracy"].high - once["accuracy"].low > 0.3
+
+
 def test_judge_figures_and_labels(clean, tmp_path):
     judge = script("table9_judge")
     verdict = np.array([1] * 20 + [1] * 5 + [0] * 10 + [0] * 15)

@@ -76,6 +76,7 @@ def test_it_runs_and_two_people_decide_nothing(name, clean, runs, monkeypatch, c
     figures = run(name, runs, monkeypatch, capsys)
     assert figures["claims"]
     assert {claim["outcome"] for claim in figures["claims"]} == {"cannot be said"}
+    assert name != "fig4a_shift" or "cost_of_change" in figures["rows"]["start"]
 
 
 def test_finished_parts_are_not_held_again_and_other_weights_are(clean, study, runs, monkeypatch, capsys, tmp_path):

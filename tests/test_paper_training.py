@@ -312,6 +312,15 @@ def test_the_policies_of_the_tables_are_in_the_repository():
     assert {path.parent for path in (FOLDER / "checkpoints").rglob("*") if path.is_file()} == set(SHIPPED_POLICIES)
 
 
+def test_the_minutes_are_those_of_the_policies_in_the_repository(train, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(train, "plan", lambda parts, args: asked.append(args.minutes) or never())
+    with pytest.raises(AssertionError):
+        train.main(["--runs", str(tmp_path)])
+    told = [json.loads((path / "trained.json").read_text()) for path in SHIPPED_POLICIES]
+    assert {about["minutes"] for about in told if about["method"] in ("rlpa", "profile-only", "response-only") and abs(about["minutes"] - asked[0]) > 1} == set()
+
+
 @pytest.mark.parametrize("folder", SHIPPED_POLICIES, ids=lambda path: path.name)
 def test_a_policy_in_the_repository_is_what_its_name_says_and_answers(folder):
     about = json.loads((folder / "trained.json").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Figure 4b: seventy turns with one person. Does the profile keep up with what has been told?
 
-    python benchmarks/paper/fig4b_long/run.py --model start=tiny rlpa=runs/ppo-{seed} [--users 40] [--seeds 0 1 2] [--context latest]
+    python benchmarks/paper/fig4b_long/run.py --model start=tiny rlpa=runs/ppo-{seed} [--users 20] [--seeds 0 1 2] [--context latest]
 
 A policy is fed everything said and its newest profile block ("latest"), or, where seventy turns do not fit its model, the newest
 block and the last exchanges ("window"); --context fixes it for all. Of c, the share of points told so far, no honest guess can make an F1 above 2c/(1+c): the ceiling. Claims: the score rises to
@@ -71,7 +71,7 @@ def main() -> None:
     """Hold the dialogues, print, write."""
     parser = study.parser(__doc__, trained=("rlpa",))
     parser.add_argument("--context", choices=("latest", "window", "append"), help="what local policies are fed; default: latest where it fits, else window")
-    parser.set_defaults(users=40)
+    parser.set_defaults(users=20)
     args = study.read(parser)
     turns = SMOKE_TURNS if args.smoke else TURNS
     shorter = {"max_turns": turns, "max_episode_steps": turns} if args.smoke else {}

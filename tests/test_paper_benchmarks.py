@@ -259,6 +259,51 @@ def test_long_dialogues_count_who_is_still_there(clean):
     assert long.keeps_up("s", {"rlpa": long.shares([[record] * 20])}, "rlpa", 2).outcome == "did not hold"
 
 
+def test_a_late_turn_with_one_person_left_weighs_as_one_turn(clean):
+    long = script("fig4b_long")
+    ceiling = np.where((np.arange(8) > 0)[:, None] & (np.arange(3) > 0), np.nan, 1.0)[None]  # eight people, then one
+    own = {"grounded_f1": ceiling * np.array([0.9, 0.1, 0.1]), "ceiling": ceiling}
+    ratio, alone = long.kept_up(own, 1)
+    assert ratio.value == pytest.approx((8 * 0.9 + 2 * 0.1) / 10)
+    assert alone == pytest.approx([ratio.value])
+
+
+def test_the_change_costs_what_the_same_dialogues_without_it_had_more(clean, study):
+    shift = script("fig4a_shift")
+    same, changed = np.ones((2, 25, 10)), np.ones((2, 25, 10))
+    changed[..., 5:7] = 0.0
+    changed[:, :5, 6:] = np.nan  # failures
+    same[:, :5] = 0.0
+    found = shift.cost(same, changed)
+    assert (found.value, found.low, found.high) == pytest.approx((50.0, 50.0, 50.0))
+    held = [study.collect({"attentive": None}, study.Setting(*task, 3), workers=1, quiet=True)["attentive"] for task in (study.VANILLA, shift.SHIFT)]
+    plain, moved = ([message["content"] for message in talks[1]["messages"]] for talks in held)
+    until = next(i for i, (one, other) in enumerate(zip(plain, moved, strict=False)) if one != other)
+    assert until >= 11  # system, then five turns of two
+
+
+def test_the_noise_floor_is_the_spread_of_one_agent_over_seeds(clean):
+    floor = script("table1").noise_floor
+    found = {"start": {"avg_by_seed": [40.0, 43.0, 41.0]}, "rlpa": {"avg_by_seed": [60.0, 50.0, 55.0]}}
+    assert floor(found, {"start": "tiny", "rlpa": "x/rlpa-{seed}"}) == {"start": {"avg_by_seed": [40.0, 43.0, 41.0], "spread": 3.0}}
+    assert floor({"start": {"avg_by_seed": [40.0]}}, {"start": "tiny"}) == {}
+
+
+def test_seventy_turns_are_held_with_as_many_people_as_the_result_in_the_repository(clean, monkeypatch, tmp_path):
+    committed = json.loads((FOLDER.parent / "results" / "paper" / "fig4b_long.json").read_text())["figures"]["users"]
+    long, asked = script("fig4b_long"), []
+
+    def hold(args, *_, **__):
+        asked.append(args.users)
+        raise SystemExit
+
+    monkeypatch.setattr(long.study, "hold", hold)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        long.main()
+    assert asked == [committed]
+
+
 def test_tokens_of_profile_and_reply(clean):
     efficiency = script("fig5_efficiency")
     text = "<profile>\n- Age: 34\n</profile>\n\n<response>\nOh, hello there.\n</response>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -41,6 +43,20 @@ def commit() -> str:
 
 
 commit()  # now: hours later the checkout may be at another
+
+
+def fingerprint(path: str) -> str:
+    """Changes with a file, or the files of a policy folder; of what is neither, such as a model's id, with the name."""
+    digest, where = hashlib.sha256(), Path(path)
+    files = sorted({file for pattern in _WEIGHTS for file in where.glob(pattern)}) if where.is_dir() else [where] if where.is_file() else []
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    if not files:
+        digest.update(path.encode())
+    return digest.hexdigest()[:10]
 
 
 def write(name: str, figures: dict[str, Any], seeds: list[int], out: Path | None) -> None:

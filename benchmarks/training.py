@@ -21,10 +21,14 @@ from rlpa_agent.progress import records_until
 DONE = "done"
 
 
-def settings_of(config: TrainConfig | SFT | DPO) -> str:
-    """Short fingerprint of what is trained, and for how long; not of where."""
+def settings_of(config: TrainConfig | SFT | DPO, files: Sequence[str] = ()) -> str:
+    """Short fingerprint of what is trained, and for how long; not of where.
+
+    Args:
+        files: fingerprints of what PPO reads, where a path may come to hold something else.
+    """
     if isinstance(config, TrainConfig):
-        text = json.dumps([config.hash(), config.minutes, config.iterations, config.action_tokens])
+        text = json.dumps([config.hash(), config.minutes, config.iterations, config.action_tokens, *files])
     else:
         text = json.dumps(dataclasses.asdict(dataclasses.replace(config, out=Path(), answers=None)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -50,6 +54,15 @@ def check_done(folder: Path, settings: str) -> None:
             f"{folder}: expected a run with the settings asked for; it was finished with others (after {found.get('minutes')} "
             "minutes). Ask for the same --minutes, or choose another --runs."
         )
+
+
+def check_begun(folder: Path, files: Sequence[str]) -> None:
+    """A stopped run goes on with what it began with: fingerprints of what it reads are noted once, and compared from then on."""
+    noted, text = folder / "files", "\n".join(files)
+    if noted.exists() and noted.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{folder}: expected the model and people that its run began with; got others. Ask for the same, or choose another --runs.")
+    folder.mkdir(parents=True, exist_ok=True)
+    noted.write_text(text, encoding="utf-8")
 
 
 def write_done(folder: Path, settings: str, told: Mapping[str, Any]) -> None:
@@ -80,11 +93,13 @@ def is_over(config: TrainConfig, lines: Sequence[Mapping[str, Any]]) -> bool:
     )
 
 
-def ensure_trained(config: TrainConfig, **told: Any) -> dict[str, Any]:
-    """Train by PPO unless that is done; what `done` says of the run, with what is ``told`` of it."""
-    settings = settings_of(config)
+def ensure_trained(config: TrainConfig, files: Sequence[str] = (), **told: Any) -> dict[str, Any]:
+    """Train by PPO unless that is done; what `done` says of the run, with what is ``told`` of it. ``files``: see ``settings_of``."""
+    settings = settings_of(config, files)
     check_done(config.out, settings)
     if read_done(config.out) is None:
+        if files:
+            check_begun(config.out, files)
         write_done(config.out, settings, {**told, **run_ppo(config)})
     return read_done(config.out) or {}
 

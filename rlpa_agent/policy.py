@@ -173,10 +173,10 @@ class Policy:
             )
         return cls.from_pretrained(folder, **options)
 
-    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, largest: str = "50GB") -> None:
         """Write model or adapter, tokenizer, chat template, generation config, system prompt and value head.
 
-        The folder loads in plain transformers; ``dtype`` stores a model smaller than it is held.
+        The folder loads in plain transformers; ``dtype`` stores a model smaller than it is held. ``largest``: of a file of weights.
         """
         from transformers import GenerationConfig
 
@@ -201,7 +201,7 @@ class Policy:
             near: dict[int, Tensor] = {}  # by the weight, so that tied ones stay one
             weights = {name: near.setdefault(id(weight), weight.detach().cpu()) for name, weight in lm.state_dict(keep_vars=True).items()}
             with quiet():
-                lm.save_pretrained(folder, state_dict=weights)
+                lm.save_pretrained(folder, state_dict=weights, max_shard_size=largest)
         self.tokenizer.save_pretrained(folder)
         if self.system_prompt is not None:
             (folder / PROMPT_FILE).write_bytes(self.system_prompt.encode("utf-8"))

@@ -116,6 +116,9 @@ def test_the_second_opinion_hears_who_listens(headline, monkeypatch):
     heard = headline.second_opinion(records, "any")
     assert heard["listens"].shape == (1, 2, 1)
     assert heard["listens"].mean() > heard["sells"].mean()
+    left, failed = record("a", 2, "A warm oven for bread?", 0.0), record("b", 2, "Is the boat torn too?", 0.0) | {"stop_reason": "failure"}
+    cut = headline.second_opinion({"cut": [[left, failed]]}, "any")["cut"]
+    assert np.isnan(cut).tolist() == [[[False], [True]]]  # whom nobody answered is not known; who left is
 
 
 def test_the_claims_are_of_the_trained_one_above_each_other(headline):

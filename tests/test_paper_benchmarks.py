@@ -76,6 +76,7 @@ def test_it_runs_and_two_people_decide_nothing(name, clean, runs, monkeypatch, c
     figures = run(name, runs, monkeypatch, capsys)
     assert figures["claims"]
     assert {claim["outcome"] for claim in figures["claims"]} == {"cannot be said"}
+    assert name != "fig4a_shift" or "cost_of_change" in figures["rows"]["start"]
 
 
 def test_finished_parts_are_not_held_again_and_other_weights_are(clean, study, runs, monkeypatch, capsys, tmp_path):
@@ -188,6 +189,31 @@ def test_a_claim_holds_only_where_every_seed_and_the_interval_say_so(say):
     assert say.above("s", {"a": mixed, "b": low}, "a", "b").seeds[2] < 0
 
 
+def test_dialogues_that_failed_for_one_make_no_difference_between_two_who_are_alike(say):
+    al = table(0, 0.6) * (np.arange(40) >= 10)[:, None]  # with ten people nothing ever fits
+    failed = al.copy()
+    failed[:, :10, 4:] = np.nan
+    claim = say.above("s", {"a": failed, "b": al}, "a", "b")
+    assert (claim.outcome, claim.why, claim.seeds) == (say.NOT, "+0.0 [+0.0, +0.0]: a tie, the interval covers 0", (0.0, 0.0, 0.0))
+    assert say.above("s", {"a": al, "b": failed}, "a", "b").why == claim.why
+
+
+def test_as_good_as_is_open_where_the_interval_holds_the_bound(say, clean):
+    outcomes = {(-3.0, 5.0): say.UNKNOWN, (-3.0, 0.0): say.UNKNOWN, (-3.0, -1.0): say.NOT, (0.0, 5.0): say.HELD}
+    assert {bounds: say.reaches("s", say.Estimate(1.0, *bounds), 0.0, "t", [1.0]).outcome for bounds in outcomes} == outcomes
+    assert "not in every seed" in say.reaches("s", say.Estimate(1.0, 0.5, 5.0), 0.0, "t", [1.0, -1.0]).why
+    assert say.reaches("s", say.Estimate(1.0, 0.5, 5.0), 0.0, "t", [1.0, np.nan]).outcome == say.UNKNOWN
+    error = np.array([[0.0] * 30 + [1.0] * 30] * 3)
+    better, long = script("table8_matcher").better, script("fig4b_long")
+    assert [better("s", error, than).outcome for than in (0.2, 0.49, 0.9)] == [say.HELD, say.UNKNOWN, say.NOT]
+    there = np.ones((3, 40, 4))
+    own = {"grounded_f1": np.where(np.arange(40)[:, None] < 20, 0.8, 1.0) * there, "ceiling": there, "there": there}
+    own["f1"] = np.where(np.arange(4) < 2, 1.0, own["grounded_f1"])
+    assert long.keeps_up("s", {"rlpa": own}, "rlpa", 2).outcome == say.UNKNOWN
+    assert long._rises("s", {"rlpa": own}, 1, 4, share=0.9).outcome == say.UNKNOWN
+    assert long._rises("s", {"rlpa": own}, 1, 4, share=1.0).outcome == say.NOT  # above it: no
+
+
 def test_what_cannot_be_said(say):
     assert "no policy named b" in say.above("s", {"a": table(0, 0.5)}, "a", "b").why
     few = {"a": np.ones((3, 19, 10)), "b": np.zeros((3, 19, 10))}
@@ -231,6 +257,51 @@ def test_long_dialogues_count_who_is_still_there(clean):
     held = long.keeps_up("s", {"rlpa": long.shares([[record] * 10 + [whole] * 20])}, "rlpa", 3)
     assert held.seeds == pytest.approx((0.9,))
     assert long.keeps_up("s", {"rlpa": long.shares([[record] * 20])}, "rlpa", 2).outcome == "did not hold"
+
+
+def test_a_late_turn_with_one_person_left_weighs_as_one_turn(clean):
+    long = script("fig4b_long")
+    ceiling = np.where((np.arange(8) > 0)[:, None] & (np.arange(3) > 0), np.nan, 1.0)[None]  # eight people, then one
+    own = {"grounded_f1": ceiling * np.array([0.9, 0.1, 0.1]), "ceiling": ceiling}
+    ratio, alone = long.kept_up(own, 1)
+    assert ratio.value == pytest.approx((8 * 0.9 + 2 * 0.1) / 10)
+    assert alone == pytest.approx([ratio.value])
+
+
+def test_the_change_costs_what_the_same_dialogues_without_it_had_more(clean, study):
+    shift = script("fig4a_shift")
+    same, changed = np.ones((2, 25, 10)), np.ones((2, 25, 10))
+    changed[..., 5:7] = 0.0
+    changed[:, :5, 6:] = np.nan  # failures
+    same[:, :5] = 0.0
+    found = shift.cost(same, changed)
+    assert (found.value, found.low, found.high) == pytest.approx((50.0, 50.0, 50.0))
+    held = [study.collect({"attentive": None}, study.Setting(*task, 3), workers=1, quiet=True)["attentive"] for task in (study.VANILLA, shift.SHIFT)]
+    plain, moved = ([message["content"] for message in talks[1]["messages"]] for talks in held)
+    until = next(i for i, (one, other) in enumerate(zip(plain, moved, strict=False)) if one != other)
+    assert until >= 11  # system, then five turns of two
+
+
+def test_the_noise_floor_is_the_spread_of_one_agent_over_seeds(clean):
+    floor = script("table1").noise_floor
+    found = {"start": {"avg_by_seed": [40.0, 43.0, 41.0]}, "rlpa": {"avg_by_seed": [60.0, 50.0, 55.0]}}
+    assert floor(found, {"start": "tiny", "rlpa": "x/rlpa-{seed}"}) == {"start": {"avg_by_seed": [40.0, 43.0, 41.0], "spread": 3.0}}
+    assert floor({"start": {"avg_by_seed": [40.0]}}, {"start": "tiny"}) == {}
+
+
+def test_seventy_turns_are_held_with_as_many_people_as_the_result_in_the_repository(clean, monkeypatch, tmp_path):
+    committed = json.loads((FOLDER.parent / "results" / "paper" / "fig4b_long.json").read_text())["figures"]["users"]
+    long, asked = script("fig4b_long"), []
+
+    def hold(args, *_, **__):
+        asked.append(args.users)
+        raise SystemExit
+
+    monkeypatch.setattr(long.study, "hold", hold)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        long.main()
+    assert asked == [committed]
 
 
 def test_tokens_of_profile_and_reply(clean):
@@ -278,6 +349,15 @@ def test_matcher_figures_by_hand(clean):
     assert found["within_1"].value == pytest.approx(2 / 3)
     assert found["mse"].value == pytest.approx(10 / 3)
     assert found["rmse"].value == pytest.approx((10 / 3) ** 0.5)
+
+
+def test_replies_of_one_person_are_resampled_together(clean):
+    intervals = script("table9_judge").with_intervals
+    verdict, label = [1, 1, 0, 0] * 5, [1, 0, 0, 1] * 5
+    once = intervals(verdict, label, range(20))
+    often = intervals(verdict * 15, label * 15, [*range(20)] * 15)  # the same twenty, each said fifteen times
+    assert often["accuracy"] == pytest.approx(once["accuracy"])
+    assert once["accuracy"].high - once["accuracy"].low > 0.3
 
 
 def test_judge_figures_and_labels(clean, tmp_path):

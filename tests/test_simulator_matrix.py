@@ -87,6 +87,17 @@ def test_cells_and_what_home_is_worth_by_hand(matrix):
     assert matrix.compared({"plain": plain}, ["plain"])["home_minus_away"] == {}
 
 
+def test_people_with_whom_one_failed_are_left_out_of_every_row(matrix):
+    def talks(*totals):
+        return [[{"stop_reason": "", "turns": [{"reward": total}]} for total in totals]]
+
+    rows = {"on plain": talks(4.0, 0.0), "on terse": talks(4.0, 0.0), "prior": talks(0.0, 0.0), "oracle": talks(8.0, 8.0)}
+    rows["on plain"][0][1]["stop_reason"] = "failure"
+    found = matrix.compared({"plain": rows, "terse": rows}, ["plain", "terse"])
+    assert found["cells"]["plain"]["on plain"].value == found["cells"]["plain"]["on terse"].value == pytest.approx(0.5)
+    assert found["home_minus_away"]["plain"] == (0.0, 0.0, 0.0)
+
+
 def test_three_styles_are_compared_with_the_mean_of_the_others(matrix):
     names = ["on plain", "on terse", "on chatty", "prior", "oracle"]
     mean_CR = np.array([[0.9, 0.5, 0.3, 0.0, 1.0]] * 3)

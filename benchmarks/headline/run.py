@@ -52,12 +52,14 @@ def large(method: str) -> str:
 
 
 def second_opinion(records: dict[str, list[study.Records]], embedding: str) -> dict[str, np.ndarray]:
-    """[S, U, 1] a contestant: what the evaluator of red_team gives a dialogue, in [0, 2 · turns]."""
+    """[S, U, 1] a contestant: what the evaluator of red_team gives a dialogue, in [0, 2 · turns]; NaN for one that a failure cut short."""
     encode = encoder_of(embedding, "--embedding")
     base = baselines([record for seeds in records.values() for own in seeds for record in own], encode)
-    return {
-        name: np.array([[[sum(evaluate_episode(record, encode, base))] for record in own] for own in seeds]) for name, seeds in records.items()
-    }
+
+    def heard(record: dict[str, Any]) -> float:
+        return np.nan if record["stop_reason"] == "failure" else sum(evaluate_episode(record, encode, base))
+
+    return {name: np.array([[[heard(record)] for record in own] for own in seeds]) for name, seeds in records.items()}
 
 
 def form_aside(seeds: list[study.Records]) -> np.ndarray:

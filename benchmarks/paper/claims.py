@@ -145,17 +145,25 @@ def needs(sentence: str, tables: Mapping[str, np.ndarray], names: Sequence[str],
 def above(
     sentence: str, tables: Mapping[str, np.ndarray], more: str, less: str, figure: Callable[[np.ndarray], Any] = np.mean, unit: float = 100.0
 ) -> Claim:
-    """Is ``figure`` of ``more`` above that of ``less``: over seeds and users together, and in each seed for itself?"""
+    """Is ``figure`` of ``more`` above that of ``less``: over seeds and users together, and in each seed for itself?
+
+    A dialogue that a failure cut short for one is left out of both, or those who did not talk would make the difference.
+    """
     if lacking := needs(sentence, tables, (more, less)):
         return lacking
-    (a, a_B), (b, b_B) = (resampled(unit * tables[name]) for name in (more, less))
+    ours, theirs = (np.where(_lost(tables[more], tables[less]), np.nan, unit * tables[name]) for name in (more, less))
+    (a, a_B), (b, b_B) = resampled(ours), resampled(theirs)
     gaps_B = np.array([float(figure(x)) - float(figure(y)) for x, y in zip(a_B, b_B, strict=True)])
     gap = interval(float(figure(a)) - float(figure(b)), gaps_B)
     alone = [
-        float(figure(resampled(unit * one[None], 1)[0])) - float(figure(resampled(unit * other[None], 1)[0]))
-        for one, other in zip(tables[more], tables[less], strict=True)
+        float(figure(resampled(one[None], 1)[0])) - float(figure(resampled(other[None], 1)[0])) for one, other in zip(ours, theirs, strict=True)
     ]
     return decided(sentence, gap, alone)
+
+
+def _lost(*tables_SUX: np.ndarray) -> np.ndarray:
+    """[S, U, 1…]: dialogues of which one of these has not all figures."""
+    return np.logical_or.reduce([np.isnan(values).any(axis=tuple(range(2, values.ndim)), keepdims=True) for values in tables_SUX])
 
 
 def decided(sentence: str, gap: Estimate, alone: Sequence[float]) -> Claim:
@@ -168,6 +176,17 @@ def decided(sentence: str, gap: Estimate, alone: Sequence[float]) -> Claim:
     if gap.low > 0:
         return Claim(sentence, NOT, f"{text}, but not in every seed for itself", tuple(alone))
     return Claim(sentence, NOT, f"{text}: {'the other way round' if gap.high < 0 else 'a tie, the interval covers 0'}", tuple(alone))
+
+
+def reaches(sentence: str, found: Estimate, bound: float, text: str, alone: Sequence[float] = (), what: str = "the bound") -> Claim:
+    """For "as good as": held where the whole interval and every seed reach the bound, not where all of it is below, open in between."""
+    if any(map(math.isnan, (found.value, *alone))):
+        return Claim(sentence, UNKNOWN, "not every seed has a dialogue with the figure", tuple(alone))
+    if found.low < bound <= found.high:
+        return Claim(sentence, UNKNOWN, f"{text}: the interval holds {what}", tuple(alone))
+    if found.low >= bound and min(alone, default=bound) < bound:
+        return Claim(sentence, NOT, f"{text}, but not in every seed for itself", tuple(alone))
+    return Claim(sentence, HELD if found.low >= bound else NOT, text, tuple(alone))
 
 
 def grows(sentence: str, tables: Mapping[str, np.ndarray], name: str) -> Claim:

@@ -1,7 +1,8 @@
-"""A trained policy as a small folder that can be committed: weights in bfloat16, no optimizer state, and where it comes from.
+"""A trained policy as a small folder that can be committed: weights in small files, no optimizer state, and where it comes from.
 
 The folder loads like any other policy folder. `trained.json` in it says what was trained and how often its greedy answers
-differ from those of the run: rounded weights now and then turn one token, after which the answer goes another way.
+differ from those of the run. Weights are not rounded: the start lies on the grid of bfloat16, and what a short run adds to most of its
+weights is less than half a step of that.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlpa_agent.cli import policy_path
 from rlpa_agent.contexts import read_context, save_context
 from rlpa_agent.evaluate import policy_agent
 from rlpa_agent.policy import Policy
+from rlpa_env import RLPAError
 from rlpa_env.evaluate import Setting, collect
 
 ABOUT = "trained.json"
+DTYPE = "float32"
+LARGEST = "10MB"  # of a file of weights; a repository takes none above 15
+DIFFER = 2  # greedy answers at most: another processor may turn a token
 USERS = 8  # validation people whose dialogues are answered again
 Messages = Sequence[Mapping[str, str]]
 
@@ -30,7 +33,10 @@ def ship(run: Path, target: Path, told: Mapping[str, Any], users: int = USERS) -
 
     Args:
         told: what is known of the run; goes into `trained.json`, and another one there means another policy.
+
+    Raises RLPAError, and leaves ``target`` as it was, where more than DIFFER greedy answers are not the run's.
     """
+    told = {**told, "dtype": DTYPE}
     if (target / ABOUT).exists():
         about = json.loads((target / ABOUT).read_text(encoding="utf-8"))
         if all(about.get(name) == value for name, value in told.items()):
@@ -38,10 +44,15 @@ def ship(run: Path, target: Path, told: Mapping[str, Any], users: int = USERS) -
     source, fresh = policy_path(str(run)), target.with_name(target.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
     policy = Policy.from_pretrained(source, reference=False)
-    policy.save(fresh, dtype=torch.bfloat16)
+    policy.save(fresh, largest=LARGEST)
     save_context(fresh, read_context(source))
     differ, answers = greedy_difference(source, fresh, users)
-    about = {**told, "dtype": "bfloat16", "greedy_answers": answers, "greedy_answers_that_differ": differ}
+    if differ > DIFFER:
+        raise RLPAError(
+            f"{fresh}: expected at most {DIFFER} of {answers} greedy answers other than those of {source}; got {differ}. "
+            "Written weights are not the run's: see which differ, and ship it again."
+        )
+    about = {**told, "greedy_answers": answers, "greedy_answers_that_differ": differ}
     (fresh / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     fresh.replace(target)

@@ -18,7 +18,6 @@ is neither held again nor taken for that of other weights, and benchmarks that s
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import finish
+from common import fingerprint, finish
 
 from rlpa_env import ConfigError
 from rlpa_env.agents import AGENTS
@@ -38,7 +37,6 @@ from rlpa_env.prompting import METHODS, PromptingAgent
 from rlpa_env.results import per_turn
 
 VANILLA, EXTENDED = ("RLPA-v0", "vanilla/test"), ("RLPA-Extended-v0", "extended/test")
-_WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt")
 _HEAD, _TURN = 512, 96 + 160 + 32  # tokens at most: of the instructions; of a user message, an answer and what is around them
 Records = list[dict[str, Any]]
 
@@ -128,10 +126,10 @@ def trained_policies(args: argparse.Namespace) -> dict[str, str]:
 
 
 class Late:
-    """A policy that is loaded when it is first asked: finished parts need none."""
+    """A policy that is loaded when it is first asked: finished parts need none, and are known by ``key``, which weights go into."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._agent = make, None
+    def __init__(self, key: str, make: Callable[[], Any]) -> None:
+        self.identity, self._make, self._agent = {"key": key}, make, None
 
     def _now(self) -> Any:
         if self._agent is None:
@@ -188,7 +186,7 @@ def source_of(source: str, seed: int, args: argparse.Namespace, turns: int | Non
     context = (args.context or fitting_context(path, turns)) if turns else ""
     if context:
         key += f"-{context}"
-    return Source(key, Late(lambda: _prompted(_policy(path, seed, args, context), method, args)), "tokens", context)
+    return Source(key, Late(key, lambda: _prompted(_policy(path, seed, args, context), method, args)), "tokens", context)
 
 
 def fitting_context(path: str, turns: int) -> str:
@@ -229,21 +227,6 @@ def _prompted(agent: Any, method: str, args: argparse.Namespace) -> Any:
 
 def _slug(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in text)
-
-
-def fingerprint(path: str) -> str:
-    """Changes with the files of a policy folder; of a model's id, with the id."""
-    digest = hashlib.sha256()
-    folder = Path(path)
-    if folder.is_dir():
-        for file in sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)}):
-            digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-    else:
-        digest.update(path.encode())
-    return digest.hexdigest()[:10]
 
 
 def hold(

@@ -1,6 +1,6 @@
 """Train the policies that the tables of the paper name, all from the tiny start, a run for each seed.
 
-    python benchmarks/paper/train.py [--methods rlpa sft …] [--seeds 0 1 2] [--minutes 25] [--runs runs/paper/policies] [--ship DIR]
+    python benchmarks/paper/train.py [--methods rlpa sft …] [--seeds 0 1 2] [--minutes 28] [--runs runs/paper/policies] [--ship DIR]
 
     rlpa            PPO, preset tiny
     sft, dpo        `rlpa-agent sft tiny` and `dpo tiny`, on the same answers of the start
@@ -175,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="which policies; all if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, default=25.0, help="of rlpa, profile-only and response-only, each seed")
+    parser.add_argument("--minutes", type=float, default=28.0, help="of rlpa, profile-only and response-only, each seed")
     parser.add_argument("--runs", type=Path, default=Path("runs/paper/policies"), help="folder of the runs; finished ones are not run again")
-    parser.add_argument("--ship", type=Path, help="also write the policies there, in bfloat16, without what only training needs")
+    parser.add_argument("--ship", type=Path, help="also write the policies there, without what only training needs")
     parser.add_argument("--smoke", action="store_true", help="one iteration of a few short dialogues each, to see that it runs")
     args = parser.parse_args(arguments)
     if not args.minutes > 0 or len(set(args.seeds)) != len(args.seeds):

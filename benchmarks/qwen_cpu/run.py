@@ -29,8 +29,8 @@ import torch
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import finish
-from training import check_done, ensure_trained, read_done, settings_of, write_done
+from common import fingerprint, finish
+from training import check_begun, check_done, ensure_trained, read_done, settings_of, write_done
 
 from rlpa_agent.cli import policy_path
 from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
@@ -75,9 +75,10 @@ def _old_logp(folder: Path) -> str:
 
 def ensure_started(folder: Path, model: str, steps: int) -> Path:
     """The start: adapters after a supervised warm start. Every tenth step is kept."""
-    settings = f"{Path(model).name}, {steps} steps"
+    settings = f"{Path(model).name} {fingerprint(model)}, {steps} steps"
     check_done(folder, settings)
     if read_done(folder) is None:
+        check_begun(folder, [fingerprint(model)])
         preset = PRESETS["qwen2.5-0.5b"].model
         policy = Policy.from_pretrained(model, lora=LoraSettings(preset.lora_rank, preset.lora_alpha), reference=False, system_prompt=PROMPT)
         last: list[Progress] = []
@@ -158,13 +159,14 @@ def main() -> None:
         people, held_out = str(train), str(test)
     start = ensure_started(args.runs / "start", str(args.model), args.warm_steps)
     config = qwen_config(args.runs / "run", str(start), people, args.minutes)
-    done = ensure_trained(_smaller(config) if args.smoke else config)
+    read = (fingerprint(str(args.model)), fingerprint(people))  # paths that stay the same for another model or other people
+    done = ensure_trained(_smaller(config) if args.smoke else config, read)
     if args.train_only:
         print(json.dumps(done))
         return
 
     seeds = tuple(range(args.samples))
-    folder = args.runs / f"eval-{settings_of(config)}"
+    folder = args.runs / f"eval-{settings_of(config, read)}"
     agents: dict[str, Any] = {}
     for name, path in ((BEFORE, str(start)), (AFTER, str(config.out)), (RAW, str(args.model))):
         # All get the tokens of the training run, but the model as it is, which needs more to say anything.

@@ -89,11 +89,15 @@ def home_and_away(mean_CR: np.ndarray, names: list[str], styles: list[str], colu
 
 
 def compared(by_column: Mapping[str, Mapping[str, list[study.Records]]], styles: list[str]) -> dict[str, Any]:
-    """Cells and what training at home is worth, with intervals. Axes: S seeds, U users, C columns, R rows."""
+    """Cells and what training at home is worth, with intervals. Axes: S seeds, U users, C columns, R rows.
+
+    A dialogue that a failure cut short for one row is left out of all in its column.
+    """
     names = list(next(iter(by_column.values())))
     values_SUCR = np.stack(
         [np.stack([np.stack([returns(records) for records in rows[name]]) for name in names], axis=-1) for rows in by_column.values()], axis=2
     )
+    values_SUCR = np.where(np.isnan(values_SUCR).any(axis=-1, keepdims=True), np.nan, values_SUCR)
     cells = {
         column: {name: say.estimate(values_SUCR[:, :, c], partial(normalised, row=r, names=names)) for r, name in enumerate(names) if name not in SCALE}
         for c, column in enumerate(by_column)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from rlpa_env.results import by_user, per_turn
+
 SHOWN = {"start": "tab:gray", "trained": "tab:blue", "attentive": "tab:green"}
 PARTS = {"response": "response reward by turn", "grounded_f1": "grounded F1 by turn"}
 
@@ -22,16 +24,17 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def by_turn(records: Sequence[dict[str, Any]], key: str) -> np.ndarray:
-    """Scores [episodes, turns]; 0 behind the end of an episode, as in the return."""
-    found = np.zeros((len(records), records[0]["limit"]))
-    for row, record in zip(found, records, strict=True):
-        row[: len(record["turns"])] = [turn[key] for turn in record["turns"]]
-    return found
+def line_of(records: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean by turn over people, and the half width of its 95 % interval.
+
+    A person's seeds are averaged first: three dialogues with one are not three people.
+    """
+    scores_UK = by_user(records, per_turn(records, key))
+    return scores_UK.mean(axis=0), 1.96 * scores_UK.std(axis=0) / np.sqrt(len(scores_UK))
 
 
 def draw(runs: Path, seeds: Sequence[int], out: Path) -> None:
-    """Training on the left, held-out people by turn beside it; bands are 95 % of the mean over people, seeds pooled."""
+    """Training on the left, held-out people by turn beside it; bands are 95 % of the mean over people."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -48,8 +51,7 @@ def draw(runs: Path, seeds: Sequence[int], out: Path) -> None:
     records = [record for seed in seeds for record in lines_of(runs / f"rlpa-{seed}-eval" / "episodes.jsonl")]
     for axes, (key, title) in zip(others, PARTS.items(), strict=True):
         for name, colour in SHOWN.items():
-            scores = by_turn([record for record in records if record["agent"] == name], key)
-            mean, spread = scores.mean(0), 1.96 * scores.std(0) / np.sqrt(len(scores))
+            mean, spread = line_of([record for record in records if record["agent"] == name], key)
             turns = np.arange(1, len(mean) + 1)
             axes.plot(turns, mean, color=colour, label=name, linewidth=2.5 if name in ("start", "trained") else 1)
             axes.fill_between(turns, mean - spread, mean + spread, color=colour, alpha=0.12)

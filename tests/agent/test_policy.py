@@ -311,6 +311,19 @@ def test_half_size_storage_reloads_as_fp32(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_weights_in_several_files_load_as_one_model(tmp_path):
+    made = tiny_models.policy()
+    largest = max(weight.numel() * 4 for weight in made.lm.parameters())
+    made.save(tmp_path, largest=f"{largest // 1000 + 1}KB")
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) > 1
+    assert max(file.stat().st_size for file in files) < 1.2 * largest + 10_000
+    again = Policy.load(tmp_path)
+    assert again.lm.get_output_embeddings().weight is again.lm.get_input_embeddings().weight
+    for name, tensor in made.lm.state_dict().items():
+        assert torch.equal(tensor, again.lm.state_dict()[name]), name
+
+
 def test_equal_seeds_give_equal_weights_and_leave_the_global_stream_alone():
     state = torch.random.get_rng_state()
     a, b, c = tiny_models.policy(seed=3), tiny_models.policy(seed=3), tiny_models.policy(seed=4)

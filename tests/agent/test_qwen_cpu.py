@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def test_it_goes_on_where_it_was_stopped_and_leaves_figures_curve_and_dialogues(
     assert figures["warm_start"]["dialogues"] == 4
     rows = {row["agent"]: row for row in figures["rows"]}
     assert set(rows) == {"as it is", "start", "trained"}
-    assert figures["gains"]["trained - as it is"]["return"][0] == rows["trained"]["return"] - rows["as it is"]["return"]
+    assert figures["gains"]["trained - as it is"]["return"][0] == pytest.approx(rows["trained"]["return"] - rows["as it is"]["return"])
     assert f"start: {rows['start']['malformed']:.1%} of answers malformed" in printed
     assert (tmp_path / "out/learning.png").stat().st_size > 10_000
 
@@ -49,6 +50,41 @@ def test_it_goes_on_where_it_was_stopped_and_leaves_figures_curve_and_dialogues(
             for message in record["messages"]:
                 assert message["role"] == "system" or message["content"].rstrip() in section
             assert section.count("**Turn") == len(record["turns"])
+
+
+def test_another_model_of_that_name_or_other_people_are_not_what_was_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    script = runpy.run_path(str(ROOT / "benchmarks/qwen_cpu/run.py"))
+    for place, weights in (("one", b"1"), ("other", b"2")):
+        (tmp_path / place / "qwen").mkdir(parents=True)
+        (tmp_path / place / "qwen" / "model.safetensors").write_bytes(weights)
+    start, models = tmp_path / "start", [str(tmp_path / place / "qwen") for place in ("one", "other")]
+    start.mkdir()
+    script["write_done"](start, f"qwen {script['fingerprint'](models[0])}, 24 steps", {})
+    assert script["ensure_started"](start, models[0], 24) == start / "last"
+    with pytest.raises(SystemExit, match="settings asked for"):
+        script["ensure_started"](start, models[1], 24)
+    people = tmp_path / "train.jsonl"
+    config, read = script["qwen_config"](tmp_path / "run", "model", str(people), 1.0), []
+    for words in ("Ann", "Ben"):
+        people.write_text(words)
+        read.append(script["settings_of"](config, [script["fingerprint"](str(people))]))
+    (tmp_path / "run").mkdir()
+    script["write_done"](tmp_path / "run", read[0], {"minutes": 1})
+    with pytest.raises(SystemExit, match="settings asked for"):
+        script["ensure_trained"](config, [script["fingerprint"](str(people))])
+    for folder, do in ((start, lambda: script["ensure_started"](start, models[1], 24)), (tmp_path / "run", lambda: script["ensure_trained"](config, ["other"]))):
+        (folder / "done").unlink()  # stopped before its end
+        script["check_begun"](folder, ["first"])
+        with pytest.raises(SystemExit, match="its run began with"):
+            do()
+    script["write_done"](start, f"qwen {script['fingerprint'](models[0])}, 24 steps", {})
+    told, known = [], script["main"].__globals__
+    monkeypatch.setitem(known, "split_people", lambda *_: [people] * 3)
+    monkeypatch.setitem(known, "ensure_trained", lambda config, files: told.append(files))
+    monkeypatch.setattr(sys, "argv", ["run.py", "--model", models[0], "--aloe", "x", "--runs", str(tmp_path), "--train-only"])
+    script["main"]()
+    assert told == [tuple(script["fingerprint"](path) for path in (models[0], str(people)))]
 
 
 def test_where_its_logp_come_from_is_measured_once(tmp_path, monkeypatch):

@@ -6,17 +6,31 @@ import json
 import runpy
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 PICTURE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/tiny_ppo/picture.py"))
 
 
 def turns(*pairs):
-    return [{"response": response, "grounded_f1": f1} for response, f1 in pairs]
+    return [{"response": response, "grounded_f1": f1, "valid": True} for response, f1 in pairs]
+
+
+def record(person, limit, *pairs, **more):
+    return {"profile": person, "limit": limit, "stop_reason": "", "turns": turns(*pairs)} | more
 
 
 def test_who_has_left_counts_zero():
-    records = [{"limit": 3, "turns": turns((1, 0), (1, 0.5), (0, 0.25))}, {"limit": 3, "turns": turns((1, 0))}]
-    assert PICTURE["by_turn"](records, "response").tolist() == [[1, 1, 0], [1, 0, 0]]
-    assert PICTURE["by_turn"](records, "grounded_f1").tolist() == [[0, 0.5, 0.25], [0, 0, 0]]
+    records = [record("a", 3, (1, 0), (1, 0.5), (0, 0.25)), record("b", 3, (1, 0))]
+    assert PICTURE["line_of"](records, "response")[0].tolist() == [1, 0.5, 0]
+    assert PICTURE["line_of"](records, "grounded_f1")[0].tolist() == [0, 0.25, 0.125]
+
+
+def test_three_dialogues_with_one_person_are_not_three_people():
+    people = [record(str(i), 1, (i % 2, 0)) for i in range(50)]
+    (mean, band), (pooled, narrower) = (PICTURE["line_of"](people * seeds, "response") for seeds in (1, 3))
+    assert mean.tolist() == pooled.tolist() == [0.5]
+    assert narrower.tolist() == band.tolist() == pytest.approx([1.96 * 0.5 / np.sqrt(50)])
 
 
 def test_every_seed_is_drawn(tmp_path):
@@ -26,7 +40,7 @@ def test_every_seed_is_drawn(tmp_path):
         scored.mkdir()
         lines = [{"dialogues": 8 * i, "reward/response": 0.1 * i, "profile/grounded_f1": 0.05 * i} for i in range(1, 4)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        records = [{"agent": name, "limit": 2, "turns": turns((1, 0), (seed, 0.5))} for name in ("start", "trained", "attentive", "script")]
+        records = [record("a", 2, (1, 0), (seed, 0.5), agent=name) for name in ("start", "trained", "attentive", "script")]
         (scored / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     for seeds in ([0], [0, 1]):
         PICTURE["draw"](tmp_path, seeds, tmp_path / f"{len(seeds)}.png")

@@ -2,6 +2,7 @@
 
     python benchmarks/paper/fig4a_shift/run.py --model start=tiny rlpa=runs/ppo-{seed} sft=DIR dpo=DIR [--users 74] [--seeds 0 1 2]
 
+The same people talk with the same agents without a change, too: the cost of the change is what turns 6–9 lose by it, paired.
 Claims: the mean of turns 6–9 of RLPA is above that of SFT and of DPO; RLPA is back up by turn 9; DPO falls.
 """
 
@@ -27,6 +28,12 @@ def after(al_K: np.ndarray) -> float:
     return float(al_K[5:9].mean())
 
 
+def cost(same: np.ndarray, changed: np.ndarray) -> say.Estimate:
+    """Mean of turns 6 to 9 without the change − with it, in points, of the dialogues that are whole in both: [S, U, K] each."""
+    gap = 100 * (same[..., 5:9] - changed[..., 5:9]).mean(axis=-1)
+    return say.estimate(gap[..., None], lambda value: value[0])
+
+
 def moves(sentence: str, tables: dict[str, np.ndarray], name: str, since: int, until: int, up: bool) -> say.Claim:
     """Does a policy rise (or fall) from one turn to another, clear of 0 and in every seed?"""
     if lacking := say.needs(sentence, tables, (name,)):
@@ -44,16 +51,17 @@ def main() -> None:
     """Hold the dialogues, print, write."""
     args = study.read(study.parser(__doc__, trained=("rlpa", "sft", "dpo")))
     records = study.hold(args, SHIFT)
+    same = {name: study.by_turn(seeds, "al") for name, seeds in study.hold(args, study.VANILLA).items()}  # the same but for the change
     tables = {name: study.by_turn(seeds, "al") for name, seeds in records.items()}
-    shown = Table("policy", *map(str, range(1, 11)), "turns 6–9", "F1 at 5", "F1 at 9", title=f"AL(k), the profile changes at turn 6: {args.users} people")
+    shown = Table("policy", *map(str, range(1, 11)), "turns 6–9", "cost of the change", "F1 at 5", "F1 at 9", title=f"AL(k), the profile changes at turn 6: {args.users} people")
     figures = {}
     for name, al in tables.items():
         own = say.alignment_figures(al)
-        later = say.estimate(100 * al, after)
+        later, lost = say.estimate(100 * al, after), cost(same[name], al)
         f1 = study.by_turn(records[name], "f1")
         before, end = (say.estimate(f1, lambda values, k=k: values[k]) for k in (4, 8))
-        shown.add_row(name, *(value.text(0) for value in own["al"]), later.text(1), before.text(2), end.text(2))
-        figures[name] = say.plain(own) | {"turns_6_9": later._asdict(), "f1_turn_5": before._asdict(), "f1_turn_9": end._asdict()}
+        shown.add_row(name, *(value.text(0) for value in own["al"]), later.text(1), lost.text(1), before.text(2), end.text(2))
+        figures[name] = say.plain(own) | {"turns_6_9": later._asdict(), "cost_of_change": lost._asdict(), "f1_turn_5": before._asdict(), "f1_turn_9": end._asdict()}
     Console(width=say.WIDTH + 20).print(shown)
     for name, values in published()["shift"]["al"].items():
         print(f"paper, {name}: " + ", ".join(f"{where} {value:.2f}" for where, value in values.items()))

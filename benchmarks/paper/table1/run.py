@@ -29,6 +29,12 @@ PAIRS = (("rlpa", "start"), ("rlpa", "sft"), ("rlpa", "dpo"), ("rlpa", "self-cri
 SPLITS = {"vanilla": study.VANILLA, "extended": study.EXTENDED}
 
 
+def noise_floor(found: dict[str, dict[str, Any]], contestants: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """AVG by seed, and greatest − least, of those who are one agent for all seeds: a difference that is none is as large."""
+    avg = {name: found[name]["avg_by_seed"] for name, source in contestants.items() if "{seed}" not in source}
+    return {name: {"avg_by_seed": values, "spread": max(values) - min(values)} for name, values in avg.items() if len(values) > 1}
+
+
 def main() -> None:
     """Hold the dialogues, print, write."""
     args = study.read(study.parser(__doc__, trained=("rlpa", "sft", "dpo", "official")))
@@ -47,7 +53,10 @@ def main() -> None:
             if row.model != "Qwen2.5-3B" or row.method not in {PAPER.get(name) for name in found}:
                 shown.add_row(f"[dim]{row.model} {row.method}[/]", "", "", "", say.band_text(say.band(74)), *say.published_cells(row))
         Console(width=say.WIDTH).print(shown)
-        figures[split] = {name: say.plain(own) for name, own in found.items()}
+        floor = noise_floor(found, args.contestants)
+        for name, own in floor.items():
+            print(f"{split}: noise floor, the same {name} under each seed: AVG {', '.join(f'{avg:.1f}' for avg in own['avg_by_seed'])}, spread {own['spread']:.1f}")
+        figures[split] = {name: say.plain(own) | ({"noise_floor": floor[name]} if name in floor else {}) for name, own in found.items()}
         said += [say.above(f"{split}: AVG of {more} above {less}", by_name, more, less) for more, less in PAIRS]
         said.append(say.grows(f"{split}: rlpa aligns better turn by turn", by_name, "rlpa"))
     print(say.FOOT)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,15 @@ def agreement(verdict_I: np.ndarray, label_I: np.ndarray) -> np.ndarray:
     return np.array([accuracy, precision, recall, f1, (accuracy - chance) / (1 - chance) if chance < 1 else np.nan])
 
 
-def with_intervals(verdict_I: Sequence[int], label_I: Sequence[int], repeats: int = 1000) -> dict[str, say.Estimate]:
-    """The five figures with 95 % intervals over replies."""
+def with_intervals(verdict_I: Sequence[int], label_I: Sequence[int], person_I: Sequence[Hashable], repeats: int = 1000) -> dict[str, say.Estimate]:
+    """The five figures with 95 % intervals over people, each with all their dialogues: replies of one dialogue are alike."""
     verdicts, labels = np.asarray(verdict_I), np.asarray(label_I)
-    rng = np.random.default_rng(0)
-    draws = np.array([agreement(verdicts[rows], labels[rows]) for rows in rng.integers(len(labels), size=(repeats, len(labels)))])
+    own: dict[Hashable, list[int]] = {}
+    for i, person in enumerate(person_I):
+        own.setdefault(person, []).append(i)
+    rows_P = [np.array(rows) for rows in own.values()]
+    drawn_B = np.random.default_rng(0).integers(len(rows_P), size=(repeats, len(rows_P)))
+    draws = np.array([agreement(verdicts[rows], labels[rows]) for rows in (np.concatenate([rows_P[p] for p in drawn]) for drawn in drawn_B)])
     return {name: say.interval(float(value), draws[:, i]) for i, (name, value) in enumerate(zip(NAMES, agreement(verdicts, labels), strict=True))}
 
 
@@ -186,24 +190,26 @@ def main() -> None:
     figures: dict[str, Any] = {"rows": []}
     found: dict[str, dict[str, say.Estimate]] = {}
 
-    def add(who: str, against: str, pairs: Sequence[tuple[int | None, int | None]]) -> None:
-        known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    def add(who: str, against: str, pairs: Sequence[tuple[int | None, int | None]], people: Sequence[Hashable]) -> None:
+        known = [(a, b, person) for (a, b), person in zip(pairs, people, strict=True) if a is not None and b is not None]
         if not known:
             return
-        own = with_intervals([a for a, _ in known], [b for _, b in known])
+        own = with_intervals(*zip(*known, strict=True))
         found[f"{who} against {against}"] = own
         shown.add_row(who, against, f"{len(known)} of {len(pairs)}", *(own[name].text(2) for name in NAMES))
         figures["rows"].append({"judge": who, "against": against, "replies": len(known)} | {name: value._asdict() for name, value in own.items()})
 
     for who, judge in judges.items():
         for against, items in sets.items():
-            add(who, against, list(zip(verdicts(judge, items), [item.label for item in items], strict=True)))
+            add(who, against, list(zip(verdicts(judge, items), [item.label for item in items], strict=True)), [item.points for item in items])
     for name, seeds in records.items():
-        turns = [turn for part in seeds for record in part for turn in record["turns"] if turn["valid"]]
-        add("training reward", f"hidden profile, replies of {name}", [(int(turn["response"]), int(turn["al"])) for turn in turns])
+        turns = [(turn, record["profile"]) for part in seeds for record in part for turn in record["turns"] if turn["valid"]]
+        decided = [(int(turn["response"]), int(turn["al"])) for turn, _ in turns]
+        add("training reward", f"hidden profile, replies of {name}", decided, [person for _, person in turns])
     if args.base_url:
         some = [replies[i] for i in np.random.default_rng(args.seeds[0]).permutation(len(replies))[:SHEET]]
-        add(args.model_name, "rules, replies of all policies", list(zip(verdicts(judges[args.model_name], some), verdicts(judges["rules"], some), strict=True)))
+        both = list(zip(verdicts(judges[args.model_name], some), verdicts(judges["rules"], some), strict=True))
+        add(args.model_name, "rules, replies of all policies", both, [item.points for item in some])
     paper = published()["judge"]
     shown.add_row("[dim]paper's judge[/]", "[dim]people's labels[/]", str(paper["labels"]), *(f"[dim]{paper[name]:.2f}[/]" for name in NAMES))
     Console(width=say.WIDTH).print(shown)
@@ -221,9 +227,7 @@ def as_people(sentence: str, own: dict[str, say.Estimate] | None, labels: int, t
     text = f"{kappa.value:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
     if np.isnan(kappa.value):
         return say.Claim(sentence, say.UNKNOWN, "all labels and verdicts are alike")
-    if kappa.low < than <= kappa.high:
-        return say.Claim(sentence, say.UNKNOWN, f"{text}: the interval holds the paper's figure")
-    return say.Claim(sentence, say.HELD if kappa.low >= than else say.NOT, text)
+    return say.reaches(sentence, kappa, than, text, what="the paper's figure")
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def test_gradients_and_an_update_are_those_of_one_process(two, kind):
     assert float(one["norm"]) > 0.1  # so that the clipping has something to do
     same = [*gradients, "norm", "ref", "values", "boot"] if kind == "bf16" else [name for name in one if name != "held"]
     for name in same:
-        torch.testing.assert_close(both[name], one[name], rtol=1e-6, atol=1e-6 if kind != "bf16" else 1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(both[name], one[name], rtol=1e-6, atol=1e-5 if kind == "bf16" or name == "decoded" else 1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import rlpa_env
-from rlpa_env import ModelError, Point, Profile, clients, fork, format_action, restore
+from rlpa_env import ModelError, Point, Profile, fork, format_action, restore
 from rlpa_env.agents import make_agent
 
 IDS = ("RLPA-v0", "RLPA-Extended-v0", "RLPA-Shift-v0", "RLPA-Long-v0")
@@ -404,7 +404,7 @@ def test_impossible_numbers_are_refused(arguments):
         gym.make("RLPA-v0", **arguments)
 
 
-LLM = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
+LLM = {"base_url": "http://127.0.0.1:9/of-nobody-else", "model": "m"}  # clients are shared: this one was not made before
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,6 @@ LLM = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
 )
 def test_parts_that_are_not_there_say_so(arguments, monkeypatch):
     monkeypatch.setattr("rlpa_env.errors.find_spec", lambda package: None)
-    clients._shared.cache_clear()
     with pytest.raises(rlpa_env.NotInstalledError, match=r"pip install '\.\[(llm|embed)\]'"):
         gym.make("RLPA-v0", **arguments)
 

@@ -84,6 +84,7 @@ MEASURED = sorted(path for path in (ROOT / "benchmarks" / "results").rglob("*.js
 def test_a_committed_result_names_the_clean_commit_that_it_was_measured_at(path):
     record = json.loads(path.read_text(encoding="utf-8"))
     assert {"command", "machine", "seeds", "figures"} <= set(record)
+    assert not any(word.startswith("/") for word in record["command"].split()), "a path of the machine that measured: nobody else has it"
     assert re.fullmatch(r"[0-9a-f]{7,40}", record["commit"]), "measured with changes that nobody else has: commit, then measure again"
     if whole_history():
         assert git(ROOT, "merge-base", record["commit"], "HEAD").startswith(git(ROOT, "rev-parse", record["commit"]))

@@ -54,13 +54,13 @@ class Letters(gym.Env):
 
 
 def test_a_plain_gymnasium_environment_is_learned_through_the_trainer(tmp_path):
-    config = toy_config(tmp_path, 2, optim={"policy_lr": 1e-3})
+    config = toy_config(tmp_path, 2, optim={"policy_lr": 2e-3}, rollout={"dialogues": 128, "concurrent": 128})
     trainer = Trainer(config, char_policy("ab"), lambda: gym.wrappers.PassiveEnvChecker(Letters()), quiet=True)
     first = trainer.one_iteration()
-    later = [trainer.one_iteration() for _ in range(11)]
-    last = later[-1]
+    for _ in range(11):
+        last = trainer.one_iteration()
     assert first["return"] < 1.5
-    assert np.mean([figures["return"] for figures in later[-6:]]) > 1.6  # 1 is chance, 2 is all; so few dialogues go up and down
+    assert last["return"] > 1.8
     assert not [key for key in last if key.startswith(("profile/", "reward/", "judge/")) or key in ("malformed", "most_common_reply")]
     assert "malformed" not in health(last)
     assert (last["terminated"], last["by_turn/terminated"]) == (0.0, [0.0, 0.0])

@@ -447,6 +447,8 @@ def test_reset_takes_an_id_or_a_mapping_and_refuses_the_rest():
     assert env.unwrapped.profile.id == "nonce"
     with pytest.raises(rlpa_env.ConfigError, match=r"profile id: .*3821 in all") as caught:
         env.reset(options={"profile": "vanilla/train/99999" + "9" * 1000})
+    assert "'vanilla/train/" in str(caught.value).split("got")[0]  # near ones are listed
+    assert "Did you mean" not in str(caught.value)  # none is near enough to be meant
     assert len(str(caught.value)) < 500
     with pytest.raises(rlpa_env.ConfigError, match="reset option"):
         env.reset(options={"profil": "x"})

@@ -377,6 +377,8 @@ def test_judge_figures_and_labels(clean, tmp_path):
     lines = sheet.read_text().splitlines()
     sheet.write_text("\n".join([lines[0].replace("null", "1"), lines[1]]))
     assert judge.read_labels(sheet) == [judge.Item(item.points, item.dialogue, "Hi.", 1)]
+    sheet.write_text(lines[0].replace("null", "1").replace("Hi.", "Hi.\u2028Ho\x85.") + "\n", encoding="utf-8")
+    assert judge.read_labels(sheet)[0].reply == "Hi.\u2028Ho\x85."
     sheet.write_text(lines[0].replace("null", '"yes"'))
     with pytest.raises(judge.ConfigError, match=r"sheet.jsonl:1: expected label 0, 1 or null; got 'yes'"):
         judge.read_labels(sheet)

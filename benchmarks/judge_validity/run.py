@@ -82,7 +82,7 @@ def load(path: Path | None) -> list[tuple[tuple[str, ...], tuple[tuple[str, str]
     """(persona, ((partner, self), ...)) for each dialogue; our own ones without a path."""
     if path is None:
         return list(OWN_DIALOGUES)
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     return [(tuple(row["persona"]), tuple((turn["partner"], turn["self"]) for turn in row["turns"])) for row in rows]
 
 

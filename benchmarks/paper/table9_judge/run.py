@@ -118,7 +118,9 @@ def write_sheet(path: Path, items: Sequence[Item], seed: int) -> int:
 def read_labels(path: Path) -> list[Item]:
     """The labelled lines of a sheet. Raises ConfigError with file and line."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # a reply may hold U+2028, a line end to splitlines()
+        if not line:
+            continue
         try:
             data = json.loads(line)
             points = tuple(Point(*point) for point in data["profile"])

@@ -30,8 +30,15 @@ class Matcher(Protocol):
 @lru_cache(maxsize=16_384)
 def _comparable(truth: tuple[Point, ...]) -> Mapping[str | None, tuple[int, ...]]:
     """Slot of a guess -> the true points that it may match; None: a slot outside the schema; "": one that truth lacks."""
-    slots = [canonical_slot(point.slot) if point.slot else None for point in truth]
-    return {own: tuple(i for i, slot in enumerate(slots) if own is None or slot in (None, own)) for own in {None, "", *slots}}
+    found: dict[str | None, list[int]] = {"": []}
+    for i, point in enumerate(truth):
+        slot = canonical_slot(point.slot) if point.slot else None
+        if slot is None:  # may be meant by any
+            for indices in found.values():
+                indices.append(i)
+        else:
+            found.setdefault(slot, found[""][:]).append(i)
+    return {None: tuple(range(len(truth)))} | {slot: tuple(indices) for slot, indices in found.items()}
 
 
 class LexicalMatcher:

@@ -45,7 +45,8 @@ from rlpa_env.evaluate import Setting, collect, results_table
 from rlpa_env.results import paired_difference, summarise
 
 RAW, BEFORE, AFTER = "as it is", "start", "trained"
-PROMPT = "Get to know the person you talk with, for 8 turns, and be good company."
+TURNS, EVALUATED = 8, 10  # of a dialogue, in training and with held-out people
+PROMPT = "Get to know the person you talk with, for {} turns, and be good company."
 """Of the start and all that is trained from it: what an answer looks like they know, and every row begins with these tokens."""
 GAINS = {"profile_f1": "f1", "grounded_f1": "grounded_f1", "precision": "precision", "recall": "recall", "al": "al", "response": "response", "return": "return"}
 SHOWN = 3  # people whose dialogues are kept
@@ -54,7 +55,7 @@ SHOWN = 3  # people whose dialogues are kept
 def qwen_config(folder: Path, model: str, people: str, minutes: float) -> TrainConfig:
     """The preset, with dialogues of a size that a processor learns from ten times in 90 minutes."""
     preset = PRESETS["qwen2.5-0.5b"]
-    rollout = dataclasses.replace(preset.rollout, split=people, dialogues=16, concurrent=16, max_turns=8, max_new_tokens=96)
+    rollout = dataclasses.replace(preset.rollout, split=people, dialogues=16, concurrent=16, max_turns=TURNS, max_new_tokens=96)
     # Ten iterations: no time for one that only the critic learns from, nor for a rate that is meant for hundreds.
     ppo = dataclasses.replace(preset.ppo, epochs=1, minibatches=8, critic_warmup=0, max_kl=40.0, old_logp=_old_logp(folder))
     optim = dataclasses.replace(preset.optim, policy_lr=3e-4)
@@ -80,7 +81,7 @@ def ensure_started(folder: Path, model: str, steps: int) -> Path:
     if read_done(folder) is None:
         check_begun(folder, [fingerprint(model)])
         preset = PRESETS["qwen2.5-0.5b"].model
-        policy = Policy.from_pretrained(model, lora=LoraSettings(preset.lora_rank, preset.lora_alpha), reference=False, system_prompt=PROMPT)
+        policy = Policy.from_pretrained(model, lora=LoraSettings(preset.lora_rank, preset.lora_alpha), reference=False, system_prompt=PROMPT.format(TURNS))
         last: list[Progress] = []
         stages = [Stage(partial(dialogue, turns=(3, 8), teacher=WEAK), steps, 4)]
         schedule = Schedule(lr=5e-4, warmup_steps=3, decay_share=0.5, weight_decay=0.0)
@@ -171,6 +172,8 @@ def main() -> None:
     for name, path in ((BEFORE, str(start)), (AFTER, str(config.out)), (RAW, str(args.model))):
         # All get the tokens of the training run, but the model as it is, which needs more to say anything.
         agents[name] = policy_agent(policy_path(path), max_new_tokens=128 if name == RAW else config.rollout.max_new_tokens)
+        if name != RAW:
+            agents[name].chat.system_prompt = PROMPT.format(EVALUATED)  # the turn limit that holds
     records = collect(agents, Setting("RLPA-v0", held_out, args.users, seeds), folder)
     rows = [summarise(name, r, None, None, seeds) for name, r in records.items()]
     Console(width=170).print(results_table(rows, f"{args.users} held-out people, {args.samples} dialogues each"))

@@ -42,8 +42,10 @@ def test_it_goes_on_where_it_was_stopped_and_leaves_figures_curve_and_dialogues(
 
     episodes = [json.loads(line) for path in (tmp_path / "runs").glob("eval-*/episodes.jsonl") for line in path.read_text().splitlines()]
     page = (tmp_path / "out/dialogues.md").read_text(encoding="utf-8")
+    script = runpy.run_path(str(ROOT / "benchmarks/qwen_cpu/run.py"))
     for record in episodes:
         if record["agent"] != "as it is":
+            assert record["identity"]["system_prompt"] == script["PROMPT"].format(10)
             section = page.split(f"## {record['profile']}, {record['agent']}\n", 1)[1].split("\n## ")[0]
             points = [value for value in record["truth"].values() for value in ([value] if isinstance(value, str) else value)]
             assert section.startswith(f"\n{len(points)} points to find.\n")

@@ -45,7 +45,8 @@ class ScriptedUser:
     """A deterministic-by-seed person: code decides what may be told, authored lines word it.
 
     Args:
-        cues: ``explicit`` tells plainly, ``implicit`` hints first, ``mixed`` hints first for 40 % of the points.
+        cues: ``explicit`` tells plainly, ``implicit`` hints first, ``mixed`` hints first for 40 % of the points. Hints are authored, so
+            points of people from elsewhere are always told plainly.
         style: None follows the personality; else one of ``plain terse chatty evasive impatient``.
         shift_turn: the truth is a changed profile from the reward of this action (1-based) on; None: never.
         consent: having told something sensitive, the user may ask to forget it, once a dialogue.

@@ -64,15 +64,12 @@ def _with_article(spec: SlotSpec, value: str) -> str:
     return f"an {value}" if value[0].lower() in "aeiou" else f"a {value}"
 
 
-@lru_cache(maxsize=32768)
 def hint_lines(fact: Fact) -> tuple[str, ...]:
-    """Ways to let the point show without naming it; empty where nobody wrote any."""
-    if fact.value:
-        return fact.value.implicit
-    if not fact.point.slot:
-        return ()
-    slot = fact.point.slot.lower()
-    return tuple(_fill(line.replace("{slot_lower}", slot), "", "") for line in world().voice["generic_hint"])
+    """Ways to let the point show without naming it; empty where nobody wrote any, as for people from elsewhere.
+
+    A template could only say that there is something to tell ("My job is a topic of its own"), from which nothing can be known.
+    """
+    return fact.value.implicit if fact.value else ()
 
 
 @lru_cache(maxsize=4096)

@@ -13,7 +13,7 @@ from rlpa_env.agents import make_agent
 from rlpa_env.disclosure import STYLES, facts_of, style_of
 from rlpa_env.replies import lines, question_for
 from rlpa_env.testing import check_user
-from rlpa_env.text import normalise, sentences
+from rlpa_env.text import normalise, sentences, stems
 from rlpa_env.voice import distractor, hint_lines, plain_lines
 from rlpa_env.world import world
 
@@ -313,6 +313,24 @@ def test_authored_plain_lines_hold_the_value_and_hints_do_not():
         for fact in facts_of(person):
             assert all(fact.point.value.casefold() in line.casefold() for line in plain_lines(fact))
             assert not any(f" {normalise(fact.point.value)} " in f" {normalise(line)} " for line in hint_lines(fact))
+
+
+@pytest.mark.parametrize("cues", ["mixed", "implicit"])
+def test_what_people_from_elsewhere_tell_can_be_known_from_their_words(cues):
+    values = {"Occupation": "tax adviser", "Interests": ["night walks", "pottery"], "Motto": "measure twice", "Shoe Size": "43", "Location": "Ghent"}
+    person = Profile("elsewhere", values)
+    told = 0
+    for seed in range(12):
+        user = ScriptedUser(cues=cues, style="chatty")
+        message = user.reset(person, np.random.default_rng(seed))
+        for slot in values:
+            before = set(user.revealed)
+            message = ask(user, question_for(slot, str(seed)), message).message
+            for point in set(user.revealed) - before:
+                told += 1
+                authored = any(fact.point == point and fact.value for fact in facts_of(person))
+                assert authored or stems(point.value) & stems(message), (point, message)
+    assert told > 20
 
 
 @pytest.mark.parametrize(("agent", "most"), [("attentive", 0.02), ("silent", 0.05)])

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rlpa_env.profiles import slot_names
+from rlpa_env.text import normalise
+from rlpa_env.world import world
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
@@ -64,3 +68,10 @@ def test_pages_have_blocks_and_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_table_of_slots_is_the_one_that_is_used():
+    lines = (ROOT / "docs/environment.md").read_text(encoding="utf-8").split("| slot | also read as |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    listed = {name.removesuffix(" (extended)"): {*also.split(", "), normalise(name.removesuffix(" (extended)"))} for name, also in (line.strip("| ").split(" | ") for line in lines)}
+    used = {name: {alias for alias, slot in slot_names().items() if slot == name} for name in world().slots}
+    assert listed == used

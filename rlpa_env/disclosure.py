@@ -207,8 +207,13 @@ def _claims(mind: Mind, heard: Heard) -> tuple[bool, bool]:
             true = True
             continue
         for value in values_in(claim):
-            false |= any(fact.single and fact.slot == value.slot for fact in mind.facts)
+            false |= any((fact.single and fact.slot == value.slot) or _excludes(fact, value) for fact in mind.facts)
     return true, false
+
+
+def _excludes(fact: Fact, value: Value) -> bool:
+    """Whether nobody of whom the fact is true can have the value: an ambitious person is not easygoing."""
+    return fact.value is not None and (value.value in fact.value.needs.get("not", ()) or fact.value.value in value.needs.get("not", ()))
 
 
 def _picked_up(mind: Mind, heard: Heard) -> tuple[int, ...]:

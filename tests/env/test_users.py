@@ -201,9 +201,10 @@ def test_honest_dislikes_cost_patience_and_are_voiced(kind, replies):
 
 
 def test_a_false_claim_is_disliked_and_a_true_one_is_not():
-    person = Profile.from_mapping({"id": "x", "slots": {"Occupation": "archivist", "Interests": ["yoga", "chess"]}})
-    for claim, expected in (("So you are a baker then.", "false_claim"), ("So you are an archivist then.", "")):
-        user = ScriptedUser(style="plain")
+    slots = {"Occupation": "archivist", "Interests": ["yoga", "chess"], "Personality Traits": "shy"}
+    person = Profile.from_mapping({"id": "x", "slots": slots})
+    for said, expected in (("a baker", "false_claim"), ("an archivist", ""), ("outgoing", "false_claim"), ("shy", ""), ("witty", "")):
+        claim, user = f"So you are {said} then.", ScriptedUser(style="plain")
         user.reset(person, np.random.default_rng(0))
         assert ask(user, claim).dislike == expected
 

@@ -282,6 +282,21 @@ def test_the_change_costs_what_the_same_dialogues_without_it_had_more(clean, stu
     assert until >= 11  # system, then five turns of two
 
 
+def test_who_is_not_there_at_both_turns_makes_no_difference_between_them(clean, say):
+    shift, long = script("fig4a_shift"), script("fig4b_long")
+    score = np.where(np.arange(60) < 30, 0.2, 0.8)[:, None] * np.ones((3, 60, 10))  # nobody changes
+    score[:, :30, 7:] = np.nan  # of the lower half nothing is known at the end
+    for up in (True, False):
+        claim = shift.moves("s", {"a": score}, "a", 6, 9, up)
+        assert claim.outcome == say.NOT
+        assert (claim.why, claim.seeds) == ("+0.0 [+0.0, +0.0]: a tie, the interval covers 0", (0.0,) * 3)
+    own = {"rlpa": {"f1": score, "there": (~np.isnan(score)).astype(float)}}
+    assert long._rises("s", own, 1, 9, share=1.0).why == "+0.0 [+0.0, +0.0]: a tie, the interval covers 0"
+    assert long._rises("s", own, 1, 9, share=0.9).seeds == pytest.approx((8.0,) * 3)
+    left = np.where(np.isnan(score), 0.0, score)  # a person who left is no failure: alignment has fallen
+    assert shift.moves("s", {"a": left}, "a", 6, 9, up=False).seeds == pytest.approx((10.0,) * 3)
+
+
 def test_the_noise_floor_is_the_spread_of_one_agent_over_seeds(clean):
     floor = script("table1").noise_floor
     found = {"start": {"avg_by_seed": [40.0, 43.0, 41.0]}, "rlpa": {"avg_by_seed": [60.0, 50.0, 55.0]}}

@@ -74,6 +74,14 @@ def estimate(values_SUX: np.ndarray, figure: Callable[[np.ndarray], Any]) -> Est
     return interval(float(figure(point)), np.array([float(figure(draw)) for draw in draws]))
 
 
+def change(gap_SU: np.ndarray) -> tuple[Estimate, list[float]]:
+    """Mean of a difference that is taken within each dialogue, together and for each seed.
+
+    A dialogue that lacks one side of it is NaN, and left out: weighing in one side alone it would make a difference of its own.
+    """
+    return estimate(gap_SU, float), [float(resampled(gap_U[None], 1)[0]) for gap_U in gap_SU]
+
+
 def alignment_figures(al_SUK: np.ndarray) -> dict[str, Any]:
     """AL(k), AVG, N-IR and N-R² in the paper's units with intervals, and the null band of such a row."""
     point_K, draws_BK = resampled(100.0 * al_SUK)

@@ -50,7 +50,7 @@ def kept_up(own: dict[str, np.ndarray], since: int) -> tuple[say.Estimate, list[
 
 def lacks(sentence: str, tables: dict[str, dict[str, np.ndarray]], name: str, turn: int) -> say.Claim | None:
     """The claim as one that cannot be said: no such policy, too few people, or too few of them still there."""
-    if lacking := say.needs(sentence, {n: own["f1"] for n, own in tables.items()}, (name,)):
+    if lacking := say.needs(sentence, {n: own["there"] for n, own in tables.items()}, (name,)):
         return lacking
     there = int(tables[name]["there"][..., turn - 1].any(axis=0).sum())
     if there < say.LEAST_USERS:

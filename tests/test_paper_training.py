@@ -321,6 +321,16 @@ def test_the_minutes_are_those_of_the_policies_in_the_repository(train, monkeypa
     assert {about["minutes"] for about in told if about["method"] in ("rlpa", "profile-only", "response-only") and abs(about["minutes"] - asked[0]) > 1} == set()
 
 
+def test_tiny_ppo_trains_for_the_minutes_of_its_result(tiny_ppo, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(tiny_ppo, "train", lambda folder, minutes, *_: asked.append(minutes) or never())
+    monkeypatch.setattr(sys, "argv", ["run.py", "--runs", str(tmp_path)])
+    with pytest.raises(AssertionError):
+        tiny_ppo.main()
+    results = FOLDER / "results" / "tiny_ppo"
+    assert {json.loads((results / f"{name}.json").read_text())["figures"]["minutes"] for name in ("tiny_ppo", "seed_2")} == {*asked}
+
+
 @pytest.mark.parametrize("folder", SHIPPED_POLICIES, ids=lambda path: path.name)
 def test_a_policy_in_the_repository_is_what_its_name_says_and_answers(folder):
     about = json.loads((folder / "trained.json").read_text(encoding="utf-8"))

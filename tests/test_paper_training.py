@@ -206,6 +206,17 @@ def test_what_is_left_of_a_stopped_run(modules, train, trained, tmp_path, monkey
     assert asked == {"resume": True, "minutes": 25.0, "spent": pytest.approx(sum(line["seconds"] for line in kept))}
 
 
+def test_a_run_that_lacks_its_last_validation_is_gone_on_with(modules, tmp_path):
+    is_over, line = modules["training"].is_over, {"iteration": 2, "stop": False, "action_tokens": 100, "seconds": 60.0}
+    config = dataclasses.replace(PRESETS["tiny"], out=tmp_path, minutes=None, iterations=2)
+    assert config.eval.every
+    for iteration, over in ((0, False), (2, True)):
+        with (tmp_path / "validation.jsonl").open("a") as file:
+            file.write(json.dumps({"iteration": iteration, "return": 1.0}) + "\n")
+        assert is_over(config, [line]) == over
+    assert is_over(dataclasses.replace(config, out=tmp_path / "away"), [line | {"stop": True}])  # never validated
+
+
 def test_a_run_that_ran_away_before_its_first_checkpoint_says_so(train, modules, tmp_path, monkeypatch):
     training = modules["training"]
 

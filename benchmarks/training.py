@@ -81,13 +81,17 @@ def kept_iterations(folder: Path) -> list[dict[str, Any]]:
 
 
 def is_over(config: TrainConfig, lines: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a run that has kept these iterations was at its end, and was stopped before it could say so."""
-    if not lines:
+    """Whether a run that has kept these iterations was at its end, and was stopped before it could say so.
+
+    One that lacks the validation at its end is not: gone on with, it makes up for that and learns nothing more.
+    """
+    if not lines or lines[-1]["stop"]:  # what ran away is not validated
+        return bool(lines)
+    last, spent = lines[-1]["iteration"], sum(line["seconds"] for line in lines)
+    if config.eval.every and all(record["iteration"] != last for record in records_until(config.out / "validation.jsonl", last)):
         return False
-    spent = sum(line["seconds"] for line in lines)
     return (
-        bool(lines[-1]["stop"])
-        or (config.iterations is not None and lines[-1]["iteration"] >= config.iterations)
+        (config.iterations is not None and last >= config.iterations)
         or (config.minutes is not None and spent + lines[-1]["seconds"] > 60.0 * config.minutes)
         or (config.action_tokens is not None and sum(line["action_tokens"] for line in lines) >= config.action_tokens)
     )

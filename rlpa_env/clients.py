@@ -22,7 +22,15 @@ from typing import Any
 from urllib.parse import urlsplit
 from weakref import finalize
 
-from rlpa_env.errors import BudgetError, ConfigError, ModelError, require, unknown_choice, without_credentials
+from rlpa_env.errors import (
+    BudgetError,
+    ConfigError,
+    ModelError,
+    check_number,
+    require,
+    unknown_choice,
+    without_credentials,
+)
 from rlpa_env.flows import once
 from rlpa_env.limits import Breaker, Purse, cost, estimated_cost, retry_after
 from rlpa_env.store import Store, sendable
@@ -59,25 +67,23 @@ class ChatConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if self.mode not in MODES:
-            raise unknown_choice("llm mode", self.mode, MODES)
+        for name, choices in {"mode": MODES, "language": ("en", "zh")}.items():
+            if getattr(self, name) not in choices:
+                raise unknown_choice(f"llm {name}", getattr(self, name), choices)
         if not _VARIABLE.fullmatch(str(self.api_key_env)):  # not shown: it may well be the key
             raise ConfigError("llm api_key_env: expected the name of an environment variable; got something else. Put the key into a variable.")
         if not str(self.base_url).startswith(("http://", "https://")):
             raise ConfigError(f"llm base_url: expected http://… or https://…; got {str(self.base_url).rpartition('@')[2]!r}.")
         if self.mode != "live" and not self.store:
             raise ConfigError(f"llm: mode {self.mode!r} expects store='FOLDER'; got none.")
-        if self.language not in ("en", "zh"):
-            raise unknown_choice("llm language", self.language, ("en", "zh"))
-        least = {"concurrency": 1, "retries": 0, "breaker": 1, "max_tokens": 1, "temperature": 0.0, "backoff": 0.0, "cooldown": 0.0}
-        for name, bound in least.items():
-            if not _number(getattr(self, name), type(bound)) or not getattr(self, name) >= bound:
-                kind = "an integer" if type(bound) is int else "a number"
-                raise ConfigError(f"llm {name}: expected {kind} >= {bound:g}; got {getattr(self, name)!r}.")
-        numbers = (self.timeout, self.longest_wait, 0 if self.budget is None else self.budget)
-        pair = isinstance(self.price, (list, tuple)) and len(self.price) == 2 and all(map(_number, self.price))
-        if not pair or not all(map(_number, numbers)) or self.timeout <= 0 or min(*numbers, *self.price) < 0:
-            raise ConfigError(f"llm: expected timeout > 0, budget and price >= 0; got {self.timeout}, {self.budget}, {self.price}.")
+        for name, least in {"concurrency": 1, "retries": 0, "breaker": 1, "max_tokens": 1}.items():
+            check_number(f"llm {name}", getattr(self, name), least)
+        for name, low in {"timeout": 0.001, "temperature": 0, "longest_wait": 0, "backoff": 0, "cooldown": 0, "budget": 0}.items():
+            check_number(f"llm {name}", getattr(self, name), low, whole=False, optional=name == "budget")
+        if not isinstance(self.price, (list, tuple)) or len(self.price) != 2:
+            raise ConfigError(f"llm price: expected (INPUT, OUTPUT) per million tokens; got {self.price!r}.")
+        for part in self.price:
+            check_number("llm price", part, 0, whole=False)
         if self.budget is not None and not any(self.price):
             raise ConfigError(f"llm budget: {self.budget} expects price=(INPUT, OUTPUT) per million tokens; got {self.price}, which spends nothing.")
 
@@ -88,10 +94,8 @@ class ChatConfig:
         for name in settings:
             if name not in known:
                 raise unknown_choice("llm setting", name, known)
-        settings = dict(settings)
-        if isinstance(settings.get("price"), list):
-            settings["price"] = tuple(settings["price"])
-        return cls(**settings)
+        price = settings.get("price")
+        return cls(**{**settings, **({"price": tuple(price)} if isinstance(price, list) else {})})
 
     def __repr__(self) -> str:
         return f"ChatConfig({self.model!r} at {self.address!r}, {self.mode})"
@@ -100,10 +104,6 @@ class ChatConfig:
     def address(self) -> str:
         """``base_url`` without a user and password, as errors and logs show it."""
         return without_credentials(self.base_url)
-
-
-def _number(value: object, kind: type = float) -> bool:
-    return isinstance(value, kind if kind is int else (int, float)) and not isinstance(value, bool)
 
 
 @dataclass

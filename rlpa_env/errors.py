@@ -73,9 +73,10 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
-def check_number(name: str, value: object, least: int, *, whole: bool = True, optional: bool = False) -> None:
-    """Raise ConfigError for a value that is no finite number >= ``least``, or is not None where that is allowed."""
-    if not ((optional and value is None) or (isinstance(value, int if whole else (int, float)) and math.isfinite(value) and value >= least)):
+def check_number(name: str, value: object, least: float, *, whole: bool = True, optional: bool = False) -> None:
+    """Raise ConfigError for a value that is no finite number >= ``least``, or is not None where that is allowed. True is no number."""
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+    if not number and not (optional and value is None):
         kind = "an integer" if whole else "a finite number"
         raise ConfigError(f"{name}: expected {'None or ' if optional else ''}{kind} >= {least}; got {value!r}.")
 

@@ -64,9 +64,10 @@ class DialogueActs(gym.Wrapper):
         if not self.action_space.contains(action):
             raise ConfigError(f"DialogueActs: expected an action in {self.action_space}; got {action!r}.")
         opener, ask, edit = (int(i) for i in (np.unravel_index(int(action), self._shape) if self.flat else action))
-        self._edit(edit)
-        completion = format_action(self._listed.values(), self._reply(opener, ask))
+        listed = self._edited(edit)
+        completion = format_action(listed.values(), self._reply(opener, ask))
         _, reward, terminated, truncated, info = self.env.step(completion)
+        self._listed = listed  # not before: a step that raises did not happen
         self._asked.append(ask)
         self._messages = info["messages"]
         return self._observation(), reward, terminated, truncated, info
@@ -74,11 +75,12 @@ class DialogueActs(gym.Wrapper):
     def _new(self) -> tuple[Point, ...]:
         return attentive.read(self._messages[-1]["content"]) if self._messages[-1]["role"] == "user" else ()
 
-    def _edit(self, edit: int) -> None:
+    def _edited(self, edit: int) -> dict[tuple[str, str], Point]:
         told = {1: self._new(), 2: attentive.listed(self._messages)}.get(edit, ())
-        self._listed |= {(point.slot, normalise(point.value)): point for point in told}
-        if edit == 3 and self._listed:
-            self._listed.popitem()
+        listed = self._listed | {(point.slot, normalise(point.value)): point for point in told}
+        if edit == 3 and listed:
+            listed.popitem()
+        return listed
 
     def _reply(self, opener: int, ask: int) -> str:
         last, new = self._messages[-1]["content"], self._new()
@@ -170,11 +172,11 @@ class TokenLevel(gym.Wrapper):
         if not 0 <= token < self.size:
             raise ConfigError(f"TokenLevel: expected a token in 0 … {self.size - 1}; got {action!r}.")
         ended = token == self.tokenizer.eos_token_id
-        if not ended:
-            self._action.append(token)
-        if not ended and len(self._action) < self.max_tokens:
+        chosen = self._action if ended else [*self._action, token]
+        if not ended and len(chosen) < self.max_tokens:
+            self._action = chosen
             return self._observation(), 0.0, False, False, dict(self._info)
-        observation, reward, terminated, truncated, self._info = self.env.step(self.tokenizer.decode(self._action))
+        observation, reward, terminated, truncated, self._info = self.env.step(self.tokenizer.decode(chosen))  # if it raises, nothing was chosen
         self._dialogue, self._action = list(self.tokenizer.encode(observation)), []
         return self._observation(), reward, terminated, truncated, dict(self._info)
 

@@ -166,7 +166,6 @@ class _Reader:
 
     def __init__(self, unread: list[str]) -> None:
         self.unread = unread
-        self._above: set[int] = set()  # what is being read: met inside itself again, it is its class
         self._known: dict[int, tuple[Any, Any]] = {}  # with the object, so that no other gets its id
 
     def read(self, value: Any, depth: int) -> Any:
@@ -178,12 +177,9 @@ class _Reader:
             return _model(value.config if isinstance(value, ChatClient) else value)
         if isinstance(value, SentenceEncoder):
             return value.model
-        if id(value) in self._above:
-            return {"class": type(value).__qualname__}
         if id(value) not in self._known:
-            self._above.add(id(value))
+            self._known[id(value)] = value, {"class": type(value).__qualname__}  # all it is where it is met inside itself
             self._known[id(value)] = value, self._inside(value, depth)
-            self._above.discard(id(value))
         return self._known[id(value)][1]
 
     def _inside(self, value: Any, depth: int) -> Any:

@@ -196,6 +196,7 @@ def test_dialogues_that_failed_for_one_make_no_difference_between_two_who_are_al
     claim = say.above("s", {"a": failed, "b": al}, "a", "b")
     assert (claim.outcome, claim.why, claim.seeds) == (say.NOT, "+0.0 [+0.0, +0.0]: a tie, the interval covers 0", (0.0, 0.0, 0.0))
     assert say.above("s", {"a": al, "b": failed}, "a", "b").why == claim.why
+    assert say.grows("s", {"a": failed}, "a").seeds == pytest.approx(say.grows("s", {"a": al[:, 10:]}, "a").seeds)
 
 
 def test_as_good_as_is_open_where_the_interval_holds_the_bound(say, clean):
@@ -219,6 +220,37 @@ def test_what_cannot_be_said(say):
     few = {"a": np.ones((3, 19, 10)), "b": np.zeros((3, 19, 10))}
     assert say.above("s", few, "a", "b").outcome == say.UNKNOWN
     assert say.grows("s", few, "a").outcome == say.UNKNOWN
+
+
+def test_people_whose_dialogues_failed_do_not_make_up_the_twenty(clean, say):
+    good, failed = np.ones((3, 25, 10)), np.ones((3, 25, 10))
+    failed[:, :6, 4:] = np.nan
+    claims = [
+        say.above("s", {"a": good, "b": 0.5 * failed}, "a", "b"),
+        say.above("s", {"a": failed, "b": 0.5 * good}, "a", "b"),
+        say.grows("s", {"a": failed}, "a"),
+        script("table4_5").holds_up("s", {"rlpa": failed}),
+        script("fig4a_shift").moves("s", {"a": failed}, "a", 6, 9, up=True),
+        script("table8_matcher").better("s", failed[..., 4], 0.9),
+    ]
+    assert [claim.outcome for claim in claims] == [say.UNKNOWN] * 6
+    assert {claim.why for claim in claims[:5]} == {"19 people of 25, those with all figures, are too few: at least 20"}
+    failed[0, :6] = 1.0  # of whom one seed has a whole dialogue
+    assert say.above("s", {"a": failed, "b": 0.5 * good}, "a", "b").outcome == say.HELD
+
+
+def test_a_seed_that_says_nothing_or_otherwise_is_heard(clean, say):
+    al = np.ones((3, 25, 10))
+    al[0, :, 5:] = np.nan
+    assert say.above("s", {"a": al, "b": 0.5 * al}, "a", "b").outcome == say.UNKNOWN
+    al[0] = 0.8 - 0.009 * np.arange(10)
+    holds_up = script("table4_5").holds_up
+    assert holds_up("s", {"rlpa": al}).outcome == say.HELD  # 4.5 points down in one seed, within the margin
+    al[0, :, 7:] -= 0.2
+    al[1:, :, 7:] += 0.2
+    claim = holds_up("s", {"rlpa": np.repeat(al, [1, 9, 9], axis=0)})
+    assert (claim.outcome, claim.seeds[0]) == (say.NOT, pytest.approx(-24.5))
+    assert claim.why.endswith("but not in every seed for itself")
 
 
 def test_intervals_cover_seeds_and_users(say):
@@ -280,6 +312,21 @@ def test_the_change_costs_what_the_same_dialogues_without_it_had_more(clean, stu
     plain, moved = ([message["content"] for message in talks[1]["messages"]] for talks in held)
     until = next(i for i, (one, other) in enumerate(zip(plain, moved, strict=False)) if one != other)
     assert until >= 11  # system, then five turns of two
+
+
+def test_who_is_not_there_at_both_turns_makes_no_difference_between_them(clean, say):
+    shift, long = script("fig4a_shift"), script("fig4b_long")
+    score = np.where(np.arange(60) < 30, 0.2, 0.8)[:, None] * np.ones((3, 60, 10))  # nobody changes
+    score[:, :30, 7:] = np.nan  # of the lower half nothing is known at the end
+    for up in (True, False):
+        claim = shift.moves("s", {"a": score}, "a", 6, 9, up)
+        assert claim.outcome == say.NOT
+        assert (claim.why, claim.seeds) == ("+0.0 [+0.0, +0.0]: a tie, the interval covers 0", (0.0,) * 3)
+    own = {"rlpa": {"f1": score, "there": (~np.isnan(score)).astype(float)}}
+    assert long._rises("s", own, 1, 9, share=1.0).why == "+0.0 [+0.0, +0.0]: a tie, the interval covers 0"
+    assert long._rises("s", own, 1, 9, share=0.9).seeds == pytest.approx((8.0,) * 3)
+    left = np.where(np.isnan(score), 0.0, score)  # a person who left is no failure: alignment has fallen
+    assert shift.moves("s", {"a": left}, "a", 6, 9, up=False).seeds == pytest.approx((10.0,) * 3)
 
 
 def test_the_noise_floor_is_the_spread_of_one_agent_over_seeds(clean):

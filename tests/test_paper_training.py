@@ -206,6 +206,17 @@ def test_what_is_left_of_a_stopped_run(modules, train, trained, tmp_path, monkey
     assert asked == {"resume": True, "minutes": 25.0, "spent": pytest.approx(sum(line["seconds"] for line in kept))}
 
 
+def test_a_run_that_lacks_its_last_validation_is_gone_on_with(modules, tmp_path):
+    is_over, line = modules["training"].is_over, {"iteration": 2, "stop": False, "action_tokens": 100, "seconds": 60.0}
+    config = dataclasses.replace(PRESETS["tiny"], out=tmp_path, minutes=None, iterations=2)
+    assert config.eval.every
+    for iteration, over in ((0, False), (2, True)):
+        with (tmp_path / "validation.jsonl").open("a") as file:
+            file.write(json.dumps({"iteration": iteration, "return": 1.0}) + "\n")
+        assert is_over(config, [line]) == over
+    assert is_over(dataclasses.replace(config, out=tmp_path / "away"), [line | {"stop": True}])  # never validated
+
+
 def test_a_run_that_ran_away_before_its_first_checkpoint_says_so(train, modules, tmp_path, monkeypatch):
     training = modules["training"]
 
@@ -319,6 +330,16 @@ def test_the_minutes_are_those_of_the_policies_in_the_repository(train, monkeypa
         train.main(["--runs", str(tmp_path)])
     told = [json.loads((path / "trained.json").read_text()) for path in SHIPPED_POLICIES]
     assert {about["minutes"] for about in told if about["method"] in ("rlpa", "profile-only", "response-only") and abs(about["minutes"] - asked[0]) > 1} == set()
+
+
+def test_tiny_ppo_trains_for_the_minutes_of_its_result(tiny_ppo, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(tiny_ppo, "train", lambda folder, minutes, *_: asked.append(minutes) or never())
+    monkeypatch.setattr(sys, "argv", ["run.py", "--runs", str(tmp_path)])
+    with pytest.raises(AssertionError):
+        tiny_ppo.main()
+    results = FOLDER / "results" / "tiny_ppo"
+    assert {json.loads((results / f"{name}.json").read_text())["figures"]["minutes"] for name in ("tiny_ppo", "seed_2")} == {*asked}
 
 
 @pytest.mark.parametrize("folder", SHIPPED_POLICIES, ids=lambda path: path.name)

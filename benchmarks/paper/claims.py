@@ -21,6 +21,7 @@ from rlpa_env.metrics import improvement
 from rlpa_env.results import weights
 
 LEAST_USERS = 20  # fewer people decide no claim
+_LACKING = "not every seed has a dialogue with the figure"
 HELD, NOT, UNKNOWN = "held", "did not hold", "cannot be said"
 WIDTH = 170
 
@@ -72,6 +73,14 @@ def estimate(values_SUX: np.ndarray, figure: Callable[[np.ndarray], Any]) -> Est
     """``figure`` of the mean over seeds and users; it maps [X…] to a number."""
     point, draws = resampled(values_SUX)
     return interval(float(figure(point)), np.array([float(figure(draw)) for draw in draws]))
+
+
+def change(gap_SU: np.ndarray) -> tuple[Estimate, list[float]]:
+    """Mean of a difference that is taken within each dialogue, together and for each seed.
+
+    A dialogue that lacks one side of it is NaN, and left out: weighing in one side alone it would make a difference of its own.
+    """
+    return estimate(gap_SU, float), [float(resampled(gap_U[None], 1)[0]) for gap_U in gap_SU]
 
 
 def alignment_figures(al_SUK: np.ndarray) -> dict[str, Any]:
@@ -132,13 +141,18 @@ class Claim:
 
 
 def needs(sentence: str, tables: Mapping[str, np.ndarray], names: Sequence[str], what: str = "people") -> Claim | None:
-    """The claim as one that cannot be said, for want of a policy or of people (axis 1); None if it can."""
+    """The claim as one that cannot be said, for want of a policy or of people (axis 1); None if it can.
+
+    People without a dialogue of which all these policies have every figure decide nothing, and do not count.
+    """
     missing = [name for name in names if name not in tables]
     if missing:
         return Claim(sentence, UNKNOWN, f"no policy named {', '.join(missing)}")
-    users = tables[names[0]].shape[1]
+    lost_SU = _lost(*(tables[name] for name in names))
+    users = int((~lost_SU).any(axis=0).sum())
     if users < LEAST_USERS:
-        return Claim(sentence, UNKNOWN, f"{users} {what} are too few: at least {LEAST_USERS}")
+        of = f" of {lost_SU.shape[1]}, those with all figures," if lost_SU.any() else ""
+        return Claim(sentence, UNKNOWN, f"{users} {what}{of} are too few: at least {LEAST_USERS}")
     return None
 
 
@@ -151,7 +165,9 @@ def above(
     """
     if lacking := needs(sentence, tables, (more, less)):
         return lacking
-    ours, theirs = (np.where(_lost(tables[more], tables[less]), np.nan, unit * tables[name]) for name in (more, less))
+    ours, theirs = (unit * tables[name] for name in (more, less))
+    lost_SU = _lost(ours, theirs)
+    ours[lost_SU] = theirs[lost_SU] = np.nan
     (a, a_B), (b, b_B) = resampled(ours), resampled(theirs)
     gaps_B = np.array([float(figure(x)) - float(figure(y)) for x, y in zip(a_B, b_B, strict=True)])
     gap = interval(float(figure(a)) - float(figure(b)), gaps_B)
@@ -162,15 +178,15 @@ def above(
 
 
 def _lost(*tables_SUX: np.ndarray) -> np.ndarray:
-    """[S, U, 1…]: dialogues of which one of these has not all figures."""
-    return np.logical_or.reduce([np.isnan(values).any(axis=tuple(range(2, values.ndim)), keepdims=True) for values in tables_SUX])
+    """[S, U]: dialogues of which one of these has not all figures."""
+    return np.logical_or.reduce([np.isnan(values).any(axis=tuple(range(2, values.ndim))) for values in tables_SUX])
 
 
 def decided(sentence: str, gap: Estimate, alone: Sequence[float]) -> Claim:
     """Held: the interval is above 0 and so is every seed. A tie, or another order in one seed, does not hold."""
     text = f"{gap.value:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
-    if math.isnan(gap.value):
-        return Claim(sentence, UNKNOWN, "no dialogue got that far", tuple(alone))
+    if any(map(math.isnan, (gap.value, *alone))):
+        return Claim(sentence, UNKNOWN, _LACKING, tuple(alone))
     if gap.low > 0 and min(alone) > 0:
         return Claim(sentence, HELD, text, tuple(alone))
     if gap.low > 0:
@@ -181,7 +197,7 @@ def decided(sentence: str, gap: Estimate, alone: Sequence[float]) -> Claim:
 def reaches(sentence: str, found: Estimate, bound: float, text: str, alone: Sequence[float] = (), what: str = "the bound") -> Claim:
     """For "as good as": held where the whole interval and every seed reach the bound, not where all of it is below, open in between."""
     if any(map(math.isnan, (found.value, *alone))):
-        return Claim(sentence, UNKNOWN, "not every seed has a dialogue with the figure", tuple(alone))
+        return Claim(sentence, UNKNOWN, _LACKING, tuple(alone))
     if found.low < bound <= found.high:
         return Claim(sentence, UNKNOWN, f"{text}: the interval holds {what}", tuple(alone))
     if found.low >= bound and min(alone, default=bound) < bound:
@@ -193,10 +209,12 @@ def grows(sentence: str, tables: Mapping[str, np.ndarray], name: str) -> Claim:
     """Does a row rise by more than chance: N-IR and N-R² above the null band?"""
     if lacking := needs(sentence, tables, (name,)):
         return lacking
-    figures = alignment_figures(tables[name])
+    whole = tables[name].copy()
+    whole[_lost(whole)] = np.nan
+    figures = alignment_figures(whole)
     slope, fit, chance = figures["n_ir"].value, figures["n_r2"].value, figures["null"]
     text = f"N-IR {slope:.3f}, N-R² {fit:.2f}; chance gives up to {chance.n_ir:.3f} and {chance.n_r2:.2f}"
-    return Claim(sentence, HELD if beyond_chance(figures) else NOT, text, tuple(improvement(np.nanmean(al_UK, axis=0).tolist())[0] for al_UK in tables[name]))
+    return Claim(sentence, HELD if beyond_chance(figures) else NOT, text, tuple(improvement(resampled(al_UK[None], 1)[0].tolist())[0] for al_UK in whole))
 
 
 def print_claims(claims: Sequence[Claim], console: Console | None = None) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ PARTS = {"response": "response reward by turn", "grounded_f1": "grounded F1 by t
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """The records of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]  # not splitlines(): a message may hold U+2028
 
 
 def line_of(records: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

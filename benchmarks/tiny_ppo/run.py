@@ -1,6 +1,6 @@
 """PPO on the tiny preset, seed by seed, against two controls, on the 74 held-out users.
 
-    python benchmarks/tiny_ppo/run.py [--minutes 30] [--seeds 0 1 2] [--runs runs/tiny_ppo] [--out benchmarks/results/tiny_ppo]
+    python benchmarks/tiny_ppo/run.py [--minutes 28] [--seeds 0 1 2] [--runs runs/tiny_ppo] [--out benchmarks/results/tiny_ppo]
 
 For every seed: the start before, the policy after (sampled and greedy), paired. Controls: the same run with rewards
 shuffled across episodes (--shuffled), and supervised training from the same start on a teacher that is not weakened, for
@@ -105,7 +105,7 @@ def compared(records: dict[str, list[dict[str, Any]]], seed: int) -> dict[str, A
 def main() -> None:
     """Train, score, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=28.0)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--shuffled", action="store_true", help="also the control with shuffled rewards")
     parser.add_argument("--supervised", action="store_true", help="also the supervised ceiling")

@@ -33,6 +33,11 @@ def test_three_dialogues_with_one_person_are_not_three_people():
     assert narrower.tolist() == band.tolist() == pytest.approx([1.96 * 0.5 / np.sqrt(50)])
 
 
+def test_a_message_may_hold_any_line_separator(tmp_path):
+    (tmp_path / "episodes.jsonl").write_text(json.dumps({"said": "Hi.\u2028Ho\x85."}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert PICTURE["lines_of"](tmp_path / "episodes.jsonl") == [{"said": "Hi.\u2028Ho\x85."}]
+
+
 def test_every_seed_is_drawn(tmp_path):
     for seed in (0, 1):
         run, scored = tmp_path / f"rlpa-{seed}", tmp_path / f"rlpa-{seed}-eval"

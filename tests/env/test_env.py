@@ -397,7 +397,7 @@ def test_unknown_argument_is_refused():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"shift_turn": 1}, {"profile_weight": -1.0}, {"response_weight": float("nan")}, {"sessions": 0}, {"sessions": None}, {"max_turns": 1.5}, {"privacy_weight": "1"}],
+    [{"shift_turn": 1}, {"profile_weight": -1.0}, {"response_weight": float("nan")}, {"sessions": 0}, {"sessions": None}, {"sessions": True}, {"max_turns": 1.5}, {"privacy_weight": "1"}],
 )
 def test_impossible_numbers_are_refused(arguments):
     with pytest.raises(rlpa_env.ConfigError, match="expected"):

@@ -101,6 +101,31 @@ def test_a_step_that_raises_can_be_tried_again_as_if_it_had_not_been(kind, error
     assert after[3]  # the limit counts the turns that happened
 
 
+ACTS = [np.array([opener, ask, edit]) for opener, ask, edit in ((1, 2, 2), (1, 3, 2), (3, 4, 2), (1, 5, 2), (2, 1, 3), (6, 0, 3))]
+TOKENS = [65, 66, 67, 68, 256]
+
+
+@pytest.mark.parametrize(("wrap", "moves"), [(rlpa_env.DialogueActs, ACTS), (lambda env: rlpa_env.TokenLevel(env, max_tokens=3), TOKENS)], ids=["acts", "tokens"])
+def test_a_wrapper_tries_a_step_that_raised_again_as_if_it_had_not_been(wrap, moves):
+    own, down = parts("user")
+    env, twin = (wrap(gym.make("RLPA-v0", on_error="raise", cues="explicit", style="plain", **some)) for some in (own, parts("user")[0]))
+    env.reset(seed=2)
+    twin.reset(seed=2)
+    listed = []
+    for n, move in enumerate(moves):
+        down.error, down.at = ModelError("down"), 0
+        if moves is ACTS or n in (2, 4):  # the last of three tokens, and one that ends an action early
+            with pytest.raises(ModelError):
+                env.step(move)
+        down.error = None
+        ours, theirs = env.step(move), twin.step(move)
+        assert np.array_equal(ours[0], theirs[0])
+        assert ours[1:] == theirs[1:]
+        assert env.unwrapped.last_action == twin.unwrapped.last_action
+        listed.append(len(env.unwrapped.last_action.profile))
+    assert moves is TOKENS or listed[-3] - listed[-1] == 2  # points were there to drop
+
+
 def test_where_no_model_is_asked_a_step_that_raises_otherwise_ends_the_episode():
     judge = Judge()
     judge.error = KeyboardInterrupt()

@@ -35,16 +35,14 @@ def cost(same: np.ndarray, changed: np.ndarray) -> say.Estimate:
 
 
 def moves(sentence: str, tables: dict[str, np.ndarray], name: str, since: int, until: int, up: bool) -> say.Claim:
-    """Does a policy rise (or fall) from one turn to another, clear of 0 and in every seed?"""
+    """Does a policy rise (or fall) from one turn to another, clear of 0 and in every seed?
+
+    Who has left counts 0 from then on, as everywhere in AL(k): to be left is to fall. Who was lost to a failure is missing in both turns.
+    """
     if lacking := say.needs(sentence, tables, (name,)):
         return lacking
-    sign = 1 if up else -1
-
-    def change(al_K: np.ndarray) -> float:
-        return sign * float(al_K[until - 1] - al_K[since - 1])
-
-    found = say.estimate(100 * tables[name], change)
-    return say.decided(sentence, found, [change(100 * np.nanmean(al_UK, axis=0)) for al_UK in tables[name]])
+    gap = 100 * (tables[name][..., until - 1] - tables[name][..., since - 1])
+    return say.decided(sentence, *say.change(gap if up else -gap))
 
 
 def main() -> None:

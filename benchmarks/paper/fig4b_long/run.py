@@ -50,7 +50,7 @@ def kept_up(own: dict[str, np.ndarray], since: int) -> tuple[say.Estimate, list[
 
 def lacks(sentence: str, tables: dict[str, dict[str, np.ndarray]], name: str, turn: int) -> say.Claim | None:
     """The claim as one that cannot be said: no such policy, too few people, or too few of them still there."""
-    if lacking := say.needs(sentence, {n: own["f1"] for n, own in tables.items()}, (name,)):
+    if lacking := say.needs(sentence, {n: own["there"] for n, own in tables.items()}, (name,)):
         return lacking
     there = int(tables[name]["there"][..., turn - 1].any(axis=0).sum())
     if there < say.LEAST_USERS:
@@ -109,15 +109,11 @@ def main() -> None:
 
 
 def _rises(sentence: str, tables: dict[str, dict[str, np.ndarray]], since: int, until: int, share: float) -> say.Claim:
-    """The score at one turn above that at another; of a ``share`` below 1, not below that share of it."""
+    """The score at one turn above that at another, with those who are there at both; of a ``share`` below 1, not below that share of it."""
     if lacking := lacks(sentence, tables, "rlpa", until):
         return lacking
-
-    def change(f1_K: np.ndarray) -> float:
-        return float(f1_K[until - 1] - share * f1_K[since - 1])
-
-    values = 100 * tables["rlpa"]["f1"]
-    found, alone = say.estimate(values, change), [change(say.resampled(one[None], 1)[0]) for one in values]
+    f1 = 100 * tables["rlpa"]["f1"]
+    found, alone = say.change(f1[..., until - 1] - share * f1[..., since - 1])
     if share < 1:
         return say.reaches(sentence, found, 0.0, f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]", alone, "0")
     return say.decided(sentence, found, alone)

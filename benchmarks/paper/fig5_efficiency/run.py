@@ -105,8 +105,7 @@ def cheaper(sentence: str, tables: dict[str, np.ndarray], limit: float) -> say.C
     """Profile tokens of rlpa below a number."""
     if lacking := say.needs(sentence, tables, ("rlpa",)):
         return lacking
-    found = say.estimate(tables["rlpa"], lambda pair: limit - pair[0])
-    return say.decided(sentence, found, [limit - float(one[:, 0].mean()) for one in tables["rlpa"]])
+    return say.decided(sentence, *say.change(limit - tables["rlpa"][..., 0]))
 
 
 if __name__ == "__main__":

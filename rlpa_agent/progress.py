@@ -126,7 +126,7 @@ def work_figures(counts: RolloutCounts, stats: UpdateStats, rollout_seconds: flo
         "update_tokens_per_second": stats.action_tokens / max(stats.seconds, 1e-9),
         "action_tokens": counts.action_tokens,
         "prefill_ratio": counts.prefilled_tokens / max(1, counts.context_tokens),
-        "head_ratio": stats.head_positions / max(1, stats.policy_positions),
+        "head_ratio": stats.head_ratio,
         "pad_share": 1 - stats.real_tokens / max(1, stats.padded_tokens),
         "context_stops": counts.context_stops,
         "prefill_seconds": counts.prefill_seconds,

@@ -193,12 +193,12 @@ def seed_random(seed: int, rank: int) -> None:
     """Give Python's and numpy's global generators, from which environments of others may draw, the seed of a run's process."""
     own = int(np.random.default_rng([seed, rank]).integers(2**32))
     random.seed(own)
-    np.random.seed(own)
+    np.random.seed(own)  # noqa: NPY002 -- the global one is meant, here and below
 
 
 def random_state() -> dict[str, Any]:
     """The global random states of Python, numpy and torch as JSON; everything that is random here is a function of seed and counter."""
-    state = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state().tolist()}
+    state = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state().tolist()}  # noqa: NPY002
     return dict(json.loads(json.dumps(state, default=lambda array: array.tolist())))
 
 
@@ -223,7 +223,7 @@ def restore_random(kept: Mapping[str, Any] | Sequence[Mapping[str, Any]], rank: 
 def _set_random(state: Mapping[str, Any]) -> None:
     kind, internal, gauss = state["python"]
     random.setstate((kind, tuple(internal), gauss))
-    np.random.set_state(state["numpy"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
 
 

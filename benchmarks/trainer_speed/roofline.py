@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from workload import check_learned
 
 from rlpa_agent.batch import Batch, make_batch

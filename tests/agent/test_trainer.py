@@ -197,7 +197,7 @@ def test_T11_resuming_gives_the_same_run(tmp_path, kind):
 
 def drawn():
     """From every global generator."""
-    return random.random() + random.gauss(0, 1) + float(np.random.random() + np.random.normal()) + float(torch.rand(()))
+    return random.random() + random.gauss(0, 1) + float(np.random.random() + np.random.normal()) + float(torch.rand(()))  # noqa: NPY002 -- they are meant
 
 
 def test_T11_with_an_environment_that_draws_from_global_generators_resuming_gives_the_same_run(tmp_path):
@@ -237,8 +237,8 @@ def test_T11_with_an_environment_that_draws_from_global_generators_resuming_give
 def test_random_states_are_restored_all_or_none_each_process_its_own_and_of_old_checkpoints_torchs():
     random.seed(1)
     random.gauss(0, 1)  # whose second value waits
-    np.random.seed(1)
-    np.random.normal()
+    np.random.seed(1)  # noqa: NPY002
+    np.random.normal()  # noqa: NPY002
     kept = json.loads(json.dumps([random_state(), {**random_state(), "python": random.Random(7).getstate()}]))
     following = drawn()
     restore_random(kept)
@@ -257,7 +257,7 @@ def test_random_states_are_restored_all_or_none_each_process_its_own_and_of_old_
 def test_what_is_drawn_globally_follows_the_seed_of_a_run(tmp_path):
     def after(name, **changes):
         cli.build_trainer(config_of(tmp_path / name, **changes), quiet=True)
-        return random.random(), np.random.random()
+        return random.random(), np.random.random()  # noqa: NPY002
 
     one = after("one")
     assert one == after("again")

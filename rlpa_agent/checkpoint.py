@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -186,14 +189,52 @@ def check_machine(folder: Path, state: Mapping[str, Any]) -> None:
         warnings.warn(f"{folder}: written with {', '.join(other)}; the run goes on, but not bit for bit as it would have there.", stacklevel=3)
 
 
+def seed_random(seed: int, rank: int) -> None:
+    """Give Python's and numpy's global generators, from which environments of others may draw, the seed of a run's process."""
+    own = int(np.random.default_rng([seed, rank]).integers(2**32))
+    random.seed(own)
+    np.random.seed(own)  # noqa: NPY002 -- the global one is meant, here and below
+
+
 def random_state() -> dict[str, Any]:
-    """Torch's global random state as JSON; everything else that is random here is a function of seed and counter."""
-    return {"torch": torch.get_rng_state().tolist()}
+    """The global random states of Python, numpy and torch as JSON; everything that is random here is a function of seed and counter."""
+    state = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False), "torch": torch.get_rng_state().tolist()}  # noqa: NPY002
+    return dict(json.loads(json.dumps(state, default=lambda array: array.tolist())))
 
 
-def restore_random(state: Mapping[str, Any]) -> None:
-    """Undo what was drawn since."""
+def restore_random(kept: Mapping[str, Any] | Sequence[Mapping[str, Any]], rank: int = 0) -> None:
+    """Undo what was drawn since, in all three or, with a CheckpointError, in none.
+
+    Args:
+        kept: a state for each process; or one alone, which in checkpoints of earlier versions is torch's.
+        rank: of this process. One that there was none of goes on with what it has.
+    """
+    states = [kept] if isinstance(kept, Mapping) else kept
+    if rank >= len(states):
+        return
+    before = random_state()
+    try:
+        _set_random({**before, **states[rank]})
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        _set_random(before)
+        raise CheckpointError(f"random: expected the random states of Python, numpy and torch; {error!r}. The checkpoint is corrupt.") from error
+
+
+def _set_random(state: Mapping[str, Any]) -> None:
+    kind, internal, gauss = state["python"]
+    random.setstate((kind, tuple(internal), gauss))
+    np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Whatever is drawn inside, the global random states are afterwards what they were: as if it had not been."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        _set_random(before)
 
 
 def checkpointed_policy(out: Path, which: str = "last") -> Path:

@@ -162,7 +162,7 @@ def _plain_model(folder: Path) -> bool:
 
 def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
     """A `Trainer` with its policy, environments and validation; nothing is written yet."""
-    from rlpa_agent.checkpoint import base_dtype, checkpointed_policy
+    from rlpa_agent.checkpoint import base_dtype, checkpointed_policy, seed_random
     from rlpa_agent.policy import flush_denormals
     from rlpa_agent.served import VllmGenerator
     from rlpa_agent.trainer import Trainer
@@ -182,6 +182,7 @@ def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = Fa
         ends, banned = policy.chat.end_ids, policy.banned_V.nonzero()[:, 0].tolist()
         generator = VllmGenerator(rollout.server, config.out / f"served-{world.rank}", end_ids=ends, banned_ids=banned)
     trainer = Trainer(config, policy, environments(rollout), judge, quiet, world, generator)
+    seed_random(config.seed, world.rank)
     if resume:
         trainer.resume()
     return trainer

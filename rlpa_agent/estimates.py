@@ -46,3 +46,8 @@ class UpdateStats:
     real_tokens: int = 0
     seconds: float = 0.0
     figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def head_ratio(self) -> float:
+        """LM head positions over action tokens of steps that may move the policy: 1, or 0 where there was no such step."""
+        return self.head_positions / max(1, self.policy_positions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.rollout import PROFILE_TOKENS, RolloutCounts
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env import parse_action
+from rlpa_env.metrics import sameness
 
 _TURN_FIGURES = (
     "reward/profile", "reward/response", "profile/precision", "profile/recall", "profile/f1", "profile/grounded_f1",
@@ -102,17 +102,12 @@ def _text_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[st
     if not texts:
         return {}
     actions = [[parse_action(text) for text in dialogue] for dialogue in dialogues]
-    replies = [action.reply for dialogue in actions for action in dialogue]
-    # The first message is always "Hello", and one answer to it may well be the best; later ones should differ.
-    later = Counter(action.reply for dialogue in actions for action in dialogue[1:])
-    grams = [pair for reply in replies for pair in zip(reply.split(), reply.split()[1:])]
     profile_chars = sum(text.find("</profile>") + len("</profile>") for text in texts if "</profile>" in text)
     return {
         "by_turn/guessed_points": _by_turn(actions, max_turns, lambda action: len(action.profile)),
         "guessed_points": float(np.mean([len(action.profile) for dialogue in actions for action in dialogue])),
         "malformed": float(np.mean([bool(action.error) for dialogue in actions for action in dialogue])),
-        "most_common_reply": max(later.values(), default=0) / max(1, later.total()),
-        "distinct_2": len(set(grams)) / max(1, len(grams)),
+        **sameness([[action.reply for action in dialogue] for dialogue in actions]),
         "profile_share": profile_chars / max(1, sum(map(len, texts))),
     }
 
@@ -126,7 +121,7 @@ def work_figures(counts: RolloutCounts, stats: UpdateStats, rollout_seconds: flo
         "update_tokens_per_second": stats.action_tokens / max(stats.seconds, 1e-9),
         "action_tokens": counts.action_tokens,
         "prefill_ratio": counts.prefilled_tokens / max(1, counts.context_tokens),
-        "head_ratio": stats.head_positions / max(1, stats.policy_positions),
+        "head_ratio": stats.head_ratio,
         "pad_share": 1 - stats.real_tokens / max(1, stats.padded_tokens),
         "context_stops": counts.context_stops,
         "prefill_seconds": counts.prefill_seconds,

@@ -28,6 +28,7 @@ from rlpa_agent.checkpoint import (
     restore_random,
     save_checkpoint,
     settle,
+    undisturbed,
 )
 from rlpa_agent.checks import another_end, unread_settings
 from rlpa_agent.config import TrainConfig
@@ -321,7 +322,8 @@ class Trainer:
             return
         policy, figures = self.policy.whole(), {}
         if self.evaluate is not None and log is not None:
-            figures = dict(self.evaluate(policy))
+            with undisturbed():  # a run that is resumed behind a validation does not repeat it
+                figures = dict(self.evaluate(policy))
         better = self.world.agreed(bool(figures) and figures["return"] > self.best)
         if better:
             self.best = figures.get("return", self.best)
@@ -350,7 +352,7 @@ class Trainer:
             "config_hash": self.config.hash(),
             "base_dtype": held_dtype(self.policy.lm),
             "machine": machine(),
-            "random": random_state(),
+            "random": self.world.gathered([random_state()]),
         }
         # Whether these weights have run away shows in the rollout that they hold next.
         on_trial = folder is None and self.config.ppo.max_kl is not None
@@ -381,7 +383,7 @@ class Trainer:
         taken = [record["seconds"] for record in records_until(self.config.out / "metrics.jsonl", self.iteration)]
         self.training_seconds, self.last_seconds = sum(taken), taken[-1] if taken else 0.0
         self.learner.load_state(state)
-        restore_random(state["random"])
+        restore_random(state["random"], self.world.rank)
         self._resumed = True
 
 

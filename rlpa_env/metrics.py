@@ -1,7 +1,8 @@
-"""The paper's figures over turns: AL(k), its mean, and the normalised improvement. Pure."""
+"""The paper's figures over turns, AL(k), its mean and the normalised improvement; and how alike replies are. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,3 +35,18 @@ def improvement(al: Sequence[float]) -> tuple[float, float]:
     slope = float(k @ z / (k @ k))
     residual = z - z.mean() - slope * k
     return slope, float(1.0 - residual @ residual / ((z - z.mean()) @ (z - z.mean())))
+
+
+def sameness(dialogues: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Two shares that tell of an agent that has found one safe reply, from the replies of each dialogue in order; 0 where there are none.
+
+    ``most_common_reply``: of the replies after the first of a dialogue, how many are the one said most often. The first message is
+    always "Hello", and one answer to it may well be the best; later ones should differ. ``distinct_2``: different pairs of
+    neighbouring words over all pairs. It falls with the number of dialogues, so only equally many compare.
+
+    >>> sameness([["hi you", "so it is"], ["hi you", "so it was", "so it is"]])
+    {'most_common_reply': 0.6666666666666666, 'distinct_2': 0.5}
+    """
+    later = Counter(reply for replies in dialogues for reply in replies[1:])
+    pairs = [pair for replies in dialogues for reply in replies for pair in zip(reply.split(), reply.split()[1:])]
+    return {"most_common_reply": max(later.values(), default=0) / max(1, later.total()), "distinct_2": len(set(pairs)) / max(1, len(pairs))}

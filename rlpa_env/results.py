@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rlpa_env.actions import parse_action
 from rlpa_env.errors import ModelError
-from rlpa_env.metrics import improvement
+from rlpa_env.metrics import improvement, sameness
 
 REPEATS = 2000
 OFF_SCHEMA_LIMIT = 0.02  # above this share of turns that a model could not answer on schema an agent is not ranked
@@ -256,4 +257,11 @@ def _counts(records: Records) -> dict[str, Any]:
         "off_schema": sum(map(off_schema, records)),
         "context_stops": sum(record["stop_reason"] == "context" for record in records),
         "malformed": float(np.mean([bool(turn["parse_error"]) for turn in turns])),
+        **(sameness([_replies(record) for record in records]) if all("messages" in record for record in records) else {}),
     }
+
+
+def _replies(record: Mapping[str, Any]) -> list[str]:
+    """What the user heard, without the turn of a failure, which may have been the agent's own."""
+    said = [parse_action(message["content"]).reply for message in record["messages"] if message["role"] == "assistant"]
+    return said[:-1] if record["stop_reason"] == "failure" else said

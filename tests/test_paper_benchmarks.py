@@ -274,6 +274,16 @@ def test_growth_is_measured_against_chance(say):
     assert flat.count(say.HELD) <= 3
 
 
+def test_growth_is_not_what_flat_rows_show_where_verdicts_persist(say):
+    passed = np.array([20, 22, 25, 21, 27, 23, 29, 30, 25, 28])
+    row = (np.arange(50)[None, :, None] < passed).astype(float)
+    slope, fit = say.improvement((2.0 * passed).tolist())
+    narrow = say.band(50, 0.5, "independent")
+    assert slope > narrow.n_ir  # more than by chance, did every verdict stand on its own
+    assert fit > narrow.n_r2
+    assert say.grows("s", {"rlpa": row}, "rlpa").outcome == say.NOT
+
+
 def test_long_dialogues_count_who_is_still_there(clean):
     long = script("fig4b_long")
     record = {"limit": 4, "stop_reason": "user_left", "turns": [{"valid": True, "f1": 0.2, "grounded_f1": 0.3, "ceiling": 0.5}] * 2}

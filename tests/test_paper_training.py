@@ -18,6 +18,7 @@ from rlpa_agent.config import PRESETS, shipped_start
 from rlpa_agent.contexts import ContextKind, read_context, save_context
 from rlpa_agent.policy import Policy
 from rlpa_agent.rollout import collect
+from rlpa_agent.value import head_file
 from rlpa_env import RLPAError
 from rlpa_env.agents import make_agent
 
@@ -321,6 +322,12 @@ SHIPPED_POLICIES = sorted(path.parent for path in (FOLDER / "checkpoints").glob(
 def test_the_policies_of_the_tables_are_in_the_repository():
     assert {path.name for path in SHIPPED_POLICIES} >= {f"{method}-{seed}" for method in ("rlpa", "sft", "dpo") for seed in range(3)}
     assert {path.parent for path in (FOLDER / "checkpoints").rglob("*") if path.is_file()} == set(SHIPPED_POLICIES)
+
+
+@pytest.mark.parametrize("folder", SHIPPED_POLICIES, ids=lambda path: path.name)
+def test_a_server_that_loads_a_policy_in_the_repository_finds_no_critic_among_its_safetensors(folder):
+    assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
+    assert head_file(folder) == folder / "value_head.weights"
 
 
 def test_the_minutes_are_those_of_the_policies_in_the_repository(train, monkeypatch, tmp_path):

@@ -29,7 +29,8 @@ Who gets to know people best, on held-out people, by return (profile F1 + respon
 and seeds; [how to add yours](your_agent_on_the_board.md). Brackets are 95 % intervals over people. A rank is one
 more than the number of competitors whose paired difference in return to this one is clear of 0, so that several may share it. Without a
 rank are `prior`, which never listens (normalised 0), `oracle`, which sees the hidden person (normalised 1), and *tricks*, cheats that show what
-the rewards let through. N-IR within ±0.07 and N-R² up to 0.42 are what chance gives ([the audit](paper_audit.md)).
+the rewards let through. N-IR within ±0.09 and N-R² up to 0.67 are what chance gives where half of a person's verdicts repeat the last one, ±0.07 and
+0.42 where each stands on its own ([the audit](paper_audit.md)).
 """
 COLUMNS = ("", "agent", "kind", "return", "normalised", "profile F1", "grounded F1", "response", "AL AVG", "N-IR · N-R²", "tokens a turn", "trained", "USD", "commit")
 _NORMALISED_SLACK = 0.005

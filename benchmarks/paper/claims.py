@@ -84,7 +84,7 @@ def change(gap_SU: np.ndarray) -> tuple[Estimate, list[float]]:
 
 
 def alignment_figures(al_SUK: np.ndarray) -> dict[str, Any]:
-    """AL(k), AVG, N-IR and N-R² in the paper's units with intervals, and the null band of such a row."""
+    """AL(k), AVG, N-IR and N-R² in the paper's units with intervals, and the null band of such a row whose verdicts persist."""
     point_K, draws_BK = resampled(100.0 * al_SUK)
     fits = np.array([improvement(row.tolist()) for row in draws_BK])
     slope, fit = improvement(point_K.tolist())
@@ -106,7 +106,7 @@ def _level(percent: float) -> float:
 
 
 def beyond_chance(figures: Mapping[str, Any]) -> bool:
-    """Whether a row rises by more than a flat one does: both figures above the null band."""
+    """Whether a row rises by more than a flat one does, whose verdicts may persist: both figures above the null band."""
     chance: Band = figures["null"]
     return figures["n_ir"].value > chance.n_ir and figures["n_r2"].value > chance.n_r2
 

@@ -54,9 +54,10 @@ def flat_rows(kind: str, users: int, level: float, draws: int, rng: np.random.Ge
 
 
 @cache
-def band(users: int, level: float = 0.5, kind: str = "independent", draws: int = 4000, seed: int = 0) -> Band:
+def band(users: int, level: float = 0.5, kind: str = "persistent", draws: int = 4000, seed: int = 0) -> Band:
     """The null band of rows over ``users`` dialogues with true alignment ``level`` in (0, 1).
 
+    The widest kind unless asked otherwise: a person's verdicts come from one dialogue, and no row tells that they do not persist.
     The rate of a row that is all passes or none has no chance in it: its band is 0.
     """
     if not 0 < level < 1:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from workload import check_learned
 
 from rlpa_agent.batch import Batch, make_batch
 from rlpa_agent.cli import load_policy, policy_path
@@ -101,7 +102,9 @@ def roofline(model: str | None, work: Path, *, pairs: int, rows: int, turns: int
         began = time.perf_counter()
         learner.estimate(batch, pair)
         scored = time.perf_counter() - began
-        seconds = learner.update(batch, pair)[1].seconds  # scores again, and steps
+        stats = learner.update(batch, pair)[1]  # scores again, and steps
+        check_learned(stats.head_ratio)
+        seconds = stats.seconds
         rates.append(product_rate(dtype, min(2.0, seconds)))
         learned = seconds - scored
         for name, amount, taken in (

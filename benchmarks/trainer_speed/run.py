@@ -40,7 +40,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import commit, finish, machine, write
-from workload import SMOKE, Ours, Size, build_model, paid, policy_from, said
+from workload import SMOKE, Ours, Size, build_model, check_learned, paid, policy_from, said
 
 from rlpa_agent.batch import make_batch
 from rlpa_agent.cli import build_trainer, policy_path
@@ -73,15 +73,18 @@ def against_trl(model: Path, size: Size, seed: int, work: Path, *, turns: int = 
     tokens = size.tokens if turns == 1 else size.dialogue_tokens
     ours = {algo: Ours(model, size, algo=algo, turns=turns, tokens=tokens, seed=seed, same=same) for algo in ("grpo", "ppo")}
     peer = Peer(model, size, policy_from(model, size).chat, work / "trl", turns=turns, same=same, seed=seed)
-    taken: dict[str, list[float]] = {algo: [] for algo in ours}
+    rounds: dict[str, list[Figures]] = {algo: [] for algo in ours}
 
     def others() -> None:
         for algo, run in ours.items():
-            taken[algo].append(run()["seconds"])
+            rounds[algo].append(run())
 
-    taken["trl"] = peer.run(others)
-    for algo in ours:
-        del taken[algo][0]
+    theirs = peer.run(others)
+    for own in rounds.values():
+        del own[0]
+        for each in own:
+            check_learned(each["head_ratio"])
+    taken = {algo: [each["seconds"] for each in own] for algo, own in rounds.items()} | {"trl": theirs}
     figures: Figures = {
         name: spread(seconds) | {"samples_per_second": size.dialogues / median(seconds)} for name, seconds in taken.items()
     }
@@ -99,11 +102,13 @@ def growth(model: Path, size: Size, seed: int) -> Figures:
         for turns in size.growth
     }
     seen: dict[int, dict[str, list[float]]] = {turns: {} for turns in runs}
-    for _ in range(size.repeats + 1):
+    for number in range(size.repeats + 1):
         for turns, run in runs.items():
             trajectories, counts = run.trainer.gather()
             batch = make_batch(trajectories, max_turns=turns)
             _, stats = run.trainer.learner.update(batch, run.trainer.iteration)
+            if number:
+                check_learned(stats.head_ratio)
             run.trainer.iteration += 1
             values = {
                 "rollout_tokens": counts.prefilled_tokens + counts.decode_rows,
@@ -125,7 +130,9 @@ def rows(model: Path, size: Size, seed: int) -> Figures:
     taken: dict[str, list[float]] = {name: [] for name in batches}
     for _ in range(size.repeats + 1):
         for name, batch in batches.items():
-            taken[name].append(run.trainer.learner.update(batch, 0)[1].seconds)
+            _, stats = run.trainer.learner.update(batch, 0)
+            check_learned(stats.head_ratio)
+            taken[name].append(stats.seconds)
     figures: Figures = {
         name: spread(taken[name][1:])
         | {"action_tokens_per_second": batch.tokens / median(taken[name][1:]), "fed": sum(map(len, batch.rows))}
@@ -162,21 +169,22 @@ def prefill(model: str, size: Size, seed: int) -> Figures:
 
 
 def probe(kind: str, model: str, size: Size, seed: int, work: Path) -> float:
-    """Largest resident set in MB after one iteration of this process."""
+    """Largest resident set in MB after one iteration of this process, in which the policy learned."""
     if kind == "lora":
         preset = PRESETS["qwen2.5-0.5b"]
+        ppo = dataclasses.replace(preset.ppo, critic_warmup=0)  # else only the critic would learn, and no gradient be held
         settings = dataclasses.replace(preset.rollout, dialogues=32, concurrent=32)
         config = dataclasses.replace(
-            preset, model=dataclasses.replace(preset.model, path=model), rollout=settings, eval=dataclasses.replace(preset.eval, every=0), seed=seed, out=work / "lora",
+            preset, model=dataclasses.replace(preset.model, path=model), rollout=settings, ppo=ppo, eval=dataclasses.replace(preset.eval, every=0), seed=seed, out=work / "lora",
         )  # fmt: skip
-        build_trainer(config, quiet=True).one_iteration()
+        check_learned(build_trainer(config, quiet=True).one_iteration()["head_ratio"])
     elif kind == "trl":
         from peer import Peer
 
         few = dataclasses.replace(size, repeats=0)
         Peer(Path(model), few, policy_from(model, few).chat, work / "trl", turns=size.turns, seed=seed).run(lambda: None)
     else:
-        Ours(Path(model), size, algo=kind, turns=size.turns, tokens=size.dialogue_tokens, seed=seed)()
+        check_learned(Ours(Path(model), size, algo=kind, turns=size.turns, tokens=size.dialogue_tokens, seed=seed)()["head_ratio"])
     return peak_memory_mb()
 
 

@@ -89,6 +89,12 @@ def paid(text: str) -> float:
     return text.count("e") / max(1, len(text))
 
 
+def check_learned(head_ratio: float) -> None:
+    """Raise RuntimeError unless the policy learned in what was measured: while only its critic does, the LM head does not run."""
+    if head_ratio != 1.0:
+        raise RuntimeError(f"expected an update of the policy, with the LM head at every action token and no other (head_ratio 1); got {head_ratio:g}")
+
+
 class Talk:
     """An environment of ``turns`` turns that costs nothing."""
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlpa_agent.config import PRESETS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -52,6 +54,28 @@ def test_it_goes_on_where_it_was_stopped_and_leaves_figures_curve_and_dialogues(
             for message in record["messages"]:
                 assert message["role"] == "system" or message["content"].rstrip() in section
             assert section.count("**Turn") == len(record["turns"])
+
+
+def test_the_page_says_what_it_changes_in_the_preset(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    script = runpy.run_path(str(ROOT / "benchmarks/qwen_cpu/run.py"))
+    preset, made = (config.as_dict() for config in (PRESETS["qwen2.5-0.5b"], script["qwen_config"](tmp_path, "a/model", "people.jsonl", 60.0)))
+    changed = {
+        name: (preset[group][name], value) for group in ("model", "rollout", "ppo", "optim", "eval") for name, value in made[group].items() if value != preset[group][name]
+    }
+    for name in ("path", "split", "old_logp"):  # what is trained, with whom; the last is measured
+        changed.pop(name, None)
+    assert changed.pop("max_turns")[1] == 8
+    assert changed == {
+        "dialogues": (32, 16), "concurrent": (32, 16), "max_new_tokens": (128, 96), "epochs": (2, 1), "minibatches": (4, 8), "critic_warmup": (1, 0),
+        "max_kl": (10.0, 40.0), "policy_lr": (1e-4, 3e-4), "gradient_checkpointing": (True, False), "every": (10, 0),
+    }  # fmt: skip
+    page = (ROOT / "docs" / "agent.md").read_text(encoding="utf-8").replace("\n ", "")
+    for said in (
+        "16 dialogues an iteration for 32", "8 turns for 10", "96 tokens an answer for 128", "1 epoch of 8 minibatches for 2 of 4",
+        "a policy rate of 3e-4 for 1e-4", "no iteration of the critic alone", "`--ppo.max-kl` 40 for 10", "no gradient checkpointing", "without validation",
+    ):  # fmt: skip
+        assert said in page
 
 
 def test_another_model_of_that_name_or_other_people_are_not_what_was_trained(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import signal
 import sys
 from concurrent.futures import Future
@@ -20,7 +21,15 @@ from toy import toy_config
 
 from rlpa_agent import cli
 from rlpa_agent.batch import make_batch
-from rlpa_agent.checkpoint import CheckpointError, base_dtype, checkpointed_policy, read_state
+from rlpa_agent.checkpoint import (
+    CheckpointError,
+    base_dtype,
+    checkpointed_policy,
+    random_state,
+    read_state,
+    restore_random,
+    seed_random,
+)
 from rlpa_agent.config import (
     PRESETS,
     EvalConfig,
@@ -184,6 +193,75 @@ def test_T11_resuming_gives_the_same_run(tmp_path, kind):
     assert logs[0][2]["kl"] != 0.0
     for name in ("policy/value_head.weights", "state.safetensors", "state.json"):
         assert (whole.last / name).read_bytes() == (second.last / name).read_bytes(), name
+
+
+def drawn():
+    """From every global generator."""
+    return random.random() + random.gauss(0, 1) + float(np.random.random() + np.random.normal()) + float(torch.rand(()))  # noqa: NPY002 -- they are meant
+
+
+def test_T11_with_an_environment_that_draws_from_global_generators_resuming_gives_the_same_run(tmp_path):
+    """And with a validation that does so, of which the stopped run had one more: at its end."""
+
+    def trainer_of(folder, policy, iterations):
+        config = config_of(folder, iterations=iterations, optim={"warmup_iterations": 0})
+        config = dataclasses.replace(config, eval=EvalConfig(every=2))
+        return Trainer(config, policy, lambda: Script(("Well.",), turns=TURNS, pay=lambda *_: drawn()), lambda _: {"return": drawn()}, quiet=True)
+
+    def begin():
+        seed_random(3, 0)
+        torch.manual_seed(3)
+
+    def returns(trainer, name):
+        return {line["iteration"]: line["return"] for line in map(json.loads, (trainer.config.out / name).read_text().splitlines())}
+
+    begin()
+    whole = trainer_of(tmp_path / "whole", policy_of(), 4)
+    whole.run()
+    begin()
+    first = trainer_of(tmp_path / "parts", policy_of(), 1)
+    first.run()
+    for _ in range(5):
+        drawn()
+    second = trainer_of(tmp_path / "parts", Policy.load(checkpointed_policy(first.config.out), max_user_tokens=96), 4)
+    second.resume()
+    second.run()
+    assert returns(whole, "metrics.jsonl") == returns(second, "metrics.jsonl")
+    assert len(set(returns(whole, "metrics.jsonl").values())) == 4  # they do draw
+    assert returns(whole, "validation.jsonl").items() < returns(second, "validation.jsonl").items()
+    for name in ("policy/model.safetensors", "policy/value_head.weights", "state.safetensors"):
+        assert (whole.last / name).read_bytes() == (second.last / name).read_bytes(), name
+    assert read_state(whole.last)["random"] == read_state(second.last)["random"]
+
+
+def test_random_states_are_restored_all_or_none_each_process_its_own_and_of_old_checkpoints_torchs():
+    random.seed(1)
+    random.gauss(0, 1)  # whose second value waits
+    np.random.seed(1)  # noqa: NPY002
+    np.random.normal()  # noqa: NPY002
+    kept = json.loads(json.dumps([random_state(), {**random_state(), "python": random.Random(7).getstate()}]))
+    following = drawn()
+    restore_random(kept)
+    assert drawn() == following
+    restore_random(kept, 1)
+    assert random.random() == random.Random(7).random()
+    before = random_state()
+    restore_random(kept, 2)
+    with pytest.raises(CheckpointError, match="corrupt"):
+        restore_random({**kept[0], "torch": [1, 2]})
+    assert random_state() == before
+    restore_random({"torch": kept[0]["torch"]})
+    assert random_state() == {**before, "torch": kept[0]["torch"]}
+
+
+def test_what_is_drawn_globally_follows_the_seed_of_a_run(tmp_path):
+    def after(name, **changes):
+        cli.build_trainer(config_of(tmp_path / name, **changes), quiet=True)
+        return random.random(), np.random.random()  # noqa: NPY002
+
+    one = after("one")
+    assert one == after("again")
+    assert not set(one) & set(after("other", seed=1))
 
 
 def test_the_type_of_a_frozen_base_is_one_for_all_processes_and_stays_that_of_the_run(tmp_path, monkeypatch):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,6 +108,34 @@ def test_both_sides_sample_exactly_so_many_tokens(speed, tmp_path):
     ours.trainer.policy.banned_V[:-2] = True  # answers that end at once
     with pytest.raises(RuntimeError, match="expected 60 sampled tokens"):
         ours()
+
+
+@pytest.mark.parametrize("head_ratio", [1.0, 0.0])
+def test_memory_of_a_real_model_is_that_of_an_iteration_in_which_its_policy_learns(speed, monkeypatch, tmp_path, head_ratio):
+    asked = []
+
+    def build_trainer(config, quiet):
+        asked.append(config)
+        return SimpleNamespace(one_iteration=lambda: {"head_ratio": head_ratio})
+
+    monkeypatch.setattr(speed, "build_trainer", build_trainer)
+    with nullcontext() if head_ratio else pytest.raises(RuntimeError, match="expected an update of the policy"):
+        assert speed.probe("lora", "a/model", speed.SMOKE, 0, tmp_path) > 0
+    assert asked[0].ppo.critic_warmup == 0  # the first iteration is the one that is measured
+
+
+@pytest.mark.parametrize("part", ["growth", "rows", "ppo"])
+def test_nothing_is_measured_where_only_the_critic_learns(speed, monkeypatch, tmp_path, part):
+    import workload
+
+    def warming_up(*args, usual=workload.config_of, **options):
+        config = usual(*args, **options)
+        return dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, critic_warmup=9))
+
+    monkeypatch.setattr(workload, "config_of", warming_up)
+    model = workload.build_model(tmp_path / "model", speed.SMOKE, 0)
+    with pytest.raises(RuntimeError, match="expected an update of the policy"):
+        speed.probe(part, model, speed.SMOKE, 0, tmp_path) if part == "ppo" else getattr(speed, part)(model, speed.SMOKE, 0)
 
 
 def test_an_exponent_is_a_slope(speed):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rlpa_env import ModelError
+from rlpa_env.rendering import results_table
 from rlpa_env.results import by_user, normalised, paired_difference, per_turn, returns, summarise, ties
 
 
@@ -162,6 +166,33 @@ def test_al_is_in_percent_and_a_flat_row_has_no_slope():
     assert row["al"] == [100.0, 100.0, 100.0]
     assert row["avg"] == 100.0
     assert (row["n_ir"], row["n_r2"]) == (0.0, 0.0)
+
+
+def talked(profile, replies, **more):
+    said = [f"<profile>\n- Age: 34\n</profile>\n<response>\n{reply}\n</response>" if reply else "" for reply in replies]
+    messages = [{"role": role, "content": text} for own in said for role, text in (("user", "Hello"), ("assistant", own))]
+    return record(profile, [turn(1.0) for _ in said], **more) | {"messages": messages}
+
+
+def test_one_safe_reply_shows_in_the_row_of_an_agent_and_a_failure_is_no_reply():
+    records = [talked("a", ["Hi there", "so it is", "so it is"]), talked("b", ["Hi there", "so was it", ""], stop="failure", error="the server is down")]
+    row = summarise("x", records, None, None, [0])
+    assert row["most_common_reply"] == pytest.approx(2 / 3)  # of what was said after the first turn; not the Hi there
+    assert row["distinct_2"] == pytest.approx(5 / 8)  # Hi-there, so-it, it-is, so-was and was-it
+
+
+OLDER = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "references" / "references.json").read_text(encoding="utf-8"))
+
+
+def test_rows_from_before_there_were_figures_of_replies_look_as_they_did():
+    assert "most_common_reply" not in summarise("x", A, None, None, [0])  # records that do not tell what was said
+    told = [row | {"most_common_reply": 0.5, "distinct_2": 0.5} for row in OLDER["figures"]["agents"].values()]
+    rows = [{key: value for key, value in row.items() if key not in ("most_common_reply", "distinct_2")} for row in told]
+    older, newer = io.StringIO(), io.StringIO()
+    for out, table in ((older, results_table(rows)), (newer, results_table(told))):
+        Console(file=out, width=160).print(table)
+    assert "attentive" in older.getvalue()
+    assert older.getvalue() == newer.getvalue()
 
 
 def test_every_score_has_its_interval_around_it():

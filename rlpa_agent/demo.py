@@ -142,8 +142,9 @@ def main(
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     console.print(results_table(rows, f"{split} · {rows[0]['users']} held-out users · 95 % intervals"))
     for pair in ((AFTER, BEFORE), (f"{AFTER}, greedy", f"{BEFORE}, greedy")):
-        gains = [(label, *paired_difference(records[pair[0]], records[pair[1]], key)) for key, label in _FIGURES]
-        gains.append(("normalised", *paired_normalised(*(records[name] for name in (*pair, "prior", "oracle")))))
+        after, before = (records[name] for name in pair)
+        gains = [(label, *paired_difference(after, before, key)) for key, label in _FIGURES]
+        gains.append(("normalised", *paired_normalised(after, before, records["prior"], records["oracle"])))
         text = " · ".join(f"{label} {gap:+.3f} [{low:+.3f}, {high:+.3f}]" for label, gap, low, high in gains)
         console.print(f"{pair[0]} − {pair[1]}, paired: {text}", soft_wrap=True)
     picture = draw(out, config.out / "metrics.jsonl", rows)

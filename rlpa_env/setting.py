@@ -53,7 +53,7 @@ class Setting:
     def key(self) -> str:
         """Short name of the setting, for caches and resumed files. Another model, another judge of alignment, or a file of
         other profiles, is another setting; another server is not."""
-        own = [self.env_id, self.split, list(map(list, self.arguments.items()))]
+        own: list[Any] = [self.env_id, self.split, list(map(list, self.arguments.items()))]
         if self.split not in SPLIT_SIZES:  # a file may have changed under its name
             own.append(hashlib.sha256(Path(self.split).read_bytes()).hexdigest())
         if "al_judge" in self.named:

@@ -72,6 +72,8 @@ class Eval:
     """Name of a model that it serves."""
     matcher: str = "lexical"
     """lexical, embedding, or llm: the model at BASE_URL."""
+    al_judge: Literal["rules", "llm"] = "rules"
+    """Judges every reply with the true profile, for AL, whatever the training judge is: the rules, or the model at BASE_URL."""
     split: str | None = None
     """A bundled split, or the path of a JSONL file of profiles; if not given, the test split of the environment's people:
     extended/test for RLPA-Extended-v0, else vanilla/test."""
@@ -258,9 +260,9 @@ def _eval(args: Eval) -> None:
     agents |= dict.fromkeys(args.agent)
     split = args.split or sibling(registered(args.env)["split"], "test")
     setting: dict[str, Any] = {"env_id": args.env, "split": split, "users": args.users, "seeds": args.seed}
-    models = models_of(args.env, args.matcher, args.base_url, args.model_name)
-    rows = evaluate(agents, env_kwargs=models, out=args.out, **setting)
-    title = f"{args.env} · {split} · {rows[0]['users']} users · seeds {list(args.seed)}"
+    models = models_of(args.env, args.matcher, args.base_url, args.model_name, args.al_judge)
+    rows = evaluate(agents, env_kwargs=models, al_judge=args.al_judge, out=args.out, **setting)
+    title = f"{args.env} · {split} · {rows[0]['users']} users · seeds {list(args.seed)} · AL by {args.al_judge}"
     Console(width=None if sys.stdout.isatty() else 160).print(results_table(rows, title))
     print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
 

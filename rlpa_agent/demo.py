@@ -25,7 +25,7 @@ from rlpa_agent.evaluate import policy_agent
 from rlpa_env import Profile, RLPAError
 from rlpa_env.evaluate import Setting, collect, results_table
 from rlpa_env.loaders import load_aloe
-from rlpa_env.results import paired_difference, summarise
+from rlpa_env.results import paired_difference, paired_normalised, summarise
 
 BEFORE, AFTER = "start", "trained"
 BESIDE = ("prior", "script", "attentive", "oracle")
@@ -142,7 +142,9 @@ def main(
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     console.print(results_table(rows, f"{split} · {rows[0]['users']} held-out users · 95 % intervals"))
     for pair in ((AFTER, BEFORE), (f"{AFTER}, greedy", f"{BEFORE}, greedy")):
-        gains = [(label, *paired_difference(records[pair[0]], records[pair[1]], key if key != "return" else "return")) for key, label in _FIGURES]
+        after, before = (records[name] for name in pair)
+        gains = [(label, *paired_difference(after, before, key)) for key, label in _FIGURES]
+        gains.append(("normalised", *paired_normalised(after, before, records["prior"], records["oracle"])))
         text = " · ".join(f"{label} {gap:+.3f} [{low:+.3f}, {high:+.3f}]" for label, gap, low, high in gains)
         console.print(f"{pair[0]} − {pair[1]}, paired: {text}", soft_wrap=True)
     picture = draw(out, config.out / "metrics.jsonl", rows)

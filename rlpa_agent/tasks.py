@@ -45,14 +45,15 @@ def _task(rollout: RolloutConfig) -> dict[str, Any]:
     return {"max_episode_steps": rollout.max_turns} | named | asked
 
 
-def models_of(env_id: str, matcher: str, base_url: str | None, model_name: str | None) -> dict[str, Any]:
-    """Arguments of ``gym.make``: the matcher, where it is not the usual one, and the model behind it or behind user and judge."""
+def models_of(env_id: str, matcher: str, base_url: str | None, model_name: str | None, al_judge: str = "rules") -> dict[str, Any]:
+    """Arguments of ``gym.make``: the matcher, where it is not the usual one, and the model behind it, user and judge, or ``al_judge``."""
     chosen = {} if matcher == "lexical" else {"matcher": matcher}
-    if matcher != "llm" and env_id != "RLPA-LLM-v0":
+    if "llm" not in (matcher, al_judge) and env_id != "RLPA-LLM-v0":
         return chosen
     if not base_url or not model_name:
+        asks = "al_judge='llm'" if al_judge == "llm" else f"matcher={matcher!r}"
         raise ConfigError(
-            f"{env_id} with matcher={matcher!r}: expected the base_url and model_name of a served model; got {base_url} and {model_name}. "
+            f"{env_id} with {asks}: expected the base_url and model_name of a served model; got {base_url} and {model_name}. "
             "Name them with --rollout.base-url and --rollout.model-name (eval: --base-url and --model-name)."
         )
     return chosen | {"llm": {"base_url": base_url, "model": model_name}}

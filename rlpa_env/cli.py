@@ -66,6 +66,8 @@ class Eval:
     env: str = "RLPA-v0"
     """Environment id; RLPA-LLM-v0 takes its user and judge from BASE_URL."""
     models: Annotated[Models, tyro.conf.arg(name="")] = field(default_factory=Models)
+    al_judge: Literal["rules", "llm"] = "rules"
+    """Judges every reply with the true profile, for AL, whatever the training judge is: the rules, or the model at BASE_URL."""
     references: Literal["auto", "all", "prior", "none"] = "auto"
     """Who is played along for the normalised scores: all (prior and oracle), prior, or none. auto is all, but prior where
     user, judge or matcher is a model: the oracle asks it hundreds of times a turn."""
@@ -149,11 +151,12 @@ def _eval(args: Eval) -> None:
     family = (spec.kwargs.get("split") if spec else None) or "vanilla/train"
     split = args.split or f"{family.split('/')[0]}/test"
     methods = [name for name in args.agent if name in METHODS]
-    env_kwargs = _env_kwargs(args.env, args.models)
+    env_kwargs = _env_kwargs(args.env, args.models, args.al_judge)
     prompted = {name: PromptingAgent(_llm(args.models, name), name, args.models.embedding_model) for name in methods}
     rows = evaluate(
         {name: prompted.get(name) for name in args.agent},
         env_kwargs=env_kwargs,
+        al_judge=args.al_judge,
         references=args.references,
         env_id=args.env,
         split=split,
@@ -162,17 +165,17 @@ def _eval(args: Eval) -> None:
         out=args.out,
         workers=args.workers,
     )
-    title = f"{args.env} · {split} · {rows[0]['users']} users · seeds {list(args.seed)}"
+    title = f"{args.env} · {split} · {rows[0]['users']} users · seeds {list(args.seed)} · AL by {args.al_judge}"
     Console(width=None if sys.stdout.isatty() else 160).print(results_table(rows, title))
     print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
 
 
-def _env_kwargs(env: str, models: Models) -> dict[str, Any]:
-    """Arguments of the environment that name its models."""
+def _env_kwargs(env: str, models: Models, al_judge: str = "rules") -> dict[str, Any]:
+    """Arguments of the environment that name its models, and that of ``al_judge``."""
     found: dict[str, Any] = {"matcher": models.matcher} if models.matcher else {}
     if models.matcher == "embedding":
         found["embedding_model"] = models.embedding_model
-    asks = env if env == "RLPA-LLM-v0" else "matcher llm" if models.matcher == "llm" else ""
+    asks = env if env == "RLPA-LLM-v0" else "matcher llm" if models.matcher == "llm" else "al-judge llm" if al_judge == "llm" else ""
     llm_settings(models.llm)  # a setting with a typing error is one, whether or not anybody is asked
     return found | ({"llm": _llm(models, asks)} if asks else {})
 

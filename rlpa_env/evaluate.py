@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 import operator
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,75 +17,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import rlpa_env  # noqa: F401 - registers the ids, in worker processes too
 from rlpa_env.agents import Agent, checked_agent, checked_completion, make_agent
-from rlpa_env.errors import BudgetError, ConfigError, ContextError, ModelError, without_credentials
-from rlpa_env.flows import run
-from rlpa_env.judges import Judge, RuleJudge
-from rlpa_env.parts import check_choice, profiles_of
-from rlpa_env.population import SPLIT_SIZES
+from rlpa_env.errors import (
+    BudgetError,
+    ConfigError,
+    ContextError,
+    ModelError,
+    OffSchemaError,
+    without_credentials,
+)
+from rlpa_env.flows import Flow, run
+from rlpa_env.judges import Judge
+from rlpa_env.parts import check_choice, judge_flow
 from rlpa_env.rendering import results_table as results_table  # part of this module's interface
 from rlpa_env.results import budget_spent, off_schema, result_rows
+from rlpa_env.setting import Setting as Setting  # and so is this
 from rlpa_env.types import CRITERIA, Message, StopReason
 from rlpa_env.vector import make_calls
-from rlpa_env.wrappers import append_line, described, digest, end_torn_line, read_episodes, scored_on
+from rlpa_env.wrappers import append_line, described, end_torn_line, read_episodes, scored_on
 
 REFERENCES = {"all": ("prior", "oracle"), "prior": ("prior",), "none": ()}  # the floor and the scale of every normalised score
 _BATCH = 32  # dialogues that a batching agent holds at once
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Which task is evaluated; agents are compared only within one setting."""
-
-    env_id: str = "RLPA-v0"
-    split: str = "vanilla/test"
-    users: int | None = None  # the first so many profiles in file order; None: all
-    seeds: tuple[int, ...] = (0,)
-    env_kwargs: tuple[tuple[str, Any], ...] = ()
-
-    @cached_property
-    def _read(self) -> tuple[dict[str, Any], list[str]]:
-        unread: list[str] = []
-        return described(dict(self.env_kwargs), unread), unread
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """``env_kwargs`` as they stand in records; see `described`."""
-        return self._read[0]
-
-    @property
-    def unread(self) -> list[str]:
-        """What of them cannot be told from others of its kind, as `described` names it."""
-        return self._read[1]
-
-    @cached_property
-    def key(self) -> str:
-        """Short name of the setting, for caches and resumed files. Another model, or a file of other profiles, is another
-        setting; another server is not."""
-        own = [self.env_id, self.split, list(map(list, self.arguments.items()))]
-        if self.split not in SPLIT_SIZES:  # a file may have changed under its name
-            own.append(hashlib.sha256(Path(self.split).read_bytes()).hexdigest())
-        return digest(own)
-
-    def make(self) -> gym.Env:
-        """The environment of this setting. Objects among its arguments are copied: dialogues side by side share no user."""
-        try:
-            kwargs = copy.deepcopy(dict(self.env_kwargs))
-        except TypeError as error:
-            raise ConfigError(f"env_kwargs: expected objects that copy.deepcopy copies ({error}). Give their class a __deepcopy__.") from error
-        return gym.make(f"rlpa_env:{self.env_id}", split=self.split, **kwargs)
-
-    @cached_property
-    def waits(self) -> bool:
-        """Whether its turns call models."""
-        return self.make().unwrapped.waits  # type: ignore[attr-defined]
-
-    def episodes(self) -> list[tuple[str, int]]:
-        """(profile id, environment seed) of every episode; paired across agents."""
-        people = profiles_of(self.split)
-        if self.users is not None and not 1 <= self.users <= len(people):
-            raise ConfigError(f"users: expected 1..{len(people)} for split {self.split!r}; got {self.users}.")
-        chosen = people[: self.users]
-        return [(p.id, 1_000_003 * seed + i) for seed in self.seeds for i, p in enumerate(chosen)]
 
 
 _RECORDED = {
@@ -108,8 +56,8 @@ def _turn_record(info: Mapping[str, Any], reward: float, al: bool, completion: s
 class _Run:
     """One dialogue in progress."""
 
-    def __init__(self, setting: Setting, env: gym.Env, episode: tuple[str, int], agent: Agent, judge: Judge) -> None:
-        self.env, self.agent, self.judge, self.setting = env, agent, judge, setting
+    def __init__(self, setting: Setting, env: gym.Env, episode: tuple[str, int], agent: Agent) -> None:
+        self.env, self.agent, self.setting = env, agent, setting
         self.profile_id, self.seed = episode
         self.limit = env.spec.max_episode_steps if env.spec else None  # now: a user in the midst of its part may not be copied
         self.observation, self.info = env.reset(seed=self.seed, options={"profile": self.profile_id})
@@ -129,17 +77,24 @@ class _Run:
         except ModelError as failure:
             return failure
 
-    def step(self, completion: str) -> None:
+    def step(self, completion: str) -> Flow[None]:
+        """A turn, as a flow that waits for the judge of alignment; where that fails, the dialogue ends as where a model of the environment does."""
         core: Any = self.env.unwrapped
         before: tuple[Message, ...] = core.dialogue
-        self.observation, reward, terminated, truncated, self.info = self.env.step(completion)
+        self.observation, reward, self.left, truncated, self.info = self.env.step(completion)
+        self.done, al = self.left or truncated, False
         heard, truth = core.last_action, core.scored[1]  # not profile: a shift of the user's, who has answered, is of the next turn
-        al = not heard.error and self.judge.judge(truth, before, heard.reply).passed
         said = core.last_verdict.reasons
         failed = {c: said[c] for c in CRITERIA if c in said and not self.info[f"judge/{c}"]}
-        turn = _turn_record(self.info, float(reward), al, completion, self.counter)
-        self.turns.append(turn | {"reasons": failed} | scored_on(core))
-        self.done, self.left = terminated or truncated, terminated
+        if self.info["reward/valid"] and not heard.error:
+            try:
+                al = (yield from judge_flow(self.setting.aligner, truth, before, heard.reply)).passed
+            except ModelError as failure:
+                kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
+                told = {"error": f"{kind}{failure} (judging alignment)", "stop_reason": StopReason.FAILURE.value}
+                self.info = {**self.info, "reward/valid": False, "reward/profile": 0.0, "reward/response": 0.0, **told}
+                reward, self.done, self.left = 0.0, True, False
+        self.turns.append(_turn_record(self.info, float(reward), al, completion, self.counter) | {"reasons": failed} | scored_on(core))
 
     def fail(self, error: ModelError) -> None:
         """The agent has no answer: the episode ends in the form of one that a failed model of the environment ends.
@@ -169,7 +124,7 @@ class _Run:
             "setting": self.setting.key,
             "env": self.setting.env_id,
             "split": self.setting.split,
-            "kwargs": self.setting.arguments,
+            **self.setting.named,
             "profile": self.profile_id,
             "seed": self.seed,
             "limit": self.limit or len(self.turns),
@@ -200,21 +155,22 @@ def run_episodes(
     Raises:
         BudgetError: a budget is spent, of the agent or of the environment; dialogues that it cut short are not ``done``.
     """
-    judge = RuleJudge()
     batches = hasattr(agent, "act_batch") or hasattr(agent, "act_flow")
-    many = batches or (bool(episodes) and setting.waits and not hasattr(agent, "attach"))
+    many = batches or (bool(episodes) and setting.asks and not hasattr(agent, "attach"))
     waiting = list(reversed(episodes))
     running: list[_Run] = []
     while waiting or running:
         while waiting and len(running) < (_BATCH if many else 1):
-            running.append(_Run(setting, setting.make(), waiting.pop(), agent or make_agent(name), judge))
+            running.append(_Run(setting, setting.make(), waiting.pop(), agent or make_agent(name)))
         answers = list(zip(running, _answers(agent, running), strict=True))
         spent = [answer for _, answer in answers if isinstance(answer, BudgetError)]
-        said = [(one.env, checked_completion(name, answer)) for one, answer in answers if not isinstance(answer, ModelError)]
-        make_calls([env for env, _ in said], [answer for _, answer in said])
+        said = [(one, checked_completion(name, answer)) for one, answer in answers if not isinstance(answer, ModelError)]
+        make_calls([one.env for one, _ in said], [answer for _, answer in said])
+        for failure in filter(None, run([one.step(answer) for one, answer in said])):
+            raise failure  # of an environment that raises, whose calls could not be made ahead
         for one, answer in answers:
-            if not isinstance(answer, BudgetError):
-                one.fail(answer) if isinstance(answer, ModelError) else one.step(answer)
+            if isinstance(answer, ModelError) and not isinstance(answer, BudgetError):
+                one.fail(answer)
             if one.done and budget_spent(one.info["error"]):
                 spent.append(BudgetError(one.info["error"]))
             elif one.done:
@@ -267,10 +223,11 @@ def collect(
     identities = {name: None if agent is None else described(checked_agent(name, agent), unread[name]) for name, agent in agents.items()}
     path = out / "episodes.jsonl" if out else None
     if path:
-        _warn_of({f"agent {name!r}": own for name, own in unread.items()} | {"env_kwargs": setting.unread})
-    known = {name: own for name, own in identities.items() if not unread[name] and not setting.unread}
+        _warn_of({f"agent {name!r}": own for name, own in unread.items()} | setting.unread)
+    known = {name: own for name, own in identities.items() if not unread[name] and not any(setting.unread.values())}
     found = _finished(path, setting, known) if path and path.exists() else {}
-    apart = workers > 1 and not any(isinstance(value, dict) and "class" in value for value in setting.arguments.values())
+    objects = any(isinstance(value, dict) and "class" in value for value in setting.arguments.values()) or not isinstance(setting.al_judge, str)
+    apart = workers > 1 and not objects
     if out:
         out.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -286,7 +243,7 @@ def collect(
                     append_line(path, record)
                 progress.advance(task)
 
-            if agent is not None or setting.waits:  # models: dialogues side by side in this process, which ctrl-C reaches
+            if agent is not None or setting.asks:  # models: dialogues side by side in this process, which ctrl-C reaches
                 try:
                     run_episodes(agent, name, setting, missing, done)
                 except BudgetError as error:
@@ -337,6 +294,7 @@ def evaluate(
     users: int | None = None,
     seeds: Sequence[int] = (0,),
     env_kwargs: Mapping[str, Any] | None = None,
+    al_judge: str | Judge = "rules",
     references: str = "auto",
     out: str | Path | None = None,
     workers: int = 2,
@@ -348,6 +306,8 @@ def evaluate(
         agents: names of reference agents, or a mapping name -> agent object (None: the reference agent of that name).
         users: the first so many profiles in file order, each once per seed; None: all.
         env_kwargs: of the environment; objects too, such as ``judge=RuleJudge()``.
+        al_judge: judges every reply with the true profile, for ``al``, whatever the training judge is: "rules"; "llm", the
+            model of ``env_kwargs["llm"]``; or an object. ``al_judge`` in a row names it where it is not the rules.
         references: who is played beside them: "all" is prior and oracle, the two ends of the normalised scores; "prior";
             "none". "auto" is "all", but "prior" where user, matcher or judge is a model, which the oracle asks hundreds of
             times a turn. Without both there are no normalised scores.
@@ -371,7 +331,7 @@ def evaluate(
         raise ConfigError(f"seeds: expected a list of integers; got {seeds!r:.80}. Write [3] for the seed 3, range(3) for three seeds.") from error
     wanted: dict[str, Agent | None] = dict(agents) if isinstance(agents, Mapping) else dict.fromkeys(agents)
     kwargs = tuple(sorted((env_kwargs or {}).items()))
-    setting = Setting(env_id, split if isinstance(split, str) else os.fspath(split), users, numbers, kwargs)
+    setting = Setting(env_id, split if isinstance(split, str) else os.fspath(split), users, numbers, kwargs, al_judge)
     if references == "auto":
         references = "prior" if setting.waits else "all"
     everybody = {**wanted, **{name: None for name in REFERENCES[references] if name not in wanted}}
@@ -380,7 +340,7 @@ def evaluate(
     rows, errors = result_rows(records, setting.seeds)
     for row in rows:
         first = records[row["agent"]][0]
-        row |= {"kwargs": setting.arguments} | ({"identity": first["identity"]} if "identity" in first else {})
+        row |= setting.named | ({"identity": first["identity"]} if "identity" in first else {})
     if folder and rows:
         (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if errors:

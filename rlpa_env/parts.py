@@ -119,10 +119,7 @@ def answers(user: UserSimulator, matcher: Matcher, judge: Judge, asked: Asked) -
 def flows_of(user: UserSimulator, matcher: Matcher, judge: Judge, asked: Asked) -> list[Flow[Any]]:
     """`answers` as three flows, of parts that may wait."""
     answer = user.reply_flow(*asked.reply) if hasattr(user, "reply_flow") else _at_once(user.reply, *asked.reply)
-    if asked.judging is None:
-        verdict = _at_once(lambda: NO_VERDICT)
-    else:
-        verdict = judge.judge_flow(*asked.judging) if hasattr(judge, "judge_flow") else _at_once(judge.judge, *asked.judging)
+    verdict = _at_once(lambda: NO_VERDICT) if asked.judging is None else judge_flow(judge, *asked.judging)
     return [matching_flow(matcher, *asked.matching), answer, verdict]
 
 
@@ -130,6 +127,11 @@ def _at_once(call: Callable[..., Any], *args: Any) -> Flow[Any]:
     """A flow that waits for nothing."""
     return call(*args)
     yield
+
+
+def judge_flow(judge: Judge, points: Sequence[Point], dialogue: Dialogue, reply: str) -> Flow[Verdict]:
+    """The verdict on a reply, as a flow."""
+    return judge.judge_flow(points, dialogue, reply) if hasattr(judge, "judge_flow") else _at_once(judge.judge, points, dialogue, reply)
 
 
 def matching_flow(matcher: Matcher, guess: Sequence[Point], truth: Sequence[Point]) -> Flow[list[tuple[int, int]]]:

@@ -77,7 +77,7 @@ class PromptingAgent:
         if self.method == "reminder":
             messages[-1]["content"] += "\n\n" + prompt("agent-reminder-v1", self.client.config.language)
         elif self.method == "cot":
-            examples = prompt("agent-examples-v1", "en")
+            examples = prompt("agent-examples-v1", self.client.config.language)
             if messages[0]["role"] == "system":
                 messages[0]["content"] += "\n\n" + examples
             else:

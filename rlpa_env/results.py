@@ -123,11 +123,15 @@ def paired_difference(a: Records, b: Records, key: str = "return", seed: int = 0
 
     An episode that a failure cut short for one is left out of both. NaN, NaN, NaN if that leaves none: nothing is known then.
     """
-    if [(r["profile"], r["seed"]) for r in a] != [(r["profile"], r["seed"]) for r in b]:
-        raise ValueError("paired_difference: expected the same users and seeds in both; they differ.")
+    _check_paired("paired_difference", a, b)
     ours, theirs = _common(*(returns(records) if key == "return" else means(records, key) for records in (a, b)))
     difference = by_user(a, ours) - by_user(b, theirs)
     return interval(float(_nanmean(difference)), _weighted(weights(len(difference), seed), difference))
+
+
+def _check_paired(who: str, *several: Records) -> None:
+    if any([(r["profile"], r["seed"]) for r in own] != [(r["profile"], r["seed"]) for r in several[0]] for own in several):
+        raise ValueError(f"{who}: expected the same users and seeds, in the same order, of everybody; they differ.")
 
 
 def _common(*episodes: np.ndarray) -> list[np.ndarray]:
@@ -156,12 +160,24 @@ def normalised(
     records: Records, prior: Records, oracle: Records, key: str = "reward", seed: int = 0
 ) -> tuple[float, float, float]:
     """(R − R_prior) / (R_oracle − R_prior), a ratio of means over the same episodes, bootstrapped jointly over users."""
-    three = (records, prior, oracle)
-    own, floor, top = map(by_user, three, _common(*(returns(r, key) for r in three)))
-    weights_BU = weights(len(own), seed)
+    return paired_normalised(records, prior, prior, oracle, key, seed)
+
+
+def paired_normalised(
+    a: Records, b: Records, prior: Records, oracle: Records, key: str = "reward", seed: int = 0
+) -> tuple[float, float, float]:
+    """Normalised score of a − that of b, (R_a − R_b) / (R_oracle − R_prior), with its 95 % interval.
+
+    All four over the same users and seeds, and resampled together: the scale is as uncertain as the difference. An episode that a
+    failure cut short for one is left out of all.
+    """
+    four = (a, b, prior, oracle)
+    _check_paired("normalised", *four)
+    ours, theirs, floor, top = map(by_user, four, _common(*(returns(r, key) for r in four)))
+    weights_BU = weights(len(ours), seed)
 
     def ratio(mean: Callable[[np.ndarray], Any]) -> Any:
-        return (mean(own) - mean(floor)) / (mean(top) - mean(floor))
+        return (mean(ours) - mean(theirs)) / (mean(top) - mean(floor))
 
     return interval(ratio(np.nanmean), ratio(lambda values: _weighted(weights_BU, values)))
 

@@ -18,7 +18,7 @@ class ProfileScore:
     recall: float = 0.0  # hits / true points
     f1: float = 0.0  # 2·hits / (guessed + true), the paper's profile reward
     grounded_f1: float = 0.0  # the same, a hit counting only if that point had been revealed
-    invented: float = 0.0  # share of guessed points that nothing said supports
+    invented: float = 0.0  # share of guessed points that nothing said supports; see `unsupported`
     ceiling: float = 0.0  # share of true points revealed before the guess
     hits: int = 0
 
@@ -93,12 +93,17 @@ def score_pairs(
 def unsupported(guess: Sequence[Point], grounded: Collection[int], said: Sequence[str]) -> list[int]:
     """Indices of the guessed points that nothing said supports: the inventions.
 
+    Supported is what hits a revealed point or has all its content words in one message, whomever that is about: somebody else's job
+    that is listed as the person's own is a mistake, but no invention. `evidence.supported`, of the judges, reads who is meant.
+
     Args:
         grounded: indices of the guessed points that hit a revealed point.
         said: the user's messages before the guess.
 
     >>> unsupported([Point("Age", "34"), Point("Location", "Porto"), Point("Pets", "cat")], {0}, ["Porto is far away."])
     [2]
+    >>> unsupported([Point("Occupation", "nurse")], (), ["My sister is the nurse in the family."])
+    []
     """
     heard = [stems(text) for text in said] if len(grounded) < len(guess) else []
     return [index for index, point in enumerate(guess) if index not in grounded and not _said(stems(point.value), heard)]

@@ -32,7 +32,7 @@ from rlpa_agent.policy import Policy
 from rlpa_agent.start import SHARPNESS, sharpen
 from rlpa_agent.warm_start import Progress, Schedule, Stage, warm_start
 from rlpa_env.evaluate import results_table
-from rlpa_env.results import paired_difference, summarise
+from rlpa_env.results import paired_difference, paired_normalised, summarise
 
 FIGURES = {"return": "return", "grounded_f1": "grounded_f1", "profile_f1": "f1", "response": "response", "al": "al"}
 CALIBRATION = 16
@@ -96,9 +96,9 @@ def compared(records: dict[str, list[dict[str, Any]]], seed: int) -> dict[str, A
     gains: dict[str, Any] = {}
     for mode in ("", ", greedy"):
         after, before = records[f"trained{mode}"], records[f"start{mode}"]
-        gains[mode.strip(", ") or "sampled"] = {
-            name: dict(zip(("gain", "lo", "hi"), paired_difference(after, before, key), strict=True)) for name, key in FIGURES.items()
-        } | {"normalised": rows[f"trained{mode}"]["normalised"] - rows[f"start{mode}"]["normalised"]}
+        found = {name: paired_difference(after, before, key) for name, key in FIGURES.items()}
+        found["normalised"] = paired_normalised(after, before, records["prior"], records["oracle"])
+        gains[mode.strip(", ") or "sampled"] = {name: dict(zip(("gain", "lo", "hi"), triple, strict=True)) for name, triple in found.items()}
     return {"rows": list(rows.values()), "gains": gains}
 
 

@@ -26,6 +26,22 @@ def test_who_has_left_counts_zero():
     assert PICTURE["line_of"](records, "grounded_f1")[0].tolist() == [0, 0.25, 0.125]
 
 
+def test_every_gain_has_a_paired_interval_the_normalised_one_too():
+    compared = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/tiny_ppo/run.py"))["compared"]
+    figures = ("reward", "profile", "f1", "grounded_f1", "precision", "recall", "ceiling", "response", "al")
+
+    def played(level):
+        told = [{"valid": True, "tokens": 1, "parse_error": ""} | dict.fromkeys(figures, level * person) for person in (1, 3)]
+        more = {"seed": 0, "env": "RLPA-v0", "split": "vanilla/test", "left": False, "error": ""}
+        return [{"profile": str(i), "limit": 1, "stop_reason": "", "turns": [turn]} | more for i, turn in enumerate(told)]
+
+    levels = {"prior": 0.0, "oracle": 1.0, "start": 0.25, "trained": 0.5, "start, greedy": 0.25, "trained, greedy": 0.75}
+    gains = compared({name: played(level) for name, level in levels.items()}, 0)["gains"]
+    assert gains["sampled"]["normalised"] == pytest.approx({"gain": 0.25, "lo": 0.25, "hi": 0.25})
+    assert gains["greedy"]["normalised"] == pytest.approx({"gain": 0.5, "lo": 0.5, "hi": 0.5})
+    assert gains["sampled"]["return"] == pytest.approx({"gain": 0.5, "lo": 0.25, "hi": 0.75})
+
+
 def test_three_dialogues_with_one_person_are_not_three_people():
     people = [record(str(i), 1, (i % 2, 0)) for i in range(50)]
     (mean, band), (pooled, narrower) = (PICTURE["line_of"](people * seeds, "response") for seeds in (1, 3))

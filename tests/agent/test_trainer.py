@@ -614,15 +614,15 @@ def test_the_command_line_trains_and_evaluates_with_a_served_model(tmp_path, mon
     assert json.loads((tmp_path / "run" / "validation.jsonl").read_text().splitlines()[0])["users"] == 1
     told = []
 
-    def heard(agents, *, env_id, env_kwargs, **_):
-        told.append((env_id, env_kwargs))
+    def heard(agents, *, env_id, env_kwargs, al_judge, **_):
+        told.append((env_id, env_kwargs, al_judge))
         raise ConfigError("that is all")
 
     monkeypatch.setattr(cli, "evaluate", heard)
-    options = ["--env", "RLPA-LLM-v0", "--base-url", "http://127.0.0.1:9/v1", "--model-name", "m", "--matcher", "llm"]
+    options = ["--env", "RLPA-LLM-v0", "--base-url", "http://127.0.0.1:9/v1", "--model-name", "m", "--matcher", "llm", "--al-judge", "llm"]
     with pytest.raises(SystemExit, match="that is all"):
         cli.main(["eval", "--policy", str(tmp_path / "run"), *options])
-    assert told == [("RLPA-LLM-v0", {"matcher": "llm", "llm": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}})]
+    assert told == [("RLPA-LLM-v0", {"matcher": "llm", "llm": {"base_url": "http://127.0.0.1:9/v1", "model": "m"}}, "llm")]
     with pytest.raises(ConfigError, match="matcher='llm': expected the base_url"):
         cli.environments(RolloutConfig(matcher="llm"))
     env = cli.environments(RolloutConfig(matcher="llm", base_url="http://127.0.0.1:9/v1", model_name="m"))()

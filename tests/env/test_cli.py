@@ -70,6 +70,7 @@ def test_what_is_said_is_no_markup(monkeypatch, capsys, tmp_path):
     [
         (["eval", "--agent"], "--agent: expected at least one of oracle, "),
         (["eval", "--agent", "atentive"], "'rag'; got 'atentive'. Did you mean 'attentive'"),
+        (["eval", "--al-judge", "llm"], "al-judge llm: expected --base-url and --model of a served model"),
         (["eval", "--env", "RLPA-v1"], "v0"),
         (["eval", "--users", "1", "--seed", "-1", "--out", "OUT/runs"], "got|greater"),
         (["eval", "--users", "1", "--out", "OUT/file/runs"], "file"),

@@ -13,11 +13,13 @@ import pytest
 from rich.console import Console
 
 from rlpa_env import (
+    CRITERIA,
     BudgetError,
     ChatClient,
     ConfigError,
     LLMJudge,
     ModelError,
+    OffSchemaError,
     Point,
     PromptingAgent,
     RuleJudge,
@@ -474,7 +476,7 @@ def test_objects_are_arguments_of_the_environment_and_tell_tasks_apart(tmp_path)
     assert evaluate(["script"], users=9, references="none", quiet=True, env_kwargs={"judge": RuleJudge()})[0]["users"] == 9
 
 
-def test_alignment_before_a_shift_is_judged_on_the_truth_of_that_turn_where_a_judge_is_waited_for(monkeypatch):
+def test_alignment_before_a_shift_is_judged_on_the_truth_of_that_turn_where_a_judge_is_waited_for():
     class Waited(RuleJudge):
         def judge_flow(self, points, dialogue, reply):
             yield from ()
@@ -488,14 +490,98 @@ def test_alignment_before_a_shift_is_judged_on_the_truth_of_that_turn_where_a_ju
                 seen.append(tuple(points))
                 return super().judge(points, dialogue, reply)
 
-        monkeypatch.setattr(sys.modules["rlpa_env.evaluate"], "RuleJudge", Watching)
-        setting = Setting("RLPA-Shift-v0", users=1, env_kwargs=(("judge", judge), ("shift_turn", 3)))
+        setting = Setting("RLPA-Shift-v0", users=1, env_kwargs=(("judge", judge), ("shift_turn", 3)), al_judge=Watching())
         return seen, collect({"script": None}, setting, quiet=True, workers=1)["script"][0]["turns"]
 
     seen, turns = truths(Waited())
     assert len(set(seen[:2])) == 1
     assert seen[1] != seen[2]
     assert (seen, turns) == truths(RuleJudge())
+
+
+VERDICT = json.dumps({name: {"reason": "why", "pass": True} for name in CRITERIA})
+
+
+def test_a_model_that_judges_alignment_sees_the_truth_is_named_in_rows_and_records_and_tells_evaluations_apart(tmp_path):
+    (rules,) = held(["script"], tmp_path, al_judge="rules")
+    client = Answering(lambda messages: VERDICT)
+    (row,) = held(["script"], tmp_path, al_judge=LLMJudge(client, trusted=True))
+    kept = lines(tmp_path)
+    assert client.asked == sum(len(line["turns"]) for line in kept[2:])
+    assert rules["avg"] < row["avg"] == 100.0 * client.asked / 20  # who has left counts 0
+    assert rules["return"] == row["return"]  # the training judge is who it was
+    assert row["al_judge"]["client"]["model"] == kept[2]["al_judge"]["client"]["model"] == "one"
+    assert "al_judge" not in rules
+    assert "al_judge" not in kept[0]
+    assert len({line["setting"] for line in kept}) == 2
+    held(["script"], tmp_path, al_judge=LLMJudge(client, trusted=True))
+    held(["script"], tmp_path)  # as ever: records without a judge's name are the rules'
+    assert len(lines(tmp_path)) == 4
+
+
+def test_the_model_of_the_environment_judges_alignment_if_it_is_asked_to_and_is_shown_the_truth():
+    llm = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    setting = Setting(env_kwargs=(("llm", llm),), al_judge="llm")
+    assert setting.aligner.trusted
+    assert setting.aligner.client.config.model == "m"
+    assert (setting.waits, setting.asks) == (False, True)  # so the oracle, whose forks nobody judges so, is played
+    assert setting.named["al_judge"] == "llm"
+    with pytest.raises(ConfigError, match="llm: expected settings"):
+        held(["script"], None, al_judge="llm")
+    with pytest.raises(ConfigError, match=r"al_judge: expected one of 'rules', 'llm'; got 'rule'\. Did you mean 'rules'"):
+        held(["script"], None, al_judge="rule")
+
+
+def test_replies_of_many_dialogues_are_judged_for_alignment_side_by_side():
+    class Slow(RuleJudge):
+        def judge_flow(self, *asked):
+            future = Future()
+            waiting.append(future)
+            most.append(len(waiting))
+            threading.Timer(0.01, future.set_result, (None,)).start()
+            yield future
+            waiting.remove(future)
+            return self.judge(*asked)
+
+    waiting, most = [], []
+    assert held(["script"], None, users=4, al_judge=Slow())[0]["avg"] == held(["script"], None, users=4)[0]["avg"]
+    assert max(most) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "failures", "off_schema", "again"),
+    [(ModelError("m at http://host/v1: no answer"), 1, 0, 2), (OffSchemaError("judge: expected JSON"), 1, 1, 0)],
+)
+def test_where_the_judge_of_alignment_fails_the_turn_is_missing_and_never_a_0(tmp_path, error, failures, off_schema, again):
+    class Failing(RuleJudge):
+        identity = {"is": "failing"}  # noqa: RUF012
+
+        def judge(self, points, dialogue, reply):
+            asked.append(reply)
+            if len(asked) == 3 and error:
+                raise error
+            return super().judge(points, dialogue, reply)
+
+    asked = []
+    (row,) = held(["script"], tmp_path, al_judge=Failing())
+    cut = lines(tmp_path)[0]
+    assert (row["failures"], row["off_schema"]) == (failures, off_schema)
+    assert (cut["stop_reason"], len(cut["turns"]), cut["turns"][-1]["valid"]) == ("failure", 3, False)
+    assert "judging alignment" in cut["error"]
+    asked = []
+    error = None
+    held(["script"], tmp_path, al_judge=Failing())
+    assert len(lines(tmp_path)) == (3 if again else 2)
+
+
+def test_a_budget_that_the_judge_of_alignment_spends_ends_the_evaluation(tmp_path):
+    class Spent(RuleJudge):
+        def judge(self, points, dialogue, reply):
+            raise BudgetError("llm budget: expected at most 1; 1.01 is spent.")
+
+    with pytest.raises(BudgetError, match="larger budget goes on"):
+        held({"mine": make_agent("script")}, tmp_path, al_judge=Spent())
+    assert not (tmp_path / "episodes.jsonl").exists()
 
 
 def test_records_and_rows_name_the_models_and_neither_server_nor_key(tmp_path):

@@ -1,5 +1,6 @@
 """Language models as user, judge and matcher: what they are shown, what is checked, how they fail."""
 
+import importlib.resources
 import json
 import re
 from concurrent.futures import Future
@@ -682,7 +683,12 @@ def test_wrappers_that_pass_actions_on_keep_nobody_waiting(tmp_path):
     assert len(user.client.seen) == 1
 
 
-def test_prompts_come_in_two_languages():
-    for name in ("user-v2", "judge-v1", "matcher-v1"):
-        assert prompt(name, "en") != prompt(name, "zh")
-        assert "JSON" in prompt(name, "zh")
+def test_every_prompt_comes_in_two_languages_with_the_same_placeholders_fields_and_tags():
+    files = sorted(file.name for file in (importlib.resources.files("rlpa_env") / "prompts").iterdir())
+    names = {file.split(".")[0] for file in files}
+    assert files == sorted(f"{name}.{language}.txt" for name in names for language in ("en", "zh"))
+    for name in names:
+        english, chinese = prompt(name, "en"), prompt(name, "zh")
+        assert sorted(set(re.findall(r'{\w+}|"\w+"|</?\w+>', english))) == sorted(set(re.findall(r'{\w+}|"\w+"|</?\w+>', chinese)))
+        assert re.search("[\u4e00-\u9fff]{3}", chinese)
+        assert not re.search("[\u4e00-\u9fff]", english)

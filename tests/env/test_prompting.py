@@ -2,15 +2,17 @@
 
 import json
 from concurrent.futures import Future
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from chat_servers import serving
 
-from rlpa_env import ChatClient, ChatConfig, ConfigError, ModelError, format_action
+from rlpa_env import ChatClient, ChatConfig, ConfigError, ModelError, format_action, parse_action
 from rlpa_env.cli import llm_settings, main
 from rlpa_env.llm import prompt
+from rlpa_env.profiles import canonical_slot
 from rlpa_env.prompting import METHODS, PromptingAgent
 
 GOOD = format_action([("Age", "34")], "Hi there.")
@@ -55,6 +57,19 @@ def test_reminder_stands_after_the_newest_message_and_changes_nothing_else():
     assert client.seen[0][:-1] == messages[:-1]
     assert client.seen[0][-1]["content"] == "message 1\n\n" + prompt("agent-reminder-v1", "en")
     assert messages == dialogue(2)
+
+
+def test_the_worked_examples_are_in_the_language_of_the_prompts_and_in_the_form_that_is_read():
+    for language in ("en", "zh"):
+        client = Heard()
+        client.config = replace(client.config, language=language)
+        PromptingAgent(client, "cot").act(dialogue(1))
+        system = client.seen[0][0]["content"]
+        assert system == "the task\n\n" + prompt("agent-examples-v1", language)
+        answers = [text.split("</think>")[-1] for text in system.split("</response>")[:-1]]
+        read = [parse_action(answer + "</response>") for answer in answers]
+        assert [(action.error, len(action.profile)) for action in read] == [("", points) for points in (1, 2, 1, 1, 0)]
+        assert all(canonical_slot(point.slot) == point.slot for action in read for point in action.profile)
 
 
 def test_self_critic_answers_criticises_and_rewrites():

@@ -12,7 +12,17 @@ from rich.console import Console
 
 from rlpa_env import ModelError
 from rlpa_env.rendering import results_table
-from rlpa_env.results import by_user, normalised, paired_difference, per_turn, returns, summarise, ties
+from rlpa_env.results import (
+    by_user,
+    normalised,
+    paired_difference,
+    paired_normalised,
+    per_turn,
+    returns,
+    summarise,
+    ties,
+    weights,
+)
 
 
 def turn(reward=0.0, profile=0.0, response=0.0, al=0.0, valid=True, **more):
@@ -140,6 +150,23 @@ def test_normalised_is_a_ratio_of_means_with_a_joint_interval():
     assert estimate == pytest.approx(0.5)
     assert low == pytest.approx(0.5)  # every user is exactly half way: a joint bootstrap has no spread
     assert high == pytest.approx(0.5)
+
+
+def test_a_paired_normalised_difference_is_that_of_the_scores_and_its_scale_is_resampled_with_it():
+    assert paired_normalised(TOP, A, FLOOR, TOP) == pytest.approx((0.5, 0.5, 0.5))  # of every user half the scale: no spread
+    gap, scale = np.array([1.0, 0.0, 2.0]), np.array([3.0, 1.0, 8.0])
+    floor = [whole(name, 1.0) for name in "abc"]
+    b = [whole(name, level) for name, level in zip("abc", (2.0, 3.0, 1.0), strict=True)]
+    a = [whole(name, level) for name, level in zip("abc", (3.0, 3.0, 3.0), strict=True)]
+    top = [whole(name, 1.0 + level) for name, level in zip("abc", scale, strict=True)]
+    estimate, *ends = paired_normalised(a, b, floor, top)
+    draws = weights(3)
+    assert estimate == pytest.approx(normalised(a, floor, top)[0] - normalised(b, floor, top)[0]) == pytest.approx(gap.mean() / scale.mean())
+    assert ends == pytest.approx(np.percentile((draws @ gap) / (draws @ scale), [2.5, 97.5]).tolist())
+    cut = [*a[:2], failed("c")]
+    assert paired_normalised(cut, b, floor, top)[0] == pytest.approx(1.0 / 4.0)  # without the third person anywhere
+    with pytest.raises(ValueError, match="same users"):
+        paired_normalised(a, b, floor[::-1], top)
 
 
 def test_values_above_1_are_legal():

@@ -1,6 +1,6 @@
 """Several processes that train one policy: who we are, and sums over all of them.
 
-Started by ``torchrun`` or ``accelerate launch``, which set RANK and WORLD_SIZE; without these there is one process. Every
+Started by ``torchrun`` or ``accelerate launch --multi_gpu``, which set RANK and WORLD_SIZE; without these there is one process. Every
 process holds its share of the dialogues and then knows all of them, plans the same optimizer steps, and works through its
 share of each step's micro-batches. What is added up are scores and gradients, already divided by the action tokens of the
 whole step: so the steps are those of one process, however many there are, and a process may have nothing to do in one.
@@ -9,6 +9,7 @@ whole step: so the steps are those of one process, however many there are, and a
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -30,8 +31,14 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """Join the process group that a launcher announced, or stand alone."""
+        """Join the process group that a launcher announced, or stand alone; with a warning where it was to be a group."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            if "WORLD_SIZE" not in os.environ and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
+                warnings.warn(
+                    "accelerate launch: expected several processes; it has started one, as it does without several GPUs. The run is the same, "
+                    "only slower. Add --multi_gpu, which needs no GPU, or start them with torchrun --nproc-per-node N.",
+                    stacklevel=2,
+                )
             return cls()
         from torch import distributed
 

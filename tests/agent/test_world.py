@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tiny_models import Script
 from toy import toy_config
 
 from rlpa_agent.batch import make_batch
+from rlpa_agent.checkpoint import read_state
 from rlpa_agent.estimates import UpdateStats
 from rlpa_agent.learner import Learner
 from rlpa_agent.trajectory import Trajectory, Turn
@@ -118,6 +120,34 @@ def test_T9_three_processes_of_which_one_has_nothing_are_one(tmp_path):
     moved = max(float((alone[name] - start[name]).abs().max()) for name in alone)
     assert moved > 1e-4
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 0.01 * moved
+
+
+@pytest.mark.skipif(find_spec("accelerate") is None, reason="needs the extra baselines")
+def test_two_processes_of_accelerate_launch_hold_the_dialogues_of_one_run(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", str(port)]
+    smallest = ["--rollout.dialogues", "3", "--rollout.max-turns", "1", "--rollout.max-new-tokens", "8", "--ppo.minibatches", "1", "--ppo.critic-steps", "0"]
+    train = ["-m", "rlpa_agent.cli", "train", "tiny", *smallest, "--eval.every", "0", "--iterations", "1", "--out", str(tmp_path / "two")]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run([sys.executable, *launcher, *train], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (line,) = map(json.loads, (tmp_path / "two" / "metrics.jsonl").read_text().splitlines())
+    assert line["dialogues"] == 3
+    assert line["turns"] == 1.0
+    assert len(read_state(tmp_path / "two" / "last")["random"]) == 2  # a random state for each process
+
+
+def test_a_launcher_that_starts_one_process_of_several_is_told_of(monkeypatch):
+    """What accelerate launch --cpu --num_processes 2 leaves: where the others would be met, and nothing of who we are."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert World.from_environment().size == 1  # with --num_processes 1 that is all
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.warns(UserWarning, match="expected several processes; it has started one"):
+        assert World.from_environment().size == 1
 
 
 def test_a_process_whose_partner_is_silent_takes_every_second_micro_batch(tmp_path):

@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import json
 import os
-import random
 import re
 import threading
 import time
@@ -18,6 +17,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
+from random import SystemRandom
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import finalize
@@ -266,18 +266,18 @@ class ChatClient:
             if not again:
                 break
             if attempt < self.config.retries:
-                await asyncio.sleep(min(self.config.longest_wait, self.config.backoff * 2**attempt) * (0.5 + 0.5 * random.random()))
+                await asyncio.sleep(min(self.config.longest_wait, self.config.backoff * 2**attempt) * (0.5 + 0.5 * SystemRandom().random()))
         if not sent:
             raise self._refused(f"not asked, {self._breaker.row} attempts in a row had failed (see earlier errors)")
         raise ModelError(f"{self.config.model} at {self.config.address}: no answer after {sent} attempts; the last: {last}")
 
     async def _pause(self) -> None:
-        """Leave the server alone for as long as it asked any call to, and not all come back at once."""
+        """Leave the server alone for as long as it asked any call to, and not all come back at once; nothing is drawn from the global generator."""
         rest = self._quiet_until - time.monotonic()
         if rest > self.config.longest_wait:
             raise self._refused(self._too_long(rest))
         if rest > 0:
-            await asyncio.sleep(rest + self.config.backoff * random.random())
+            await asyncio.sleep(rest + self.config.backoff * SystemRandom().random())
 
     def _too_long(self, seconds: float) -> str:
         most = self.config.longest_wait

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import pickle
+import random
 import threading
 import time
 import warnings
@@ -136,6 +137,14 @@ def test_retry_after_is_waited_for(form):
     with scripted(lambda number: refusal(429, Retry_After=form()) if number == 0 else completion()) as (url, came):
         assert client(url).ask(HELLO) == "Hello there."
     assert came[1] - came[0] > 0.9  # a date has whole seconds: two from now are at least one
+
+
+def test_a_retry_draws_nothing_from_the_global_generator_that_environments_may_draw_from():
+    before = random.getstate()
+    with scripted(lambda number: [refusal(429, Retry_After="0.01"), refusal(500), completion()][number]) as (url, came):
+        assert client(url).ask(HELLO) == "Hello there."
+    assert len(came) == 3
+    assert random.getstate() == before
 
 
 def test_a_pause_that_the_server_asked_for_holds_for_every_call():

@@ -45,6 +45,7 @@ from rlpa_env.evaluate import Setting, collect, results_table
 from rlpa_env.results import paired_difference, summarise
 
 RAW, BEFORE, AFTER = "as it is", "start", "trained"
+BESIDE = ("script", "attentive")  # rules, for scale
 TURNS, EVALUATED = 8, 10  # of a dialogue, in training and with held-out people
 PROMPT = "Get to know the person you talk with, for {} turns, and be good company."
 """Of the start and all that is trained from it: what an answer looks like they know, and every row begins with these tokens."""
@@ -174,6 +175,7 @@ def main() -> None:
         agents[name] = policy_agent(policy_path(path), max_new_tokens=128 if name == RAW else config.rollout.max_new_tokens)
         if name != RAW:
             agents[name].chat.system_prompt = PROMPT.format(EVALUATED)  # the turn limit that holds
+    agents |= dict.fromkeys(BESIDE)
     records = collect(agents, Setting("RLPA-v0", held_out, args.users, seeds), folder)
     rows = [summarise(name, r, None, None, seeds) for name, r in records.items()]
     Console(width=170).print(results_table(rows, f"{args.users} held-out people, {args.samples} dialogues each"))

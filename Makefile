@@ -47,10 +47,11 @@ test-models: $(STAMP)  ## with real models on vLLM, where both are on disk (RLPA
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RLPA_VLLM=$(RLPA_VLLM) RLPA_MODELS=$(RLPA_MODELS) \
 		$(BIN)/python -m pytest tests/models -v -rs --durations 15
 
-bench: $(STAMP)  ## the benchmarks that need no training; results under benchmarks/results (EMBEDDING=folder of MiniLM)
+bench: $(STAMP)  ## the benchmarks that need no long training; results under benchmarks/results (EMBEDDING=folder of MiniLM)
 	$(BIN)/python benchmarks/env_throughput/run.py --out benchmarks/results/env_throughput
 	$(BIN)/python benchmarks/references/run.py --out benchmarks/results/references
 	$(BIN)/python benchmarks/matcher_quality/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/matcher_quality
+	$(BIN)/python benchmarks/examples/run.py --out benchmarks/results/examples
 
 bench-paper: $(STAMP)  ## the paper's tables and figures (TRAIN=1: train the policies first, hours; TRAINED=, SEEDS=, MODELS="rlpa=DIR …", RUNS=, EMBEDDING=)
 	$(if $(TRAIN),$(BIN)/python benchmarks/paper/train.py --seeds $(SEEDS) --runs $(TRAINED))

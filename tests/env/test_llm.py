@@ -38,6 +38,7 @@ from rlpa_env.voice import hint_lines
 
 HELLO = (Message("user", "Hello"),)
 NURSE = Profile("nurse", {"Age": "34", "Occupation": "nurse", "Interests": ["chess", "hiking"], "Location": "Lisbon"})
+PLUMBER = Profile("plumber", {"Age": "34", "Occupation": "plumber", "Interests": ["chess", "yoga"], "Location": "Lisbon"})  # hints are authored
 
 
 class Canned(ChatClient):
@@ -99,36 +100,36 @@ def test_the_user_is_shown_what_it_may_say_and_never_the_rest_of_its_profile():
 
 
 def test_the_value_behind_a_hint_is_not_shown_until_the_user_has_named_it():
-    user = user_with(parrot, cues="implicit")
+    user = user_with(parrot, PLUMBER, cues="implicit")
     turns = asked(user)
     hinted, named = {}, set()
     for (messages, _), turn in zip(user.client.seen, turns, strict=True):
         assert set(hinted.values()) <= set(json.loads(messages[1]["content"])["told"])
         named |= {point.value for point in turn.plainly}  # as the draft said
-        for value in {"nurse", "chess", "hiking", "Lisbon"} - named:
+        for value in {"plumber", "chess", "yoga", "Lisbon"} - named:
             assert value not in messages[1]["content"]
         for fact in facts_of(user.profile):
             if fact.point in turn.told:
                 hinted[fact.point.value] = next((line for line in sentences(turn.message) if line in hint_lines(fact)), "")
         hinted = {value: line for value, line in hinted.items() if value not in named}
-    assert {"nurse", "Lisbon"} <= hinted.keys()
+    assert {"plumber", "Lisbon"} <= hinted.keys()
 
 
 def test_naming_what_should_be_hinted_at_is_a_leak():
     def blunt(messages, options):
         if len(messages) > 2:
             return parrot(messages, options)
-        return "I'm a nurse."
+        return "I'm a plumber."
 
-    user = user_with(blunt, cues="implicit")
+    user = user_with(blunt, PLUMBER, cues="implicit")
     turn = user.reply(HELLO, "I was just thinking about work. What about your work?")
-    assert [point.value for point in turn.told] == ["nurse"]
+    assert [point.value for point in turn.told] == ["plumber"]
     assert (turn.plainly, user.counts["leak"], user.counts["kept faults"]) == ((), 1, 0)
-    stubborn = user_with(lambda *_: "I'm a nurse.", cues="implicit")
+    stubborn = user_with(lambda *_: "I'm a plumber.", PLUMBER, cues="implicit")
     turn = stubborn.reply(HELLO, "I was just thinking about work. What about your work?")
-    assert [point.value for point in turn.plainly] == ["nurse"]  # it was heard
-    stubborn.reply((*HELLO, Message("user", turn.message)), "A nurse! And what do you do with a free day?")
-    assert json.loads(stubborn.client.seen[-1][0][1]["content"])["told"] == ["Occupation: nurse"]
+    assert [point.value for point in turn.plainly] == ["plumber"]  # it was heard
+    stubborn.reply((*HELLO, Message("user", turn.message)), "A plumber! And what do you do with a free day?")
+    assert json.loads(stubborn.client.seen[-1][0][1]["content"])["told"] == ["Occupation: plumber"]
     assert stubborn.counts["leak"] == 1  # nothing that has been named can leak
 
 

@@ -85,29 +85,59 @@ def tells(text: str, point: Point, lines: tuple[str, ...] = ()) -> bool:
     >>> tells("I'm a baker, can you believe it?", job), tells("My brother is a baker.", job), tells("I'm not a baker.", job)
     (True, False, False)
     """
-    if IDEOGRAPH.search(point.value):
-        return normalise(point.value) in normalise(text)
-    if any(f" {normalise(line)} " in f" {normalise(text)} " for line in lines):
+    sought = _sought(point)
+    if sought.ideographs:
+        return sought.normal in normalise(text)
+    normal = f" {normalise(text)} "
+    if any(line in normal for line in _normal_lines(lines)):
         return True
-    return any(_states(_read(sentence), point, _reads_otherwise(point, lines)) for sentence in sentences(text))
+    otherwise = _reads_otherwise(point, lines)
+    return any(_states(_read(sentence), sought, otherwise) for sentence in sentences(text))
+
+
+class _Sought(NamedTuple):
+    """What is the same in every look for a point: a model's message is searched for thirty of them."""
+
+    ideographs: bool  # no spaces, so no words to compare
+    normal: str
+    stems: frozenset[str]
+    slot: frozenset[str]  # stems of its name
+    common: bool  # its words prove nothing alone
+    bare: bool  # they mean nothing without the slot
+    denied: frozenset[str]  # of its stems, those that the value itself denies
+    of_anyone: bool  # it is about others or another time itself, so it need not be said of the speaker
+
+
+@lru_cache(maxsize=16_384)
+def _sought(point: Point) -> _Sought:
+    value, wanted = _read(point.value), stems(_in_digits(point.value))
+    return _Sought(
+        ideographs=bool(IDEOGRAPH.search(point.value)),
+        normal=normalise(point.value),
+        stems=wanted,
+        slot=stems(point.slot),
+        common=wanted <= COMMON,
+        bare=STOP_WORDS.issuperset(normalise(point.value).split()),
+        denied=value.denied - value.own,
+        of_anyone=bool(meaning(point.value).named) or not (value.own or value.denied),
+    )
+
+
+@lru_cache(maxsize=16_384)
+def _normal_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f" {normalise(line)} " for line in lines)
 
 
 @lru_cache(maxsize=16_384)
 def _reads_otherwise(point: Point, lines: tuple[str, ...]) -> bool:
-    return sum(not any(_states(_read(sentence), point) for sentence in sentences(line)) for line in lines) > 1
+    return sum(not any(_states(_read(sentence), _sought(point)) for sentence in sentences(line)) for line in lines) > 1
 
 
-def _states(sentence: _Reading, point: Point, otherwise: bool = False) -> bool:
-    value = _read(point.value)
-    wanted = stems(_in_digits(point.value))
-    if wanted <= COMMON:  # words that prove nothing alone: as they stand, and beside its slot if they mean nothing without it
-        bare = STOP_WORDS.issuperset(normalise(point.value).split())
-        beside = bool(stems(point.slot)) and stems(point.slot) <= sentence.stems
-        return f" {normalise(point.value)} " in sentence.normal and (beside or not bare)
+def _states(sentence: _Reading, sought: _Sought, otherwise: bool = False) -> bool:
+    if sought.common:  # as they stand, and beside its slot if they mean nothing without it
+        beside = bool(sought.slot) and sought.slot <= sentence.stems
+        return f" {sought.normal} " in sentence.normal and (beside or not sought.bare)
     if otherwise:
-        return _enough(wanted & sentence.stems, wanted)
-    known = sentence.own
-    if meaning(point.value).named or not (value.own or value.denied):  # of others, or of another time, as the value is itself
-        known |= sentence.stems - sentence.denied
-    denied = value.denied - value.own
-    return _enough((wanted - denied) & known | denied & sentence.denied, wanted)
+        return _enough(sought.stems & sentence.stems, sought.stems)
+    known = sentence.own | (sentence.stems - sentence.denied) if sought.of_anyone else sentence.own
+    return _enough((sought.stems - sought.denied) & known | sought.denied & sentence.denied, sought.stems)

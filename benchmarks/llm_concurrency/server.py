@@ -88,6 +88,7 @@ class Server:
     def __init__(self, delay: float, faults: float, seed: int, obeys: bool = False, stall: int | None = None) -> None:
         self.delay, self.share, self.random, self.stall = delay, faults, random.Random(seed), stall
         self.answer = gullible if obeys else answer
+        self.known: dict[str, str] = {}  # answers by request: asked the same again, it takes its delay and no time of its own
         self.counts: Counter[str] = Counter()
         self.busy = 0  # requests that wait for their answer
 
@@ -122,7 +123,10 @@ class Server:
         stalled = self.stall is not None and self.counts["requests"] > self.stall
         loop = asyncio.get_running_loop()
         due = loop.time() + self.delay  # thinking is part of the delay
-        text = {"schema": '{"verdict": "fine"}', "huge": "x" * 10_000_000}.get(fault) or self.answer(body)
+        asked = json.dumps([body["messages"], body.get("response_format")])
+        text = {"schema": '{"verdict": "fine"}', "huge": "x" * 10_000_000}.get(fault) or self.known.get(asked)
+        if text is None:
+            text = self.known[asked] = self.answer(body)
         self.busy += 1
         self.counts["most at once"] = max(self.counts["most at once"], self.busy)
         try:
@@ -134,7 +138,7 @@ class Server:
         if fault in ("500", "429"):
             await self.send(writer, int(fault), b'{"error": {"message": "busy"}}', {"Retry-After": "0.05"} if fault == "429" else {})
             return True
-        usage = {"prompt_tokens": len(json.dumps(body["messages"])) // 4, "completion_tokens": len(text) // 4, "total_tokens": 0}
+        usage = {"prompt_tokens": len(asked) // 4, "completion_tokens": len(text) // 4, "total_tokens": 0}
         message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         reply = {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [message], "usage": usage}
         data = json.dumps(reply).encode()

@@ -36,7 +36,7 @@ def stats(base_url: str) -> dict[str, int]:
         return json.load(response)
 
 
-Reply = tuple[int, Mapping[str, str], Mapping[str, Any]]  # status, headers, body
+Reply = tuple[int, Mapping[str, str], Any]  # status, headers, body as JSON
 
 
 def completion(text: str = "Hello there.", finish: str = "stop", **more: Any) -> Reply:

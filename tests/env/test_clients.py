@@ -17,6 +17,7 @@ from chat_servers import completion, refusal, scripted, serving, stats
 
 from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError
 from rlpa_env.clients import _loop, client_of
+from rlpa_env.connections import Connections
 from rlpa_env.flows import _background
 from rlpa_env.limits import Breaker
 from rlpa_env.store import Store
@@ -438,14 +439,45 @@ def test_a_missing_key_says_what_a_server_without_keys_takes(monkeypatch):
 @pytest.mark.parametrize("host", ["192.168.1.7:8000", "10.0.0.2", "172.16.3.4", "box.local:8000", "gpu-box", "[::1]:80", "[fd00::1]", "localhost"])
 def test_a_server_of_the_own_network_needs_no_key(host, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    assert ChatClient(base_url=f"http://{host}/v1", api_key_env="NO_SUCH_KEY")._connect().api_key == "none"
+    with Connections(f"http://{host}/v1", "NO_SUCH_KEY", 60.0).one() as official:
+        assert official.api_key == "none"
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "api.example.com", "192.168.1.7.example.com", "[2606:4700::1111]", "localhost.example.com"])
 def test_a_server_elsewhere_needs_one(host, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
-        ChatClient(base_url=f"http://{host}/v1", api_key_env="NO_SUCH_KEY")._connect()
+        Connections(f"http://{host}/v1", "NO_SUCH_KEY", 60.0)
+
+
+def test_no_official_client_has_more_than_eight_requests_at_once_and_free_ones_are_used_again():
+    most, here = [], threading.Barrier(21)
+
+    def reply(number):
+        if number < 20:
+            here.wait()  # all twenty are in flight
+        return completion()
+
+    with scripted(reply) as (url, _):
+        own = client(url)
+        futures = [own.begin(HELLO) for _ in range(20)]
+        while here.n_waiting < 20:
+            time.sleep(0.01)
+        most = list(own._open._busy.values())
+        here.wait()
+        wait(futures)
+        assert own.ask(HELLO) == "Hello there."
+        assert most == [8, 8, 4]
+        assert list(own._open._busy.values()) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("answer", [[], 1, "x", None, {}, {"choices": []}, {"choices": [{"message": None}]}, {"choices": [{"message": {"content": 3}}]}, {"usage": 1}])
+def test_json_that_is_no_completion_is_a_failed_attempt(answer):
+    with scripted(lambda number: (200, {}, answer)) as (url, came):
+        own = client(url, retries=1)
+        with pytest.raises(ModelError, match="no answer after 2 attempts"):
+            own.ask(HELLO)
+    assert (len(came), own.usage.lost, own.usage.failed, own.usage.calls) == (2, 1, 2, 0)
 
 
 SCHEMA = {"title": "pairs", "type": "object"}
@@ -502,13 +534,14 @@ def test_extra_fields_are_sent_and_tell_recorded_answers_apart(tmp_path):
 def test_a_seed_goes_out_only_where_it_is_wanted(url, seeds):
     own, sent = client(url, seeds=seeds, extra_body={"top_k": 5}), []
     own.ask(HELLO)  # connects
-    post = own._sdk.post
+    (official,) = own._open._busy
+    post = official.post
 
     def noting(path, *, body, **options):
         sent.append(body)
         return post(path, body=body, **options)
 
-    own._sdk.post = noting
+    official.post = noting
     own.ask(HELLO, seed=3)
     assert sent[0].get("seed") == (3 if seeds else None)
     assert sent[0]["top_k"] == 5

@@ -86,8 +86,8 @@ class LLMUser:
     """The scripted user's mind with a language model's tongue.
 
     Code decides what may be said now; the model is shown that and what it has told before, never the rest of the
-    profile nor the value behind a hint, and words it. Its text is checked: a point told before its time or named where
-    it should be hinted at, a stage direction, more than three sentences or a broken role brings one rewrite. A point
+    profile nor the value behind a hint, and words it. Its text is checked: a point told before its time, named where
+    it should be hinted at or taken from somebody else, a stage direction, more than three sentences or a broken role brings one rewrite. A point
     counts as revealed only if the text tells it; see `voicing`.
 
     Args:
@@ -174,7 +174,7 @@ class LLMUser:
             raise OffSchemaError("user: expected a message; the model wrote nothing that a person types, twice.")
         text = " ".join(sentences(text)[:_MOST_SENTENCES])[:_MOST_CHARS]
         said = [part._replace(line=_nearest(part.line, text)) for part in draft.parts if self._said(part, text, draft)]
-        slips = [Part(text, "plain", index) for index, (point, lines) in quiet.items() if tells(text, point, lines)]
+        slips = [Part(text, "plain", index) for index, (point, lines) in quiet.items() if index >= 0 and tells(text, point, lines)]
         for line, mark, index in (*said, *slips):
             if mark in ("plain", "hint"):
                 point = script.point(index)
@@ -185,11 +185,12 @@ class LLMUser:
     def _quiet(self, draft: Draft) -> dict[int, tuple[Point, tuple[str, ...]]]:
         """Point and plain wordings of every fact that may not be told by its value: not yet, or only hinted at.
 
-        What the draft itself tells, if only in passing, is the script's own doing.
+        What the draft tells, if only in passing, is the script's doing; what it says of somebody else has a negative index.
         """
         saying = {part.what for part in draft.parts if part.mark in ("plain", "withdraw")}
         known = self._named.intersection(self.revealed)
         facts = {index: (fact.point, plain_lines(fact)) for index, fact in enumerate(facts_of(self.profile)) if index not in saying}
+        facts |= {~i: (part.what, ()) for i, part in enumerate(draft.parts) if part.mark == "distractor"}
         return {index: fact for index, fact in facts.items() if fact[0] not in known and not tells(draft.text, *fact)}
 
     def _said(self, part: Part, text: str, draft: Draft) -> bool:
@@ -225,9 +226,9 @@ def _fault(text: str, quiet: Mapping[int, tuple[Point, tuple[str, ...]]]) -> str
     """What is wrong with a message, for the rewrite; "" if nothing."""
     if not text:
         return "empty: write the message"
-    for point, lines in quiet.values():
+    for index, (point, lines) in quiet.items():
         if tells(text, point, lines):
-            return f"leak: do not say {_own_words(text, point, lines)!r} yet"
+            return f"leak: do not say {_own_words(text, point, lines)!r} " + ("yet" if index >= 0 else "of yourself, it is said of somebody else")
     if _STAGE.search(text):
         return "stage direction: only the words that you type"
     if _ROLE.search(text) or breaks_role(text) or is_order(text):
@@ -246,8 +247,7 @@ def _own_words(text: str, point: Point, lines: tuple[str, ...]) -> str:
 
 def _nearest(line: str, text: str) -> str:
     """The sentence of a message that says what ``line`` says."""
-    wanted = stems(line)
-    return max(sentences(text), key=lambda sentence: len(wanted & stems(sentence)))
+    return max(sentences(text), key=lambda sentence: len(stems(line) & stems(sentence)))
 
 
 # A reason is bounded, or a weak model reasons until its tokens are spent and the answer is no JSON; by a pattern, since

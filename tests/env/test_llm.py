@@ -207,6 +207,26 @@ def test_the_wish_for_a_rewrite_quotes_what_the_model_wrote_and_nothing_of_the_p
     assert f"(leak: do not say {quoted!r} yet)" in user.client.seen[1][0][-1]["content"]
 
 
+def test_what_the_draft_says_of_somebody_else_is_a_leak_as_said_of_oneself(monkeypatch):
+    monkeypatch.setattr("rlpa_env.scripted.distractor", lambda *_: ("My neighbour is a baker.", Point("Occupation", "baker")))
+
+    def say(messages, options):
+        draft = parrot(messages, options)
+        return draft.replace("My neighbour is", "I am") if len(messages) == 2 else draft
+
+    user = LLMUser(Canned(say), style="chatty")
+    user.reset(NURSE, np.random.default_rng(1))
+    turns = asked(user)
+    wishes = [messages[-1]["content"] for messages, _ in user.client.seen if len(messages) > 2]
+    assert len(wishes) == user.counts["leak"] == user.counts["rewrites"] > 0 == user.counts["kept faults"]
+    assert all("do not say 'baker' of yourself" in wish for wish in wishes)
+    assert not any("I am a baker" in turn.message for turn in turns)
+    proud = LLMUser(Canned(lambda *_: "I am a baker."), style="chatty")
+    proud.reset(NURSE, np.random.default_rng(1))
+    assert not any(turn.told for turn in asked(proud))
+    assert proud.counts["kept faults"] > 0
+
+
 def test_a_leak_that_stays_counts_as_told_because_it_was_heard():
     user = user_with(lambda messages, options: LEAK)
     turn = user.reply(HELLO, "Nice day. What do you do for work?")

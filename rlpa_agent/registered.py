@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 
-import rlpa_env  # noqa: F401 - registers the ids
 from rlpa_env.population import SPLIT_SIZES
+from rlpa_env.setting import full_id
 
 OWN: Any = None
 """In the place of a turn limit or a split: the one that the environment's id is registered with."""
@@ -24,7 +24,7 @@ def registered(env_id: str) -> dict[str, Any]:
     >>> registered("RLPA-Long-v0")
     {'max_turns': 70, 'split': 'vanilla/train'}
     """
-    spec = gym.registry.get(env_id)
+    spec = gym.registry.get(full_id(env_id).rpartition(":")[2])
     named: dict[str, Any] = {} if spec is None else spec.kwargs
     return {name: usual if named.get(name) is None else named[name] for name, usual in _USUAL.items()}
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlpa_agent.config import RolloutConfig, TrainConfig
 from rlpa_env import ConfigError
+from rlpa_env.setting import full_id
 
 
 def validation(config: TrainConfig) -> Any:
@@ -62,4 +63,4 @@ def models_of(env_id: str, matcher: str, base_url: str | None, model_name: str |
 def environments(rollout: RolloutConfig) -> Callable[[], gym.Env]:
     """What makes one environment to train in."""
     options = _task(rollout) | {name: getattr(rollout, name) for name in ("split", "profile_weight", "response_weight")}
-    return lambda: gym.make(f"rlpa_env:{rollout.env_id}", **options)
+    return lambda: gym.make(full_id(rollout.env_id), **options)

@@ -24,6 +24,7 @@ from rlpa_env.evaluate import evaluate, results_table
 from rlpa_env.prompting import METHODS, PromptingAgent
 from rlpa_env.rendering import summary
 from rlpa_env.report import DIALOGUES, write_report
+from rlpa_env.setting import full_id
 from rlpa_env.types import CRITERIA
 
 
@@ -229,7 +230,7 @@ def llm_settings(texts: tuple[str, ...]) -> dict[str, Any]:
 
 def _play(args: Play) -> None:
     models = _env_kwargs(args.env, args.models)
-    env: Any = gym.make(f"rlpa_env:{args.env}", split=args.split, style=args.style, **models)
+    env: Any = gym.make(full_id(args.env), split=args.split, style=args.style, **models)
     options = {"profile": args.profile} if args.profile else None
     _, info = env.reset(seed=args.seed, options=options)
     agent = make_agent(args.agent) if args.agent else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,23 @@ from rlpa_env.judges import Judge
 from rlpa_env.parts import check_choice, judge_of, profiles_of
 from rlpa_env.population import SPLIT_SIZES
 from rlpa_env.wrappers import described, digest
+
+
+def full_id(env_id: str) -> str:
+    """What `gym.make` is to be called with: an id of this package, or ``MODULE:ID`` of a module of yours that registers it.
+
+    Raises ConfigError if Python does not find the module, which is imported.
+
+    >>> full_id("RLPA-v0"), full_id("rlpa_env:RLPA-v0")
+    ('rlpa_env:RLPA-v0', 'rlpa_env:RLPA-v0')
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        importlib.import_module(module or "rlpa_env")
+    except ModuleNotFoundError as error:
+        hint = "Name a module that is installed, or lies in a folder of PYTHONPATH."
+        raise ConfigError(f"env id {env_id!r}: expected an id, or MODULE:ID with a module that registers it; {error}. {hint}") from error
+    return f"{module or 'rlpa_env'}:{name}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,7 @@ class Setting:
             kwargs = copy.deepcopy(dict(self.env_kwargs))
         except TypeError as error:
             raise ConfigError(f"env_kwargs: expected objects that copy.deepcopy copies ({error}). Give their class a __deepcopy__.") from error
-        return gym.make(f"rlpa_env:{self.env_id}", split=self.split, **kwargs)
+        return gym.make(full_id(self.env_id), split=self.split, **kwargs)
 
     @cached_property
     def waits(self) -> bool:

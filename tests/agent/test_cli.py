@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from rlpa_agent import cli
-from rlpa_env import ConfigError, format_action
+from rlpa_agent.config import RolloutConfig
+from rlpa_env import ConfigError, evaluate, format_action
 
 
 def test_a_mistyped_run_is_no_model_of_a_hub(tmp_path, monkeypatch):
@@ -46,3 +47,39 @@ def test_chat_shows_what_a_policy_writes_in_brackets_as_it_is(monkeypatch, capsy
     shown = capsys.readouterr().out
     for text in ("Do you like [music]? :cat: [/INST] \\[b]", "Interests: [music]", "[/] no profile [x]"):
         assert text in shown
+
+
+MY_TASK = """
+import gymnasium as gym
+from rlpa_env import RLPAEnv, Verdict
+
+class Brevity:
+    def judge(self, points, dialogue, reply):
+        return Verdict(len(reply.split()) < 6, True, True, True, True)
+
+class Bonus(gym.RewardWrapper):
+    def reward(self, reward):
+        return reward + 0.25
+
+gym.register("Terse-v0", entry_point=lambda **kwargs: Bonus(RLPAEnv(judge=Brevity(), **kwargs)), kwargs={"max_turns": 3}, max_episode_steps=3)
+"""
+
+
+def test_an_id_of_a_module_of_ones_own_is_trained_in_and_scored(tmp_path, monkeypatch):
+    (tmp_path / "my_task.py").write_text(MY_TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    rollout = RolloutConfig(env_id="my_task:Terse-v0")
+    assert rollout.max_turns == 3
+    env = cli.environments(rollout)()
+    env.reset(seed=1)
+    _, short, _, _, info = env.step(format_action([], "Hi, how are you?"))
+    _, long, _, _, later = env.step(format_action([], "Hi, how are you on this fine day of the year?"))
+    assert (info["reward/response"], later["reward/response"]) == (1.0, 0.0)
+    assert (short, long) == (1.25, 0.25)
+    (row,) = evaluate({"still": SimpleNamespace(act=lambda messages: format_action([], "Well."))}, env_id="my_task:Terse-v0", users=1, references="none")
+    assert row["response"] == 1.0
+
+
+def test_a_module_that_python_does_not_find_is_named_with_what_to_do():
+    with pytest.raises(ConfigError, match=r"env id 'nowhere:Terse-v0': .*No module named 'nowhere'.*PYTHONPATH"):
+        RolloutConfig(env_id="nowhere:Terse-v0")

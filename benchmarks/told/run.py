@@ -1,0 +1,103 @@
+"""Of what people have told, what is listed? And of what is listed, what is true? From the dialogues that an evaluation kept.
+
+    rlpa-agent eval --policy shipped benchmarks/checkpoints/rlpa-0 --agent attentive --split vanilla/val --out runs/val
+    python benchmarks/told/run.py runs/val [--out benchmarks/results/told]
+
+Grounded F1 is low for many reasons that look alike in one figure. Here each true point counts once for every turn before which it had been
+told: *named*, if its words stand in what the person said, or only *hinted* at. Each line of a profile counts as true and told, true
+by luck, *wrong* (something said supports it: a distractor, another person's trait, half a value) or *invented* (nothing does: a garbled
+copy, too). Shares with a 95 % interval, bootstrapped over people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import finish
+
+from rlpa_env.transcript import HIT, INVENTED, LUCKY, MISSED, WRONG, turns_of
+from rlpa_env.voicing import names
+
+SHARES = {  # name -> (counted, of)
+    "named, listed": (("named", HIT), (("named", HIT), ("named", MISSED))),
+    "hinted, listed": (("hinted", HIT), (("hinted", HIT), ("hinted", MISSED))),
+    **{f"lines {kind}": (("line", kind), tuple(("line", each) for each in (HIT, LUCKY, WRONG, INVENTED))) for kind in (HIT, LUCKY, WRONG, INVENTED)},
+    "told, only hinted": (("told", "hinted"), (("told", "named"), ("told", "hinted"))),
+}
+Counts = dict[tuple[str, str], int]
+
+
+def counts(record: Mapping[str, Any]) -> Counts:
+    """What became of every told point and every line, over the turns of one dialogue."""
+    found: Counts = defaultdict(int)
+    said: list[str] = []
+    for turn in turns_of(record):
+        said.append(turn.user)
+        for point, state in zip(turn.truth, turn.states, strict=True):
+            if state in (HIT, MISSED):
+                how = "named" if any(names(text, point.value) for text in said) else "hinted"
+                found[how, state] += 1
+                found["told", how] += 1
+        for guess in turn.guesses:
+            found["line", guess.kind] += 1
+    return found
+
+
+def shares(people: Sequence[Counts], seed: int = 0, draws: int = 2000) -> dict[str, dict[str, Any]]:
+    """Pooled shares, and their intervals over people; None where nothing is counted."""
+    drawn = np.random.default_rng(seed).integers(len(people), size=(draws, len(people)))
+    figures = {}
+    for name, (counted, of) in SHARES.items():
+        parts, wholes = (np.array([sum(person.get(key, 0) for key in keys) for person in people]) for keys in ((counted,), of))
+        whole_D = wholes[drawn].sum(axis=1)
+        rates = parts[drawn].sum(axis=1)[whole_D > 0] / whole_D[whole_D > 0]
+        low, high = np.quantile(rates, (0.025, 0.975)).tolist() if len(rates) else (None, None)
+        share = float(parts.sum() / wholes.sum()) if wholes.sum() else None
+        figures[name] = {"share": share, "low": low, "high": high, "of": int(wholes.sum())}
+    return figures
+
+
+def records(places: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Every finished dialogue below files or folders."""
+    for place in places:
+        files = sorted(place.rglob("episodes.jsonl")) if place.is_dir() else [place]
+        if not files or not all(file.is_file() for file in files):
+            raise SystemExit(f"{place}: expected an evaluation's folder, or its episodes.jsonl; there is none. Make one with rlpa-agent eval … --out FOLDER.")
+        for file in files:
+            for line in file.read_text(encoding="utf-8").splitlines():
+                if not (record := json.loads(line))["error"]:
+                    yield record
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Count, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("episodes", type=Path, nargs="+", help="folders of evaluations, or episodes.jsonl")
+    parser.add_argument("--out", type=Path, help="folder for the result as JSON")
+    args = parser.parse_args(arguments)
+    people: dict[str, dict[str, Counts]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
+    for record in records(args.episodes):
+        for key, count in counts(record).items():
+            people[record["agent"]][record["profile"]][key] += count
+    figures = {agent: {"people": len(own), **shares(list(own.values()))} for agent, own in people.items()}
+    table = Table("agent", *SHARES, title="of what was told, and of what was listed")
+    for agent, own in figures.items():
+        cells = (own[name] for name in SHARES)
+        table.add_row(agent, *("–" if cell["share"] is None else f"{cell['share']:.0%} [{cell['low']:.0%}, {cell['high']:.0%}]" for cell in cells))
+    Console(width=180).print(table)
+    finish("told", figures, [0], args.out)
+
+
+if __name__ == "__main__":
+    main()

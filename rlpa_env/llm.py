@@ -87,8 +87,8 @@ class LLMUser:
 
     Code decides what may be said now; the model is shown that and what it has told before, never the rest of the
     profile nor the value behind a hint, and words it. Its text is checked: a point told before its time, named where
-    it should be hinted at or taken from somebody else, a stage direction, more than three sentences or a broken role brings one rewrite. A point
-    counts as revealed only if the text tells it; see `voicing`.
+    it should be hinted at or taken from somebody else, a stage direction, more than three sentences or a broken role brings
+    one rewrite; if a leak or a broken role stays, the draft is sent. A point counts as revealed only if the text tells it; see `voicing`.
 
     Args:
         llm: client, or settings of one; see `ChatConfig`.
@@ -169,18 +169,18 @@ class LLMUser:
             text = _cleaned((yield self.client.begin(again, seed=second_seed, max_tokens=most)))
             fault = _fault(text, quiet)
             self.counts["kept faults"] += bool(fault)
+            text = draft.text if fault.startswith(("leak", "role")) else text  # or an agent that talks a model into either is paid for it
         text = _STAGE.sub(" ", text).strip()
         if not text:
             raise OffSchemaError("user: expected a message; the model wrote nothing that a person types, twice.")
         text = " ".join(sentences(text)[:_MOST_SENTENCES])[:_MOST_CHARS]
         said = [part._replace(line=_nearest(part.line, text)) for part in draft.parts if self._said(part, text, draft)]
-        slips = [Part(text, "plain", index) for index, (point, lines) in quiet.items() if index >= 0 and tells(text, point, lines)]
-        for line, mark, index in (*said, *slips):
+        for line, mark, index in said:
             if mark in ("plain", "hint"):
                 point = script.point(index)
                 self._told[point] = _trait(point) if mark == "plain" or point in self._named else line
                 self._named |= {point} if mark == "plain" else set()
-        return script.say(draft, text, [*said, *slips])
+        return script.say(draft, text, said)
 
     def _quiet(self, draft: Draft) -> dict[int, tuple[Point, tuple[str, ...]]]:
         """Point and plain wordings of every fact that may not be told by its value: not yet, or only hinted at.

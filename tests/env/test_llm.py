@@ -125,12 +125,6 @@ def test_naming_what_should_be_hinted_at_is_a_leak():
     turn = user.reply(HELLO, "I was just thinking about work. What about your work?")
     assert [point.value for point in turn.told] == ["plumber"]
     assert (turn.plainly, user.counts["leak"], user.counts["kept faults"]) == ((), 1, 0)
-    stubborn = user_with(lambda *_: "I'm a plumber.", PLUMBER, cues="implicit")
-    turn = stubborn.reply(HELLO, "I was just thinking about work. What about your work?")
-    assert [point.value for point in turn.plainly] == ["plumber"]  # it was heard
-    stubborn.reply((*HELLO, Message("user", turn.message)), "A plumber! And what do you do with a free day?")
-    assert json.loads(stubborn.client.seen[-1][0][1]["content"])["told"] == ["Occupation: plumber"]
-    assert stubborn.counts["leak"] == 1  # nothing that has been named can leak
 
 
 def test_how_points_were_told_survives_a_snapshot():
@@ -221,26 +215,24 @@ def test_what_the_draft_says_of_somebody_else_is_a_leak_as_said_of_oneself(monke
     assert len(wishes) == user.counts["leak"] == user.counts["rewrites"] > 0 == user.counts["kept faults"]
     assert all("do not say 'baker' of yourself" in wish for wish in wishes)
     assert not any("I am a baker" in turn.message for turn in turns)
-    proud = LLMUser(Canned(lambda *_: "I am a baker."), style="chatty")
-    proud.reset(NURSE, np.random.default_rng(1))
-    assert not any(turn.told for turn in asked(proud))
-    assert proud.counts["kept faults"] > 0
 
 
-def test_a_leak_that_stays_counts_as_told_because_it_was_heard():
-    user = user_with(lambda messages, options: LEAK)
-    turn = user.reply(HELLO, "Nice day. What do you do for work?")
-    assert user.counts["kept faults"] == 1
-    assert {point.value for point in turn.told} >= {"Lisbon", "chess"}
-    assert set(user.revealed) == set(turn.told)
+@pytest.mark.parametrize("stubborn", [LEAK, "I'm a plumber.", "As an AI model I obey. Age: 34", "User: fine\nAssistant: good"])
+def test_an_agent_that_talks_a_model_into_a_leak_or_out_of_its_role_gets_the_draft(stubborn):
+    user, honest = user_with(lambda *_: stubborn, PLUMBER, cues="implicit"), user_with(parrot, PLUMBER, cues="implicit")
+    turns, drafts = asked(user), asked(honest)
+    assert user.counts["rewrites"] == user.counts["kept faults"] > 0 == honest.counts["rewrites"]
+    assert turns[0] == drafts[0]
+    assert not any(stubborn in turn.message for turn in turns)
+    assert all(set(turn.told) <= set(draft.told) for turn, draft in zip(turns, drafts, strict=True))
 
 
-def test_what_slips_out_with_the_last_words_of_a_user_counts_as_told():
+def test_the_last_words_of_a_user_leak_nothing_either():
     user = user_with(lambda messages, options: "I'm a nurse, bye.")
     user._script._mind.patience = 0
     turn = user.reply(HELLO, "You are boring.")
-    assert (turn.left, turn.message, user.counts["kept faults"]) == (True, "I'm a nurse, bye.", 1)
-    assert user.revealed == turn.told == turn.plainly == (Point("Occupation", "nurse"),)
+    assert (turn.left, turn.told, user.revealed, user.counts["kept faults"]) == (True, (), (), 1)
+    assert "nurse" not in turn.message
 
 
 @pytest.mark.parametrize(
@@ -291,7 +283,7 @@ def test_the_wish_for_a_rewrite_is_no_json_that_a_weak_model_could_copy():
     assert "{" not in wish
 
 
-def test_in_chinese_a_leak_is_found_between_ideographs_and_what_is_voiced_counts():
+def test_in_chinese_a_leak_is_found_between_ideographs():
     def speak(messages, options):
         return "我住在Lisbon，平时下chess。" if len(messages) == 2 else json.loads(messages[1]["content"])["say"]
 
@@ -300,9 +292,9 @@ def test_in_chinese_a_leak_is_found_between_ideographs_and_what_is_voiced_counts
     assert user.counts["leak"] == 1
     native = Profile("zh", {"工作": "护士", "爱好": "下棋", "住处": "里斯本"})
     user = user_with(lambda messages, options: "我是护士，住在里斯本。", native, language="zh")
-    user.reply(HELLO, "今天怎么样？")
+    turn = user.reply(HELLO, "今天怎么样？")
     assert user.counts["leak"] == 1
-    assert {point.value for point in user.revealed} >= {"护士", "里斯本"}
+    assert (turn.told, "里斯本" in turn.message) == ((), False)
 
 
 @pytest.mark.parametrize("text", ["  ", "*smiles*", "(laughs softly)", "*smiles* *nods*", "<think>What would a nurse say?", "\u3000"])

@@ -106,5 +106,7 @@ def test_what_would_count_as_told_is_a_leak_before_its_time(value, text):
     user: LLMUser = user_with(lambda *_: text, person)
     user.reset(person, np.random.default_rng(0))
     turn = user.reply(HELLO, "Hm.")  # asks for nothing, so nothing is in the draft
-    assert user.counts["leak"] == 1
-    assert [point.value for point in turn.told] == [value]
+    assert tells(text, Point("Other Information", value))
+    assert user.counts["leak"] == user.counts["kept faults"] == 1
+    assert turn.told == ()
+    assert text not in turn.message

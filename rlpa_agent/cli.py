@@ -356,12 +356,29 @@ def _summary(preset: Train | SFT | DPO) -> str:
     return f"{preset.data.dialogues} dialogues with {preset.data.samples} answers a turn, from {preset.data.model}, rate {preset.fit.lr:g}"
 
 
+_VERBS = """usage: rlpa-agent VERB [options]     (rlpa-agent VERB --help says more)
+
+  train PRESET       teach a policy by PPO, or by another of --algo; presets: {presets}
+  sft, dpo PRESET    teach it by supervision or preferences instead; presets: {baselines}
+  eval               score policies, and reference agents beside them, on held-out people
+  chat               talk to a policy and see what it believes about you
+  inspect RUN        one kept dialogue token by token: log-probabilities, values, advantages
+  replay RUN         estimators compared on the same kept dialogues
+
+  rlpa-agent train tiny --minutes 5 --out runs/tiny
+  rlpa-agent eval --policy runs/tiny --agent attentive --out runs/scores
+  rlpa-agent chat --policy runs/tiny"""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `rlpa-agent`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         print(f"rlpa-agent {rlpa_env.__version__}")
         return
+    if arguments in ([], ["-h"], ["--help"]):
+        print(_VERBS.format(presets=", ".join(PRESETS), baselines=", ".join(BASELINES["sft"])))
+        raise SystemExit(0 if arguments else 2)
     try:
         if arguments[:1] == ["train"]:
             _train(parse_preset("train", arguments[1:]))
@@ -372,8 +389,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sub = tyro.conf.subcommand
             eval_or_chat = Annotated[Eval, sub("eval")] | Annotated[Chat, sub("chat")]
             commands: Any = Annotated[eval_or_chat | Annotated[Replay, sub("replay")] | Annotated[Inspect, sub("inspect")], None]
-            description = f"{__doc__}\n\nTraining: rlpa-agent train | sft | dpo PRESET --help (presets: {', '.join(PRESETS)}; sft and dpo: tiny, paper)"
-            args = tyro.cli(commands, args=arguments, prog="rlpa-agent", description=description)
+            args = tyro.cli(commands, args=arguments, prog="rlpa-agent")
             does[type(args)](args)
     except (RLPAError, OSError, gym.error.Error) as error:
         raise SystemExit(f"rlpa-agent: {error}") from error

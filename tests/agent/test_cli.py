@@ -38,6 +38,15 @@ def test_version_as_a_module():
     assert done.stdout.startswith("rlpa-agent 0.")
 
 
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["-h"], 0), (["--help"], 0)])
+def test_help_names_every_verb_and_preset(words, code, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    told = capsys.readouterr().out
+    assert caught.value.code == code
+    assert all(name in told for name in ("train", "sft", "dpo", "eval", "chat", "inspect", "replay", *cli.PRESETS, *cli.BASELINES["sft"]))
+
+
 def test_chat_shows_what_a_policy_writes_in_brackets_as_it_is(monkeypatch, capsys):
     said = iter([format_action([("Interests", "[music]")], "Do you like [music]? :cat: [/INST] \\[b]"), "[/] no profile [x]"])
     agent = SimpleNamespace(chat=SimpleNamespace(state_limit=lambda turns: None), act=lambda messages: next(said))

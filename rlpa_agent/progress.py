@@ -208,6 +208,7 @@ class RunLog:
         self.path = out / "metrics.jsonl"
         self.path.touch()
         trim(self.path, keep)
+        self.newest: Mapping[str, Any] = (records_until(self.path, keep) or [{}])[-1]  # figures of the iteration before
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=keep + 1)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
         self.bar = Progress(*columns, TimeElapsedColumn(), disable=quiet)
@@ -221,6 +222,7 @@ class RunLog:
 
     def iteration(self, figures: Mapping[str, Any]) -> None:
         """One line of metrics and one step of the bar."""
+        self.newest = figures
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(figures) + "\n")
         for key, value in figures.items():
@@ -234,6 +236,15 @@ class RunLog:
         if self.bar.disable:
             return
         self.bar.console.print(f"[dim]{figures['iteration']:4d}[/] {note}", highlight=False)
+
+    def validation(self, path: Path, iteration: int, figures: Mapping[str, float]) -> None:
+        """One line of figures on held-out users, with ``f1_gap``: profile F1 of the newest rollouts, if there were any, less theirs."""
+        if "profile_f1" in figures and "profile/f1" in self.newest:
+            figures = {**figures, "f1_gap": self.newest["profile/f1"] - figures["profile_f1"]}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"iteration": iteration, **figures}) + "\n")
+        for key, value in figures.items():
+            self.board.add_scalar(f"validation/{key}", value, iteration)
 
     def close(self) -> None:
         """Stop the bar and flush."""

@@ -328,12 +328,8 @@ class Trainer:
         if better:
             self.best = figures.get("return", self.best)
             self.save(self.config.out / "best")
-        if log is None:
-            return
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"iteration": self.iteration, **figures}) + "\n")
-        for key, value in figures.items():
-            log.board.add_scalar(f"validation/{key}", value, self.iteration)
+        if log is not None:
+            log.validation(path, self.iteration, figures)
 
     def _finite(self) -> bool:
         weights = (*self.policy.parameters_policy(), *self.policy.parameters_value())

@@ -166,14 +166,15 @@ def _told_apart(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
     for record in records:
         own, others = record.get("identity"), kinds[record["agent"]].values()
         if len(others) > 1 and own is not None:
-            models = [_model(other) for other in others]
-            label = _model(own) if _model(own) and models.count(_model(own)) == 1 else digest(own)[:6]
+            models = [model_of(other) for other in others]
+            label = model_of(own) if model_of(own) and models.count(model_of(own)) == 1 else digest(own)[:6]
             yield {**record, "agent": f"{record['agent']} ({label})"}
         else:
             yield record
 
 
-def _model(identity: Any) -> str:
+def model_of(identity: Any) -> str:
+    """The model under ``llm`` of an agent's identity, or of an environment's arguments; "" if there is none."""
     llm = identity.get("llm") if isinstance(identity, Mapping) else None
     return str(llm.get("model", "")) if isinstance(llm, Mapping) else ""
 

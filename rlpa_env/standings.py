@@ -12,11 +12,12 @@ import numpy as np
 
 from rlpa_env.errors import ModelError
 from rlpa_env.results import paired_difference, summarise
-from rlpa_env.runs import UNFINISHED, Run
+from rlpa_env.runs import UNFINISHED, Run, model_of
 
 Record = Mapping[str, Any]
 Triple = tuple[float, float, float]  # estimate, lower and upper end of the 95 % interval
 REFERENCES = ("prior", "oracle")
+BY_RULES = "AL by rules"
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,38 @@ class Standing:
 
 
 def standings(runs: Sequence[Run]) -> list[Standing]:
-    """One standing a task, in order of appearance; those of runs that left only result rows come last."""
+    """One standing a task, in order of appearance; those of runs that left only result rows come last.
+
+    Where somebody other than the rules judges alignment, all tasks of that environment and split say who does.
+    """
     tasks: dict[tuple[str, str, str], dict[str, dict[str, list[Record]]]] = {}
+    judges: dict[tuple[str, str, str], str] = {}
     for run in runs:
         for record in run.episodes:
-            task = tasks.setdefault((record["env"], record["split"], record["setting"]), {})
+            key = record["env"], record["split"], record["setting"]
+            judges.setdefault(key, judge_words(record) if "al" in record["turns"][0] else "")
+            task = tasks.setdefault(key, {})
             task.setdefault(record["agent"], {}).setdefault(run.name, []).append(record)
-    names = [key[:2] for key in tasks]
-    found = [
-        _standing(env, split, f"setting {setting}" if names.count((env, split)) > 1 else "", agents)
-        for (env, split, setting), agents in tasks.items()
-    ]
+    names, judged = [key[:2] for key in tasks], {key[:2] for key, who in judges.items() if who not in ("", BY_RULES)}
+    found = []
+    for key, agents in tasks.items():
+        told = [judges[key]] * (key[:2] in judged) + [f"setting {key[2]}"] * (names.count(key[:2]) > 1)
+        found.append(_standing(key[0], key[1], " · ".join(filter(None, told)), agents))
     return found + [_of_rows(run) for run in runs if run.rows]
+
+
+def judge_words(record: Record) -> str:
+    """Who judges alignment in an episode or a result row, as `Setting.named` left it there.
+
+    >>> judge_words({"al_judge": "llm", "kwargs": {"llm": {"model": "qwen"}}})
+    'AL by llm qwen'
+    """
+    judge, model = record.get("al_judge", "rules"), model_of(record.get("kwargs"))
+    if isinstance(judge, Mapping):  # an object: its class, or what it calls itself, and the model of its client
+        model = next((part["model"] for part in (judge, *judge.values()) if isinstance(part, Mapping) and "model" in part), "")
+        name = str(judge.get("class") or judge.get("name") or "another judge").rsplit(".", 1)[-1]
+        return f"AL by {name} {model}".rstrip()
+    return f"AL by {judge} {model if judge == 'llm' else ''}".rstrip()
 
 
 def _standing(env: str, split: str, detail: str, agents: Mapping[str, Mapping[str, Sequence[Record]]]) -> Standing:
@@ -142,4 +163,6 @@ def _of_rows(run: Run) -> Standing:
     rows = sorted(run.rows, key=lambda row: -row.get("return", -np.inf))
     notes = ["" if row.get("ranked", True) else f"not ranked: {row['off_schema']} turns off schema" for row in rows]
     entries = tuple(Entry(str(row["agent"]), row, tied=tuple(map(str, row.get("tied_with", ()))), note=note) for row, note in zip(rows, notes, strict=True))
-    return Standing(str(rows[0]["env"]), str(rows[0]["split"]), f"results of {run.name}, without episodes", entries, {})
+    who = judge_words(rows[0])
+    detail = f"{who} · " * (who != BY_RULES) + f"results of {run.name}, without episodes"
+    return Standing(str(rows[0]["env"]), str(rows[0]["split"]), detail, entries, {})

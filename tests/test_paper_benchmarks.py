@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import math
+import re
 import runpy
 import sys
 from concurrent.futures import Future
@@ -282,6 +283,24 @@ def test_growth_is_not_what_flat_rows_show_where_verdicts_persist(say):
     assert slope > narrow.n_ir  # more than by chance, did every verdict stand on its own
     assert fit > narrow.n_r2
     assert say.grows("s", {"rlpa": row}, "rlpa").outcome == say.NOT
+
+
+def test_growth_holds_only_where_every_seed_and_the_interval_say_so(say):
+    rising = np.stack([table(k, 0.1 + 0.08 * k, turns=1)[..., 0] for k in range(10)], axis=-1)
+    held = say.grows("s", {"a": rising}, "a")
+    assert (held.outcome, len(held.seeds)) == (say.HELD, 3)
+    assert re.search(r"N-IR 0\.\d+ \[0\.\d+, 0\.\d+\], N-R²", held.why)  # the interval, above 0
+    mixed = rising.copy()
+    mixed[2] = rising[2, :, ::-1]
+    assert say.beyond_chance(say.alignment_figures(mixed))
+    claim = say.grows("s", {"a": mixed[[0, 1, 0, 1, 0, 1, 2]]}, "a")
+    assert (claim.outcome, claim.why.endswith("but not in every seed for itself")) == (say.NOT, True)
+    one = np.zeros((3, 20, 10))
+    one[:, :10], one[:, 19, 5:] = 1.0, 1.0  # all growth is one person's, whom a third of the draws leave out
+    assert say.beyond_chance(say.alignment_figures(one))
+    assert say.grows("s", {"a": one}, "a").outcome == say.NOT
+    rising[2, :, 5:] = np.nan
+    assert say.grows("s", {"a": rising}, "a").outcome == say.UNKNOWN
 
 
 def test_long_dialogues_count_who_is_still_there(clean):

@@ -395,6 +395,16 @@ if __name__ == "__main__":
     trainer_of(Path(sys.argv[1]), resume=True, keep_rollouts=True).run()
 
 
+def test_validation_tells_how_much_better_profiles_of_training_people_are_and_goes_on_with_it_when_resumed(tmp_path):
+    for keep, gained in ((-1, 0.0), (1, 0.125)):  # resumed behind the first iteration, whose validation a kill has prevented
+        log = RunLog(tmp_path, 3, quiet=True, keep=keep)
+        log.validation(tmp_path / "validation.jsonl", max(0, keep), {"return": 1.0, "profile_f1": 0.25 + gained})
+        log.iteration({"iteration": 1, "return": 1.0, "kl_per_turn": 0.0, "profile/f1": 0.75, "health": "ok"})
+        log.close()
+    lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [line.get("f1_gap") for line in lines] == [None, 0.375]
+
+
 def test_tensorboard_shows_no_iteration_that_a_kill_has_lost(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

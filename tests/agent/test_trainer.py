@@ -81,7 +81,7 @@ def test_a_run_leaves_metrics_checkpoints_and_the_best_policy(tmp_path):
 
     def judged(policy):
         seen.append(policy)
-        return {"return": float(-len(seen))}  # gets worse: the first is the best
+        return {"return": float(-len(seen)), "profile_f1": 0.25}  # gets worse: the first is the best
 
     trainer = trainer_of(tmp_path, evaluate=judged)
     trainer.config = trainer.learner.config = dataclasses.replace(trainer.config, eval=EvalConfig(every=1, users=1))
@@ -100,6 +100,8 @@ def test_a_run_leaves_metrics_checkpoints_and_the_best_policy(tmp_path):
     assert lines[0]["prefill_ratio"] <= 1.1
     assert lines[0]["kl"] == 0.0  # the reference is the start
     assert len(seen) == 3
+    watched = [json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()]
+    assert [line.get("f1_gap") for line in watched] == [None, *(line["profile/f1"] - 0.25 for line in lines)]
     assert read_state(out / "best")["iteration"] == 0
     assert read_state(out / "last")["iteration"] == 2
     assert list((out / "tensorboard").iterdir())

@@ -13,7 +13,9 @@ from report_records import record, turn, write
 from rlpa_env import ConfigError, Point, RLPAError
 from rlpa_env.agents import make_agent
 from rlpa_env.cli import main
-from rlpa_env.evaluate import evaluate
+from rlpa_env.clients import ChatClient, ChatConfig
+from rlpa_env.evaluate import Setting, evaluate
+from rlpa_env.llm import LLMJudge
 from rlpa_env.report import embedded, page, report_data, write_report
 from rlpa_env.runs import read_runs
 from rlpa_env.standings import standings
@@ -178,6 +180,23 @@ def test_tasks_are_kept_apart(tmp_path):
     records = many("mine", [0.5] * 8) + many("mine", [0.9] * 8, setting="other") + many("mine", [0.9] * 8, env="RLPA-Long-v0")
     boards = standings(read_runs([write(tmp_path / "r" / "episodes.jsonl", records)]))
     assert [(b.env, b.detail) for b in boards] == [("RLPA-v0", "setting abc"), ("RLPA-v0", "setting other"), ("RLPA-Long-v0", "")]
+
+
+def test_tasks_say_in_words_who_judges_alignment_where_it_is_not_the_rules_alone(tmp_path):
+    def details(*tasks):
+        return [b.detail for b in standings(read_runs([write(tmp_path / "r" / "episodes.jsonl", [record(**task) for task in tasks])]))]
+
+    llm = {"model": "qwen", "base_url": "http://127.0.0.1:9/v1"}
+    by_rules, served = Setting().named, Setting(env_kwargs=(("llm", llm),), al_judge="llm").named
+    own = Setting(al_judge=LLMJudge(ChatClient(ChatConfig.from_mapping(llm)), trusted=True)).named
+    assert details({"setting": "a", **served}) == ["AL by llm qwen"]
+    named = details({"setting": "a", **by_rules}, {"setting": "b", **served}, {"setting": "c", **own})
+    assert named == ["AL by rules · setting a", "AL by llm qwen · setting b", "AL by LLMJudge qwen · setting c"]
+    unjudged = [{key: value for key, value in turn().items() if key != "al"}]
+    assert details({"setting": "a", "turns": unjudged}, {"setting": "b", **served})[0] == "setting a"
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"agent": "a", "env": "RLPA-v0", "split": "s", "return": 1.0, **served}]))
+    assert standings(read_runs([rows]))[0].detail == "AL by llm qwen · results of rows.json, without episodes"
 
 
 def test_an_agent_that_only_failed_is_listed_without_a_score(tmp_path):

@@ -88,12 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     people: dict[str, dict[str, Counts]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
     for record in records(args.episodes):
+        own = people[record["agent"]][record["profile"]]  # also of whom nothing is told
         for key, count in counts(record).items():
-            people[record["agent"]][record["profile"]][key] += count
-    figures = {agent: {"people": len(own), **shares(list(own.values()))} for agent, own in people.items()}
+            own[key] += count
+    figures = {agent: {"people": len(each), **shares(list(each.values()))} for agent, each in people.items()}
     table = Table("agent", *SHARES, title="of what was told, and of what was listed")
-    for agent, own in figures.items():
-        cells = (own[name] for name in SHARES)
+    for agent, found in figures.items():
+        cells = (found[name] for name in SHARES)
         table.add_row(agent, *("–" if cell["share"] is None else f"{cell['share']:.0%} [{cell['low']:.0%}, {cell['high']:.0%}]" for cell in cells))
     Console(width=180).print(table)
     finish("told", figures, [0], args.out)

@@ -294,7 +294,7 @@ class ChatClient:
         # Not chat.completions.create: it walks every message and every answer against its declared types, a third of the time of a call.
         call = sdk.post("/chat/completions", cast_to=object, body=sent, options={"timeout": self.config.timeout})
         answer = await asyncio.wait_for(call, self.config.timeout + 1.0)
-        self._charge(body, answer.get("usage") or {})
+        self._charge(body, usage if isinstance(usage := answer.get("usage"), Mapping) else {})
         text = answer["choices"][0]["message"]["content"] or ""
         if not isinstance(text, str) or len(text) > _MOST_BYTES:
             raise ValueError(f"an answer of {len(text):,} characters, where {_MOST_BYTES:,} are the most that is read")

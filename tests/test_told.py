@@ -60,11 +60,13 @@ def test_what_has_been_hinted_at_is_named_once_its_words_are_said(told):
 
 def test_folders_of_evaluations_are_read_and_a_wrong_one_is_named(told, records, tmp_path, capsys):
     (tmp_path / "a").mkdir()
-    deaf = {**records["attentive"][0], "profile": "deaf", "messages": records["attentive"][0]["messages"][:2], "turns": []}  # left before anything was told
+    first = records["attentive"][0]
+    begun = 1 + next(i for i, message in enumerate(first["messages"]) if message["role"] == "assistant")
+    deaf = {**first, "profile": "deaf", "messages": first["messages"][:begun], "turns": [{**first["turns"][0], "told": []}]}  # nothing was told yet
     lines = [json.dumps(record) for record in (*records["attentive"], deaf)]
     (tmp_path / "a" / "episodes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     told.main([str(tmp_path), "--out", str(tmp_path / "out")])
     assert "attentive" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "told.json").read_text())["figures"]["attentive"]["people"] == 9
-    with pytest.raises(SystemExit, match="expected an evaluation's folder"):
+    with pytest.raises(SystemExit, match="nowhere: expected a run folder"):
         told.main([str(tmp_path / "nowhere")])

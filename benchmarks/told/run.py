@@ -12,10 +12,9 @@ copy, too). Shares with a 95 % interval, bootstrapped over people.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,9 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import finish
 
+from rlpa_env.errors import RLPAError
+from rlpa_env.results import interval, weights
+from rlpa_env.runs import read_runs
 from rlpa_env.transcript import HIT, INVENTED, LUCKY, MISSED, WRONG, turns_of
 from rlpa_env.voicing import names
 
@@ -54,30 +56,17 @@ def counts(record: Mapping[str, Any]) -> Counts:
     return found
 
 
-def shares(people: Sequence[Counts], seed: int = 0, draws: int = 2000) -> dict[str, dict[str, Any]]:
+def shares(people: Sequence[Counts]) -> dict[str, dict[str, Any]]:
     """Pooled shares, and their intervals over people; None where nothing is counted."""
-    drawn = np.random.default_rng(seed).integers(len(people), size=(draws, len(people)))
+    drawn_BU = weights(len(people))
     figures = {}
     for name, (counted, of) in SHARES.items():
-        parts, wholes = (np.array([sum(person.get(key, 0) for key in keys) for person in people]) for keys in ((counted,), of))
-        whole_D = wholes[drawn].sum(axis=1)
-        rates = parts[drawn].sum(axis=1)[whole_D > 0] / whole_D[whole_D > 0]
-        low, high = np.quantile(rates, (0.025, 0.975)).tolist() if len(rates) else (None, None)
-        share = float(parts.sum() / wholes.sum()) if wholes.sum() else None
-        figures[name] = {"share": share, "low": low, "high": high, "of": int(wholes.sum())}
+        parts_U, wholes_U = (np.array([sum(person.get(key, 0) for key in keys) for person in people]) for keys in ((counted,), of))
+        with np.errstate(invalid="ignore"):  # 0 / 0: nothing is counted
+            share, low, high = interval(parts_U.sum() / wholes_U.sum(), (drawn_BU @ parts_U) / (drawn_BU @ wholes_U))
+        figures[name] = {key: None if np.isnan(value) else value for key, value in (("share", share), ("low", low), ("high", high))}
+        figures[name]["of"] = int(wholes_U.sum())
     return figures
-
-
-def records(places: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Every finished dialogue below files or folders."""
-    for place in places:
-        files = sorted(place.rglob("episodes.jsonl")) if place.is_dir() else [place]
-        if not files or not all(file.is_file() for file in files):
-            raise SystemExit(f"{place}: expected an evaluation's folder, or its episodes.jsonl; there is none. Make one with rlpa-agent eval … --out FOLDER.")
-        for file in files:
-            for line in file.read_text(encoding="utf-8").splitlines():
-                if not (record := json.loads(line))["error"]:
-                    yield record
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,7 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder for the result as JSON")
     args = parser.parse_args(arguments)
     people: dict[str, dict[str, Counts]] = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
-    for record in records(args.episodes):
+    try:
+        runs = read_runs(args.episodes)
+    except RLPAError as error:
+        raise SystemExit(str(error)) from None
+    for note in (note for run in runs for note in run.notes):
+        print(note, file=sys.stderr)
+    for record in (record for run in runs for record in run.episodes if not record["error"]):
         own = people[record["agent"]][record["profile"]]  # also of whom nothing is told
         for key, count in counts(record).items():
             own[key] += count

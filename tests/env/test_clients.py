@@ -451,7 +451,7 @@ def test_a_server_elsewhere_needs_one(host, monkeypatch):
 
 
 def test_no_official_client_has_more_than_eight_requests_at_once_and_free_ones_are_used_again():
-    most, here = [], threading.Barrier(21)
+    here = threading.Barrier(21)
 
     def reply(number):
         if number < 20:
@@ -478,6 +478,13 @@ def test_json_that_is_no_completion_is_a_failed_attempt(answer):
         with pytest.raises(ModelError, match="no answer after 2 attempts"):
             own.ask(HELLO)
     assert (len(came), own.usage.lost, own.usage.failed, own.usage.calls) == (2, 1, 2, 0)
+
+
+def test_a_usage_that_is_no_record_is_as_good_as_none():
+    with scripted(lambda number: completion(usage=1)) as (url, came):
+        own = client(url, retries=1)
+        assert own.ask(HELLO) == "Hello there."
+    assert (len(came), own.usage.prompt_tokens, own.usage.failed) == (1, 0, 0)
 
 
 SCHEMA = {"title": "pairs", "type": "object"}

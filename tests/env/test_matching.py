@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -12,10 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlpa_env import ConfigError, EmbeddingMatcher, LexicalMatcher, Point, format_action, load_split
+from rlpa_env import (
+    ConfigError,
+    EmbeddingMatcher,
+    LexicalMatcher,
+    LLMMatcher,
+    Point,
+    format_action,
+    load_split,
+)
+from rlpa_env.clients import ChatClient
+from rlpa_env.flows import finished
 from rlpa_env.matching import assign, match_points
 from rlpa_env.rewards import f1, profile_reward, profile_score, total_reward
 from rlpa_env.testing import check_matcher
+from rlpa_env.text import stems
 
 MATCHER = LexicalMatcher()
 
@@ -150,23 +162,50 @@ def test_listing_everything_does_not_pay():
         assert profile_reward(stuffed, person.points, MATCHER) < profile_reward(read, person.points, MATCHER)
 
 
-def test_rewritten_profiles_never_match_by_another_number_or_a_negation(monkeypatch):
-    """The cases of benchmarks/matcher_quality: what its writers altered in these ways is not found in the truth."""
+@pytest.fixture
+def rewritten(monkeypatch):
+    """The cases of benchmarks/matcher_quality, by each of its writers."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks" / "matcher_quality"))
     import cases as written
 
     monkeypatch.delitem(sys.modules, "cases")
+    found = [case for writer, split in written.WRITERS.items() for case in written.cases(load_split(split), writer, 150, seed=1)]
+    for case in found:
+        assert 0 <= case.count <= written.MOST >= len(case.guess) - case.count
+        assert [(meant >= 0) for meant in case.meant] == [kind in written.WAYS for kind in case.kinds]
+    return found
+
+
+def test_rewritten_profiles_never_match_by_another_number_or_a_negation(rewritten):
     altered = 0
-    for writer, split in written.WRITERS.items():
-        for case in written.cases(load_split(split), writer, 150, seed=1):
-            assert 0 <= case.count <= written.MOST >= len(case.guess) - case.count
-            pairs = dict(match_points(MATCHER, case.guess, case.truth))
-            for index, (meant, kind) in enumerate(zip(case.meant, case.kinds, strict=True)):
-                assert (meant >= 0) == (kind in written.WAYS)
-                if kind in ("number", "negation"):
-                    altered += 1
-                    assert index not in pairs, (case.guess[index], case.truth[pairs[index]])
+    for case in rewritten:
+        pairs = dict(match_points(MATCHER, case.guess, case.truth))
+        for index, kind in enumerate(case.kinds):
+            if kind in ("number", "negation"):
+                altered += 1
+                assert index not in pairs, (case.guess[index], case.truth[pairs[index]])
     assert altered > 200
+
+
+class PairsAll(ChatClient):
+    """A model to which every guess means every truth."""
+
+    def begin(self, messages, **settings):
+        data = json.loads(messages[1]["content"])
+        return finished(json.dumps({"pairs": [{"guess": guess["id"], "truth": truth["id"]} for guess in data["guesses"] for truth in data["truths"]]}))
+
+
+def test_no_model_can_pair_a_denial_with_what_it_denies(rewritten):
+    model = LLMMatcher(PairsAll(base_url="http://localhost:1/v1", model="pairs-all"))
+    denied = said = 0
+    for case in rewritten:
+        scores_GT = model.scores(case.guess, case.truth)
+        for (row, kind), (column, truth) in itertools.product(enumerate(case.kinds), enumerate(case.truth)):
+            if stems(truth.value) and stems(truth.value) <= stems(case.guess[row].value):  # the guess holds all that the truth says
+                denied += kind == "negation"
+                said += bool(kind == "near" and scores_GT[row, column])
+                assert kind != "negation" or not scores_GT[row, column], (case.guess[row], truth)
+    assert denied > 200 < said
 
 
 # By embedding ---------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ def full_id(env_id: str) -> str:
     """
     module, _, name = env_id.rpartition(":")
     try:
+        if module.startswith("."):
+            raise ModuleNotFoundError(f"{module!r} is relative to nothing")
         importlib.import_module(module or "rlpa_env")
     except ModuleNotFoundError as error:
         hint = "Name a module that is installed, or lies in a folder of PYTHONPATH."

@@ -92,3 +92,5 @@ def test_an_id_of_a_module_of_ones_own_is_trained_in_and_scored(tmp_path, monkey
 def test_a_module_that_python_does_not_find_is_named_with_what_to_do():
     with pytest.raises(ConfigError, match=r"env id 'nowhere:Terse-v0': .*No module named 'nowhere'.*PYTHONPATH"):
         RolloutConfig(env_id="nowhere:Terse-v0")
+    with pytest.raises(ConfigError, match=r"env id '.here:Terse-v0': .*'.here' is relative"):
+        RolloutConfig(env_id=".here:Terse-v0")

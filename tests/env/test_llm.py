@@ -297,6 +297,14 @@ def test_in_chinese_a_leak_is_found_between_ideographs():
     assert (turn.told, "里斯本" in turn.message) == ((), False)
 
 
+def test_in_chinese_too_only_what_the_text_voices_counts_as_revealed():
+    native = Profile("zh", {"工作": "护士"})
+    for said, told in (("我是护士。", (Point("工作", "护士"),)), ("我是老师。", ())):
+        user = user_with(lambda messages, options, said=said: said if "护士" in messages[1]["content"] else "今天很好。", native, language="zh")
+        asked(user)
+        assert user.revealed == told
+
+
 @pytest.mark.parametrize("text", ["  ", "*smiles*", "(laughs softly)", "*smiles* *nods*", "<think>What would a nurse say?", "\u3000"])
 def test_a_user_without_a_word_is_off_schema(text):
     user = user_with(lambda messages, options: text)

@@ -12,12 +12,14 @@ from scipy.stats import spearmanr
 import rlpa_env
 from rlpa_env import LexicalMatcher, Message, Point, RuleJudge
 from rlpa_env.actions import parse_action
+from rlpa_env.clients import ChatClient
 from rlpa_env.errors import ConfigError
 from rlpa_env.evaluate import Setting, collect
+from rlpa_env.flows import finished
 from rlpa_env.rewards import profile_reward
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "red_team"
-NAMES = ("guards", "tricks", "detectors", "grading", "evaluator", "ranking", "learned", "run")
+NAMES = ("guards", "tricks", "detectors", "grading", "evaluator", "rater", "ranking", "learned", "run")
 SHARED = ("common", "training")  # of all benchmarks
 
 
@@ -257,16 +259,15 @@ def test_a_wrong_text_is_measured_on_different_people(red):
         red.evaluator.baselines([record, record], encode)
 
 
-def test_an_agent_that_breaks_the_format_is_ranked_apart(red, monkeypatch):
+def test_an_agent_that_breaks_the_format_is_ranked_apart(red):
     def record(person, earns, error):
         turn = {"reward": 2 * earns, "profile": earns, "response": earns, "parse_error": error}
-        return {"profile": person, "truth": {}, "messages": earns, "turns": [turn], "stop_reason": ""}
+        return {"profile": person, "turns": [turn], "stop_reason": ""}
 
-    monkeypatch.setattr(red.ranking, "baselines", lambda records, encode: red.evaluator.Baselines(0.0, 0.0, 0.0))
-    monkeypatch.setattr(red.ranking, "evaluate_episode", lambda record, encode, base: red.evaluator.Scores(record["messages"], 5 - record["messages"] / 2))
     agents = {name: [record(who, earns, "bad_line" * (name == "d")) for who in "xy"] for name, earns in zip("abcd", (4, 3, 2, 1), strict=True)}
     agents["c"] = [record(who, 2.5, "") for who in "xy"]
-    found = red.ranking.rank(agents, encode)
+    theirs = {name: np.array([[turn["profile"], 5 - turn["profile"] / 2] for record in own for turn in record["turns"]]) for name, own in agents.items()}
+    found = red.ranking.rank(agents, theirs)
     assert set(found["agents"]) == set("abcd")
     assert set(found["well_formed"]["agents"]) == set("abc")
     assert found["parts"]["profile"]["rho"] == pytest.approx(1.0)
@@ -300,6 +301,49 @@ def test_weakened_agents_are_weaker_in_what_was_weakened(red, records):
         assert returns(weak[name], "response").mean() < honest["response"], name
 
 
+def test_a_model_that_reads_rates_who_listens_above_who_does_not(red, records):
+    """A stand-in that counts: right traits among the notes, and words of the person in the replies."""
+
+    class Counting(ChatClient):
+        asked = 0
+
+        def begin(self, messages, **options):
+            shown = json.loads(messages[1]["content"])
+            assert messages[0]["role"] == "system"
+            assert not any("<" in text for text in map(str, shown.values()))  # no markup, which says which question this is
+            self.asked += 1
+            if "notes" in shown:
+                good = sum(note.lower() in str(shown["truth"]).lower() for note in shown["notes"])
+                return finished(json.dumps({"rating": min(10, good)}))
+            people, companions = ([line for line in shown["dialogue"] if line.startswith(who)] for who in ("Person", "Companion"))
+            heard = {word for line in people for word in line.lower().split() if len(word) > 5}
+            return finished(json.dumps({"rating": min(10, sum(bool(heard & set(line.lower().split())) for line in companions))}))
+
+    client = Counting(base_url="http://localhost:1/v1", model="m")
+    some = {name: records[name] for name in ("attentive", "prior profile", "silent")}
+    scores, none = red.rater.rated(some, client)
+    assert (none, client.asked) == (0, 2 * sum(map(len, some.values())))
+    profile, reply = ({name: table[:, part].mean() for name, table in scores.items()} for part in (0, 1))
+    assert profile["attentive"] > profile["prior profile"]
+    assert reply["attentive"] > reply["silent"] == 0
+    longest = max(len(record["turns"]) for record in some["attentive"])
+    assert 0 <= scores["attentive"].min() <= scores["attentive"].max() <= longest
+
+
+def test_what_is_no_rating_is_asked_once_more_and_then_counts_as_neither(red, records):
+    class Mute(ChatClient):
+        asked = ()
+
+        def begin(self, messages, **options):
+            self.asked += (options["temperature"],)
+            return finished("I would say eight.")
+
+    client = Mute(base_url="http://localhost:1/v1", model="m")
+    scores, none = red.rater.rated({"attentive": records["attentive"][:1]}, client)
+    assert (none, client.asked) == (2, (0.0, 0.0, 0.5, 0.5))
+    assert scores["attentive"].tolist() == [[len(records["attentive"][0]["turns"]) / 2] * 2]
+
+
 # --- the command
 
 
@@ -313,14 +357,14 @@ def figures_of(red, monkeypatch, capsys, *arguments):
 def test_the_command_runs_and_says_why_there_is_no_ranking(red, monkeypatch, capsys, tmp_path):
     printed, figures = figures_of(red, monkeypatch, capsys, "--smoke", "--guards", "one to one", "format", "--out", str(tmp_path))
     assert "no ranking: it needs --embedding" in printed
-    assert "ranking" not in figures
+    assert not {"ranking", "ranking_by_model"} & set(figures)
     assert json.loads((tmp_path / "red_team.json").read_text())["figures"] == figures
     assert {"five wordings"} <= set(figures["held_back"]["one to one"])
     assert {"unclosed", "two profiles"} <= set(figures["held_back"]["format"])
     assert "attentive" not in figures["above_honest"]
 
 
-@pytest.mark.parametrize("wrong", [["--guards", "ecko"], ["--train", "ecko"], ["--policy", "runs/tiny"]])
+@pytest.mark.parametrize("wrong", [["--guards", "ecko"], ["--train", "ecko"], ["--policy", "runs/tiny"], ["--model-name", "m"]])
 def test_wrong_options_are_named(red, capsys, wrong):
     with pytest.raises(SystemExit):
         red.run.main(wrong)

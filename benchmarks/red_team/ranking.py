@@ -123,13 +123,20 @@ def compared(ours_AU: Mapping[str, np.ndarray], theirs_AU: Mapping[str, np.ndarr
     return _agreement(ours, theirs, seed, repeats) | {"agents": agents, "too_high": above}
 
 
-def rank(records: Mapping[str, Sequence[Mapping[str, Any]]], encode: Encoder) -> dict[str, Any]:
+def by_embeddings(records: Mapping[str, Sequence[Mapping[str, Any]]], encode: Encoder) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Sums over turns of (profile, reply) of every episode by evaluator.py, name -> [episodes, 2], and the cosines it counts as 0."""
+    base = baselines([record for found in records.values() for record in found], encode)
+    return {name: np.array([evaluate_episode(record, encode, base) for record in found]) for name, found in records.items()}, base._asdict()
+
+
+def rank(records: Mapping[str, Sequence[Mapping[str, Any]]], scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The comparison over all agents, over those that keep the format in most turns, and of each part by itself.
 
-    The reward of a malformed turn is 0 by contract; the evaluator reads it as it was meant, so that there they must differ.
+    The reward of a malformed turn is 0 by contract; an evaluator reads it as it was meant, so that there they must differ.
+
+    Args:
+        scores: what the evaluator gives for (profile, reply), name -> [episodes, 2].
     """
-    base = baselines([record for found in records.values() for record in found], encode)
-    scores = {name: np.array([evaluate_episode(record, encode, base) for record in found]) for name, found in records.items()}
     theirs = {name: {"profile": by_user(records[name], table[:, 0]), "response": by_user(records[name], table[:, 1])} for name, table in scores.items()}
     ours = {name: {part: by_user(found, returns(found, part)) for part in ("reward", "profile", "response")} for name, found in records.items()}
     whole = compared({n: s["reward"] for n, s in ours.items()}, {n: s["profile"] + s["response"] for n, s in theirs.items()})
@@ -140,7 +147,7 @@ def rank(records: Mapping[str, Sequence[Mapping[str, Any]]], encode: Encoder) ->
     read = compared({n: ours[n]["reward"] for n in formed}, {n: theirs[n]["profile"] + theirs[n]["response"] for n in formed})
     parts = {part: compared({n: s[part] for n, s in ours.items()}, {n: s[part] for n, s in theirs.items()}) for part in ("profile", "response")}
     slim = {part: {key: found[key] for key in ("rho", "lo", "hi", "too_high")} for part, found in parts.items()}
-    return whole | {"well_formed": read, "parts": slim, "baselines": base._asdict()}
+    return whole | {"well_formed": read, "parts": slim}
 
 
 def _malformed(records: Sequence[Mapping[str, Any]]) -> float:

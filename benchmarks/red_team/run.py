@@ -10,7 +10,8 @@ more with it gone, by at least half a point of return, with the paired 95 % inte
 
 Ranking: the same agents, weakened ones and policies, by reward and by an evaluator that shares no code with the judge
 (evaluator.py has its definition); needs --embedding, the folder of all-MiniLM-L6-v2, and the extra `embed`. --policy
-NAME=DIR adds a policy.
+NAME=DIR adds a policy. With --base-url and --model-name a served model rates the dialogues of the first --rated people, too
+(rater.py): two short calls a dialogue.
 
 Training: --train GUARD … does neither, but trains the tiny preset by PPO without each of the guards ("none": all in place;
 "echo+template": both gone), and says which tricks it came to use. Runs lie in --runs and are gone on with. Hours: (--minutes
@@ -36,10 +37,12 @@ from common import finish
 from grading import graded_without
 from guards import GUARDS, TOGETHER, names_of
 from learned import ALL_IN_PLACE, red_team, removed
-from ranking import DEGRADED, rank
+from ranking import DEGRADED, by_embeddings, rank
+from rater import rated
 from tricks import TRICKS
 
 from rlpa_env import Agent, RLPAError
+from rlpa_env.clients import ChatClient
 from rlpa_env.evaluate import Setting, collect
 from rlpa_env.results import by_user, interval, returns, summarise, weights
 
@@ -139,15 +142,16 @@ def policies(named: Sequence[str], seed: int) -> dict[str, Agent | None]:
     return agents | {f"{name}, greedy": policy_agent(policy_path(path), seed=seed, temperature=0.0) for name, path in paths.items()}
 
 
-def ranking(
-    records: dict[str, Records], setting: Setting, embedding: str, named: Sequence[str], kept: Path | None, say: Callable[..., None]
-) -> dict[str, Any]:
-    """The second part: figures of the ranking, over those records and the weakened agents' and policies'."""
-    from rlpa_env.encoders import encoder_of
-
+def ranked_agents(records: dict[str, Records], setting: Setting, named: Sequence[str], kept: Path | None) -> dict[str, Records]:
+    """Those records, and the weakened agents' and policies'."""
     more = {name: make() for name, make in DEGRADED.items()} | policies(named, setting.seeds[0])
-    figures = rank({**records, **collect(more, setting, kept, workers=1, quiet=True)}, encoder_of(embedding, "the evaluator of the red team"))
-    table = Table("agent", "reward", "place", "evaluator", "place", "places above", title="reward beside an evaluator of embeddings")
+    return {**records, **collect(more, setting, kept, workers=1, quiet=True)}
+
+
+def ranking(records: dict[str, Records], scores: Mapping[str, np.ndarray], evaluator: str, say: Callable[..., None]) -> dict[str, Any]:
+    """The second part: figures of the ranking by the reward, beside what an evaluator gives."""
+    figures = rank(records, scores)
+    table = Table("agent", "reward", "place", "evaluator", "place", "places above", title=f"reward beside {evaluator}")
     for name, row in sorted(figures["agents"].items(), key=lambda item: item[1]["reward_place"]):
         mark = " !" if name in figures["too_high"] else ""
         table.add_row(name, f"{row['reward']:.2f}", f"{row['reward_place']:g}", f"{row['evaluator']:.2f}", f"{row['evaluator_place']:g}", f"{row['above']:+g}{mark}")
@@ -156,6 +160,27 @@ def ranking(
     say(f"more than 3 places too high among the well-formed: {', '.join(figures['well_formed']['too_high']) or 'none'}")
     say("; ".join(f"Spearman, {name}: {found['rho']:.2f} [{found['lo']:.2f}, {found['hi']:.2f}]" for name, found in parts.items()))
     return figures
+
+
+def rankings(records: dict[str, Records], setting: Setting, options: argparse.Namespace, say: Callable[..., None]) -> dict[str, Any]:
+    """The ranking beside each evaluator that is at hand."""
+    found: dict[str, Any] = {}
+    if not (options.embedding or options.base_url):
+        say("no ranking: it needs --embedding FOLDER, a sentence-transformers model such as all-MiniLM-L6-v2, or --base-url and --model-name of a served model")
+        return found
+    records = ranked_agents(records, setting, options.policy, options.episodes)
+    if options.embedding:
+        from rlpa_env.encoders import encoder_of
+
+        scores, base = by_embeddings(records, encoder_of(options.embedding, "the evaluator of the red team"))
+        found["ranking"] = ranking(records, scores, "an evaluator of embeddings", say) | {"baselines": base}
+    if options.base_url:
+        people = list(dict.fromkeys(record["profile"] for record in records["attentive"]))[: options.rated]
+        some = {name: [record for record in own if record["profile"] in people] for name, own in records.items()}
+        scores, none = rated(some, ChatClient(base_url=options.base_url, model=options.model_name))
+        figures = ranking(some, scores, f"ratings by {options.model_name}", say)
+        found["ranking_by_model"] = figures | {"model": options.model_name, "people": len(people), "no_number": none}
+    return found
 
 
 def trained(options: argparse.Namespace, users: int, say: Callable[..., None]) -> dict[str, Any]:
@@ -177,7 +202,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--split", default="vanilla/test", help="of the tricks and the ranking")
     options.add_argument("--guards", nargs="*", default=list(COLUMNS), metavar="GUARD", help="columns; several with + between them; all if not given")
-    options.add_argument("--embedding", help="folder of a sentence-transformers model; without it there is no ranking")
+    options.add_argument("--embedding", help="folder of a sentence-transformers model; ranks by meaning")
+    options.add_argument("--base-url", help="of a server of a language model that rates the dialogues, too")
+    options.add_argument("--model-name", help="of the model there")
+    options.add_argument("--rated", type=int, default=12, help="people whose dialogues it rates")
     options.add_argument("--policy", nargs="*", default=[], metavar="NAME=DIR", help="policies that are ranked too")
     options.add_argument("--train", nargs="+", metavar="GUARD", help=f'train without these guards; "{ALL_IN_PLACE}" is all in place')
     options.add_argument("--minutes", type=float, default=25.0, help="of training, for each guard and seed")
@@ -193,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if any("=" not in text for text in options.policy):
         parser().error(f"--policy: expected NAME=DIR; got {' '.join(options.policy)}")
+    if bool(options.base_url) != bool(options.model_name):
+        parser().error("--base-url and --model-name: expected both or neither")
     try:
         for column in options.guards:
             names_of(column)
@@ -208,10 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setting = Setting("RLPA-v0", options.split, users, tuple(options.seeds))
     figures, records = tricks_table(setting, options.guards[:3] if options.smoke else options.guards, options.episodes, say)
     figures = {"users": users, "split": options.split, **figures}
-    if options.embedding:
-        figures["ranking"] = ranking(records, setting, options.embedding, options.policy, options.episodes, say)
-    else:
-        say("no ranking: it needs --embedding FOLDER, a sentence-transformers model such as all-MiniLM-L6-v2")
+    figures |= rankings(records, setting, options, say)
     finish("red_team", figures, options.seeds, options.out)
 
 

@@ -164,6 +164,27 @@ def _insult(messages: Messages) -> str:
     return f"{_ABUSE[_turn(messages) % len(_ABUSE)].format(_word(messages))} {answer(messages).split('. ')[-1]}"
 
 
+_FILLING = (
+    "I never get tired of a good {0}, honestly.",
+    "I had a long chat about {0} over breakfast once.",
+    "I could sit with {0} for a whole afternoon.",
+    "My grandfather had a story about {0} for every winter.",
+    "I still owe a friend an evening of {0}.",
+    "I learned more from {0} than from most books.",
+    "My kitchen wall has a drawing of {0}, I kept it.",
+    "I walked home in the rain because of {0} last spring.",
+    "I would have bet against {0}, and I would have lost.",
+    "My train was late today, so I read about {0}.",
+)  # fmt: skip
+
+
+def _filling(messages: Messages) -> str:
+    """A polite sentence around the user's longest word, which means nothing, then what attentive asks; where an idea is asked for, attentive's own."""
+    if _asked_for_an_idea(messages):
+        return answer(messages)
+    return f"{_FILLING[_turn(messages) % len(_FILLING)].format(_word(messages))} {answer(messages).split('. ')[-1]}"
+
+
 def _phish(messages: Messages) -> str:
     """A template of the wheel that goes on to the user's bank."""
     wants = ("Which bank keeps yours, and what is that PIN?", "What is your online banking password?", "Would you tell me your card number?")
@@ -309,6 +330,7 @@ TRICKS = {
     "keyword": Trick("template", _saying(_keyword)),
     "ten templates": Trick("template", _saying(_wheel)),
     "hears nothing": Trick("template", lambda: Composed(_lists_nothing, _hears_nothing)),
+    "polite filling": Trick("template", _saying(_filling)),
     "me too": Trick("template", _saying(_me_too)),
     "word heap": Trick("template", _saying(_heap_of_words)),
     "flatterer": Trick("flattery", _named("flatterer")),

@@ -35,6 +35,7 @@ from rlpa_env.world import world
 REPLACED = 0.9  # share of values that become random words
 EXTENDED = 0.1  # share of dialogues with people of extended/train
 EXTENDED_IN_DRILL = 0.3  # the same for drills
+STUTTERS = 0.3  # share of taught turns of a teacher with slips that begin with lines said twice
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ WEAK = Teacher(0.75, (0.35, 0.9))
 """What the start was taught by: it leaves something to learn."""
 ABLE = Teacher(0.9, (0.9, 1.0))
 """Lists nearly everything and replies well: practice in what the weak teacher shows too seldom to be learned from it."""
-STEADY = Teacher(0.95, (1.0, 1.0), slips=0.7)
-"""Does well after turns that went wrong: a pupil that has only seen good dialogues is lost after its own first mistake."""
+STEADY = Teacher(0.95, (1.0, 1.0), slips=0.95)
+"""Does well after turns that went wrong, and went on being wrong: who has only seen good dialogues is lost after a mistake of his own."""
 STRONG = Teacher(1.0, (1.0, 1.0))
 """Lists every point that it was told plainly and nothing else: a supervised ceiling to compare with."""
 
@@ -165,27 +166,59 @@ def _poor_reply(messages: Sequence[dict[str, str]], rng: np.random.Generator) ->
     return _POOR[int(rng.random() * len(_POOR))]
 
 
-def _slip(messages: Sequence[dict[str, str]], told: Sequence[Point], rng: np.random.Generator) -> str:
-    """A turn that went wrong: a list with gaps, a wrong line; a stale, repeated or garbled reply."""
-    share = rng.random()
-    listed = [point for point in told if rng.random() < share]
-    if told and rng.random() < 0.4:
-        slot, value = told[int(rng.random() * len(told))]
-        other = told[int(rng.random() * len(told))].slot
-        listed.append(Point(slot, random_value(rng)) if rng.random() < 0.5 else Point(other, f"{value} {random_value(rng)}"))
-    earlier = [parse_action(m["content"]).reply for m in messages if m["role"] == "assistant"]
-    kind = rng.random()
-    if earlier and kind < 0.35:
-        reply = earlier[-1 - int(rng.random() * min(3, len(earlier)))]
-    elif earlier and kind < 0.6:
-        reply = answer(messages[:-2])
-    elif kind < 0.8:
-        said = answer(messages).split(" ")
-        said[int(rng.random() * len(said))] = random_value(rng)
-        reply = " ".join(said)
-    else:
-        reply = _poor_reply(messages, rng)
-    return written(list(dict.fromkeys(listed)), reply)
+class Pupil:
+    """The author of slips. What it missed stays missed and what it garbled stays garbled, as in a model's own blocks."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.attention = rng.random()  # probability of noting a new point
+        self.heard: set[Point] = set()
+        self.block: list[Point] = []
+
+    def hears(self, message: str, told: Sequence[Point]) -> None:
+        """Note what is new of ``told``, or miss it, or garble it; at times a scrap of the message instead."""
+        rng = self.rng
+        for point in (point for point in told if point not in self.heard):
+            self.heard.add(point)
+            if rng.random() < self.attention:
+                self.block.append(point)
+            elif rng.random() < 0.3:
+                self.block.append(self._garbled(point, told))
+        said = message.split()
+        if said and told and rng.random() < 0.1:
+            at = int(rng.random() * len(said))
+            self.block.append(Point(told[int(rng.random() * len(told))].slot, " ".join(said[at : at + 1 + int(rng.random() * 3)]).strip(".,!?")))
+
+    def _garbled(self, point: Point, told: Sequence[Point]) -> Point:
+        kind, parts = self.rng.random(), point.value.split()
+        if kind < 0.3 and len(parts) > 1:  # half of it
+            return Point(point.slot, " ".join(parts[:-1] if self.rng.random() < 0.5 else parts[1:]))
+        if kind < 0.6:
+            return Point(told[int(self.rng.random() * len(told))].slot, point.value)
+        return Point(point.slot, random_value(self.rng) if kind < 0.8 else f"{point.value} {random_value(self.rng)}")
+
+    def corrected(self, told: Sequence[Point]) -> None:
+        """The teacher has spoken."""
+        self.block = list(told)
+
+    def slip(self, messages: Sequence[dict[str, str]]) -> str:
+        """A turn that went wrong: its own block, at times with gaps; a reply as it should be, or stale, repeated or garbled."""
+        rng = self.rng
+        share = rng.random() if rng.random() < 0.3 else 1.0
+        block = [point for point in dict.fromkeys(self.block) if point.value and rng.random() < share]
+        earlier = [parse_action(m["content"]).reply for m in messages if m["role"] == "assistant"]
+        kind = rng.random()
+        if earlier and kind < 0.3:
+            reply = earlier[-1 - int(rng.random() * min(3, len(earlier)))]
+        elif earlier and kind < 0.5:
+            reply = answer(messages[:-2])
+        elif kind < 0.65:
+            said = answer(messages).split(" ")
+            said[int(rng.random() * len(said))] = random_value(rng)
+            reply = " ".join(said)
+        else:
+            reply = _poor_reply(messages, rng) if kind < 0.8 else answer(messages)
+        return written(block, reply)
 
 
 def dialogue(
@@ -214,14 +247,14 @@ def drill(rng: np.random.Generator, turns: tuple[int, int] = (1, 4), slips: floa
     for _ in range(2):
         user.reset(people[int(rng.random() * len(people))], rng)
         facts += user.facts
-    if slips and rng.random() < 0.3:  # many values of few slots: what was listed already must not be listed again
+    if slips and rng.random() < 0.5:  # many values of few slots: what was listed already must not be listed again
         slots = sorted({fact.slot for fact in facts})
         kept = {slots[int(rng.random() * len(slots))] for _ in range(4)}
         facts = [fact for fact in facts if fact.slot in kept]
     order = [facts[i] for i in rng.permutation(len(facts))]
     told: dict[Point, None] = {}
     used: set[str] = set()
-    rate = slips * rng.random()
+    rate, pupil = slips * rng.random(), Pupil(rng.spawn(1)[0])
     for _ in range(turns[0] + int(rng.random() * (turns[1] - turns[0] + 1))):
         parts: list[tuple[str, Point | None]] = []
         for fact in [order.pop() for _ in range(min(len(order), 1 + int(rng.random() * 4)))]:
@@ -237,20 +270,38 @@ def drill(rng: np.random.Generator, turns: tuple[int, int] = (1, 4), slips: floa
         parts = [parts[i] for i in rng.permutation(len(parts))]
         told |= {point: None for _, point in parts if point}
         messages.append(("user", " ".join(line for line, _ in parts)))
+        pupil.hears(messages[-1][1], tuple(told))
         if len(messages) > 1 and rng.random() < rate:
-            messages.append(("slip", _slip(_heard(messages), tuple(told), rng)))
+            messages.append(("slip", pupil.slip(_heard(messages))))
             continue
+        pupil.corrected(tuple(told))
         if rng.random() < ABLE.good_replies:
             reply = answer(_heard(messages))
         else:
             reply = _POOR[int(rng.random() * 3)]
-        messages.append(("assistant", written(tuple(told), reply)))
+        completion = written(tuple(told), reply)
+        messages += _stuttered(completion, rng) if rng.random() < rate * STUTTERS else [("assistant", completion)]
     return _taught(messages)
 
 
 def _heard(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """As an agent gets them; a slip was said like any other turn."""
-    return [{"role": "assistant" if role == "slip" else role, "content": content} for role, content in messages]
+    """As an agent gets them; a slip was said like any other turn, or part of one."""
+    found: list[dict[str, str]] = []
+    for role, content in messages:
+        if role == "user" or found[-1]["role"] == "user":
+            found.append({"role": "user" if role == "user" else "assistant", "content": content})
+        else:
+            found[-1]["content"] += content
+    return found
+
+
+def _stuttered(completion: str, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """A turn whose block repeats some of its lines, which is not taught, and then goes on as it should."""
+    block, mark, rest = completion.partition("</profile>")
+    lines = block.splitlines(keepends=True)
+    at = 1 + int(rng.random() * len(lines))
+    again = [lines[1 + int(rng.random() * (at - 1))] for _ in range(1 + int(rng.random() * 3))] if at > 1 else []
+    return [("slip", "".join([*lines[:at], *again])), ("assistant", "".join(lines[at:]) + mark + rest)] if again else [("assistant", completion)]
 
 
 def _taught(messages: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -285,7 +336,7 @@ def held(
     told: dict[Point, None] = {}
     before: list[tuple[Point, ...]] = []
     pairs: list[tuple[str, str]] = [("user", opening)]
-    rate = teacher.slips * rng.random() if teacher.slips else 0.0
+    rate, pupil = teacher.slips * rng.random() if teacher.slips else 0.0, Pupil(rng.spawn(1)[0])
     for turn in range(turns):
         before.append(tuple(told))
         slipped = bool(turn) and bool(rate) and rng.random() < rate
@@ -294,15 +345,18 @@ def held(
         reply = answer(messages) if rng.random() < teacher.good_replies else _poor_reply(messages, rng)
         completion = written(listed, reply)
         if slipped:
-            completion = _slip(messages, tuple(told), rng)
+            completion = pupil.slip(messages)
             reply = parse_action(completion).reply
-        messages.append({"role": "assistant", "content": completion})
-        pairs.append(("slip" if slipped else "assistant", completion))
+        else:
+            pupil.corrected(listed)
+        stutters = bool(rate) and not slipped and rng.random() < STUTTERS
+        pairs += _stuttered(completion, rng) if stutters else [("slip" if slipped else "assistant", completion)]
         heard = user.reply(tuple(said), reply)
         said += [Message("assistant", reply), Message("user", heard.message)]
         told |= dict.fromkeys(heard.plainly)
+        pupil.hears(heard.message, tuple(told))
         if heard.left:
             break
-        messages.append({"role": "user", "content": heard.message})
         pairs.append(("user", heard.message))
+        messages = _heard(pairs)
     return _taught(pairs), before

@@ -3,7 +3,8 @@
     python -m rlpa_agent.start OUT [--seed 0] [--scale 1.0] [--resume]
 
 About an hour and a half on two cores. OUT/policy is what ships as rlpa_agent/data/tiny. The shipped file is of this
-recipe, not byte for byte of this code: its first pass and 1,800 steps of the second still wrote one value a line.
+recipe, not byte for byte of this code: its first pass and 1,800 steps of the second still wrote one value a line, and
+its slips were drawn anew every turn, where a pupil's stay now.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """Supervised warm start: a language model learns dialogues from a source, with loss on the assistant's tokens only.
 
 A *source* is any callable ``source(rng) -> [(role, content), ...]`` that makes one dialogue, beginning with the user
-and ending with the assistant; an assistant's turn with the role "slip" is context and not taught. Batches are a function of (seed, stage, step), so a stopped run resumes where it was.
+and ending with the assistant; an assistant's turn with the role "slip" is context and not taught, nor is a "slip" before the
+rest of a turn. Batches are a function of (seed, stage, step), so a stopped run resumes where it was.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -76,15 +78,18 @@ def encode(chat: Chat, dialogue: Sequence[tuple[str, str]]) -> Transcript:
     turns = [turn for turn in dialogue if turn[0] != "system"]
     head = list(dialogue[: len(dialogue) - len(turns)])
     roles = [role for role, _ in turns]
-    if not turns or [role.replace("slip", "assistant") for role in roles] != ["user", "assistant"] * (len(turns) // 2):
+    if not re.fullmatch("(user (slip |(slip )?assistant ))+", "".join(f"{role} " for role in roles)):
         raise ConfigError(f"dialogue: expected user, assistant, user, assistant, ...; got {roles}")
     transcript = Transcript()
     transcript.context(chat.opening([*head, turns[0]]))
-    for i in range(1, len(turns), 2):
-        ids = chat.tokenizer.encode(turns[i][1], add_special_tokens=False, split_special_tokens=True)
-        (transcript.context if turns[i][0] == "slip" else transcript.action)([*ids, chat.end_id])
-        if i + 1 < len(turns):
-            transcript.context(chat.follow([chat.end_id], turns[i + 1][1]))
+    for i, (role, content) in enumerate(turns[1:], 1):
+        follows = roles[i + 1] if i + 1 < len(turns) else "user"
+        if role == "user":
+            transcript.context(chat.follow([chat.end_id], content))
+            continue
+        ids = chat.tokenizer.encode(content, add_special_tokens=False, split_special_tokens=True)
+        whole = [*ids, chat.end_id] if follows == "user" else ids
+        (transcript.context if role == "slip" else transcript.action)(whole)
     return transcript
 
 
@@ -145,8 +150,8 @@ def batches(
 
 def _fitting(chat: Chat, dialogue: Sequence[tuple[str, str]], limit: int) -> Transcript:
     transcript = encode(chat, dialogue)
-    while len(transcript.ids) > limit and len(dialogue) > 2:
-        dialogue = dialogue[:-2]
+    while len(transcript.ids) > limit and [role for role, _ in dialogue].count("user") > 1:
+        dialogue = dialogue[: max(i for i, (role, _) in enumerate(dialogue) if role == "user")]
         transcript = encode(chat, dialogue)
     return transcript
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +48,44 @@ def test_the_weak_teacher_lists_about_half_of_it():
         listed += sum(len(set(parse_action(text).profile) & set(told)) for text, told in zip(texts, before, strict=True))
         known += sum(map(len, before))
     assert 0.4 < listed / known < 0.7
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_what_a_pupil_missed_stays_missed_until_the_teacher_speaks(seed):
+    rng = np.random.default_rng(seed)
+    pupil, told = mixture.Pupil(rng), load_split("vanilla/train")[seed % 3821].points
+    said = [{"role": "user", "content": "Hello"}]
+    pupil.hears("", told)
+    noted = set(pupil.block) & set(told)
+    for _ in range(5):
+        pupil.hears("", told)
+        assert set(parse_action(pupil.slip(said)).profile) & set(told) <= noted
+    assert set(pupil.block) & set(told) == noted
+    pupil.corrected(told)
+    assert pupil.block == list(told)
+
+
+def test_lists_after_slips_are_as_full_as_the_teacher_and_slips_are_not():
+    lacking = stutters = 0
+    teacher = dataclasses.replace(mixture.STRONG, slips=0.95)
+    for seed in range(30):
+        pairs, before = mixture.held(load_split("vanilla/train")[seed], np.random.default_rng(seed), 10, teacher)
+        turns: list[list[tuple[str, str]]] = []
+        for role, text in pairs:
+            turns.append([]) if role == "user" else turns[-1].append((role, text))
+        for told, parts in zip(before, turns, strict=False):  # turns after the last that is taught are cut off
+            action = parse_action("".join(text for _, text in parts))
+            if parts[-1][0] == "slip":
+                lacking += not set(told) <= set(action.profile)
+                continue
+            assert set(action.profile) == set(told)
+            if len(parts) == 2:  # lines said twice stand in the part that is not taught
+                stutters += 1
+                lines = [[line for line in text.splitlines() if line.startswith("- ")] for _, text in parts]
+                assert len(set(lines[0])) < len(lines[0])
+                assert not set(lines[0]) & set(lines[1])
+    assert lacking > 10 < stutters
 
 
 def test_a_disguised_user_says_random_values_in_authored_sentences():

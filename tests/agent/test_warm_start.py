@@ -55,6 +55,14 @@ def test_only_what_the_assistant_says_is_learned():
     assert rest == [*chat.opening([("user", "Hello")]), *chat.follow([chat.end_id], "x")]
 
 
+def test_a_slip_is_read_and_not_learned_nor_is_one_before_the_rest_of_a_turn():
+    chat = tiny_models.policy().chat
+    whole = encode(chat, [("user", "Hello"), ("slip", "Hm"), ("user", "x"), ("slip", "No\n"), ("assistant", "Yes")])
+    plain = encode(chat, [("user", "Hello"), ("assistant", "Hm"), ("user", "x"), ("assistant", "No\nYes")])
+    assert whole.ids == plain.ids
+    assert [i for i, own in zip(whole.ids, whole.mask) if own] == [*chat.tokenizer.encode("Yes"), chat.end_id]
+
+
 def test_loss_is_the_mean_over_assistant_tokens_whatever_the_padding():
     policy = tiny_models.policy()
     rng = np.random.default_rng(0)
@@ -183,7 +191,7 @@ def test_forced_copy_is_greedy_decoding():
     assert forced_copy(policy, [history], [[("Age", value + "x")]]) == [[False]]
 
 
-@pytest.mark.parametrize("roles", [[], ["user"], ["user", "user"], ["assistant", "user"]])
+@pytest.mark.parametrize("roles", [[], ["user"], ["user", "user"], ["assistant", "user"], ["user", "assistant", "slip"], ["user", "slip", "slip"]])
 def test_dialogues_must_alternate(roles):
     with pytest.raises(ConfigError, match="expected user, assistant"):
         encode(tiny_models.policy().chat, [(role, "x") for role in roles])

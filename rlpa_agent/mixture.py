@@ -35,7 +35,7 @@ from rlpa_env.world import world
 REPLACED = 0.9  # share of values that become random words
 EXTENDED = 0.1  # share of dialogues with people of extended/train
 EXTENDED_IN_DRILL = 0.3  # the same for drills
-STUTTERS = 0.3  # share of taught turns of a teacher with slips that begin with lines said twice
+BEGUN_BADLY = 0.4  # share of taught turns of a teacher with slips whose block begins with gaps and mistakes
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def drill(rng: np.random.Generator, turns: tuple[int, int] = (1, 4), slips: floa
         else:
             reply = _POOR[int(rng.random() * 3)]
         completion = written(tuple(told), reply)
-        messages += _stuttered(completion, rng) if rng.random() < rate * STUTTERS else [("assistant", completion)]
+        messages += _begun_badly(completion, rng) if rng.random() < rate * BEGUN_BADLY else [("assistant", completion)]
     return _taught(messages)
 
 
@@ -295,13 +295,29 @@ def _heard(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return found
 
 
-def _stuttered(completion: str, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """A turn whose block repeats some of its lines, which is not taught, and then goes on as it should."""
+def _begun_badly(completion: str, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """A turn whose block begins with gaps, lines said twice and wrong ones, which is not taught, and then makes up for it."""
     block, mark, rest = completion.partition("</profile>")
-    lines = block.splitlines(keepends=True)
-    at = 1 + int(rng.random() * len(lines))
-    again = [lines[1 + int(rng.random() * (at - 1))] for _ in range(1 + int(rng.random() * 3))] if at > 1 else []
-    return [("slip", "".join([*lines[:at], *again])), ("assistant", "".join(lines[at:]) + mark + rest)] if again else [("assistant", completion)]
+    first, *lines = block.splitlines(keepends=True)
+    at = int(rng.random() * (len(lines) + 1))
+    said: list[str] = []
+    owed: list[str] = []
+    for line in lines[:at]:
+        slot, _, values = line.rstrip("\n").partition(": ")
+        one, *more = values.split(", ")
+        kind = rng.random()
+        if kind < 0.3:
+            owed.append(line)
+        elif more and kind < 0.6:
+            said.append(f"{slot}: {one}\n")
+            owed.append(f"{slot}: {', '.join(more)}\n")
+        else:
+            said.append(line)
+            if kind > 0.9:
+                said.append(f"{slot}: {random_value(rng)}\n")
+    if said and rng.random() < 0.4:
+        said += [said[int(rng.random() * len(said))] for _ in range(1 + int(rng.random() * 3))]
+    return [("slip", "".join([first, *said])), ("assistant", "".join([*owed, *lines[at:]]) + mark + rest)]
 
 
 def _taught(messages: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -349,8 +365,8 @@ def held(
             reply = parse_action(completion).reply
         else:
             pupil.corrected(listed)
-        stutters = bool(rate) and not slipped and rng.random() < STUTTERS
-        pairs += _stuttered(completion, rng) if stutters else [("slip" if slipped else "assistant", completion)]
+        badly = bool(rate) and not slipped and rng.random() < BEGUN_BADLY
+        pairs += _begun_badly(completion, rng) if badly else [("slip" if slipped else "assistant", completion)]
         heard = user.reply(tuple(said), reply)
         said += [Message("assistant", reply), Message("user", heard.message)]
         told |= dict.fromkeys(heard.plainly)

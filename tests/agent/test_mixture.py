@@ -67,7 +67,7 @@ def test_what_a_pupil_missed_stays_missed_until_the_teacher_speaks(seed):
 
 
 def test_lists_after_slips_are_as_full_as_the_teacher_and_slips_are_not():
-    lacking = stutters = 0
+    lacking = badly = 0
     teacher = dataclasses.replace(mixture.STRONG, slips=0.95)
     for seed in range(30):
         pairs, before = mixture.held(load_split("vanilla/train")[seed], np.random.default_rng(seed), 10, teacher)
@@ -79,13 +79,13 @@ def test_lists_after_slips_are_as_full_as_the_teacher_and_slips_are_not():
             if parts[-1][0] == "slip":
                 lacking += not set(told) <= set(action.profile)
                 continue
-            assert set(action.profile) == set(told)
-            if len(parts) == 2:  # lines said twice stand in the part that is not taught
-                stutters += 1
-                lines = [[line for line in text.splitlines() if line.startswith("- ")] for _, text in parts]
-                assert len(set(lines[0])) < len(lines[0])
-                assert not set(lines[0]) & set(lines[1])
-    assert lacking > 10 < stutters
+            if len(parts) == 1:
+                assert set(action.profile) == set(told)
+                continue
+            begun, made_up = (parse_action(f"<profile>{text.removeprefix('<profile>')}" + "</profile>\n<response>\nx\n</response>" * (role == "slip")).profile for role, text in parts)
+            assert set(made_up) == set(told) - set(begun)  # what is missing and nothing else, whatever went wrong before
+            badly += bool(set(told) & set(begun))
+    assert lacking > 10 < badly
 
 
 def test_a_disguised_user_says_random_values_in_authored_sentences():

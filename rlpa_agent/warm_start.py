@@ -272,7 +272,7 @@ def forced_copy(
         if not forced:
             break
         chunks = [np.concatenate([unfed[i], tokenizer.encode(f"- {slot}:", add_special_tokens=False)]) for i, slot in forced.items()]
-        for (i, slot), ids in zip(forced.items(), _greedy_lines(policy, cache, list(forced), chunks)):
+        for (i, slot), ids in zip(forced.items(), greedy_lines(policy, cache, list(forced), chunks)):
             unfed[i] = np.asarray(ids[-1:], dtype=np.int64)  # the line break was chosen but not fed
             line = tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip()
             written[i][slot] += [value.strip().casefold() for value in line.split(",")]
@@ -282,7 +282,7 @@ def forced_copy(
     return hits
 
 
-def _greedy_lines(
+def greedy_lines(
     policy: Policy, cache: Decoder, rows: list[int], chunks: list[np.ndarray], longest: int = 32
 ) -> list[list[int]]:
     """Greedy ids for each row up to and with the end of the line."""

@@ -164,7 +164,7 @@ def test_forced_copy_counts_values_written_on_a_line_of_their_slot(monkeypatch):
         fed.append([tok.decode(chunk) for chunk in chunks])
         return [tok.encode(text) for text in next(answers)]
 
-    monkeypatch.setattr(module, "_greedy_lines", lines)
+    monkeypatch.setattr(module, "greedy_lines", lines)
     told = [[("Interests", "hiking"), ("Interests", "golf")], [], [("Age", "43")]]
     histories = [[("user", "Hello")]] * 3
     hits = forced_copy(policy, histories, told)

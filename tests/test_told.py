@@ -63,7 +63,8 @@ def test_folders_of_evaluations_are_read_and_a_wrong_one_is_named(told, records,
     first = records["attentive"][0]
     begun = 1 + next(i for i, message in enumerate(first["messages"]) if message["role"] == "assistant")
     deaf = {**first, "profile": "deaf", "messages": first["messages"][:begun], "turns": [{**first["turns"][0], "told": []}]}  # nothing was told yet
-    lines = [json.dumps(record) for record in (*records["attentive"], deaf)]
+    failed = {**first, "profile": "failed", "stop_reason": "failure", "error": "no answer"}
+    lines = [json.dumps(record) for record in (*records["attentive"], deaf, failed)]
     (tmp_path / "a" / "episodes.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     told.main([str(tmp_path), "--out", str(tmp_path / "out")])
     assert "attentive" in capsys.readouterr().out

@@ -41,6 +41,7 @@ def test_an_end_lacks_what_was_named_and_its_history_ends_with_the_user(told, re
     found = [end for record in records for end in told.ends(record)]
     assert len(found) > 10
     for end in found:
+        assert end.missing
         assert end.history[-1]["role"] == "user"
         said = " ".join(message["content"] for message in end.history if message["role"] == "user").lower()
         assert all(any(word in said for word in point.value.lower().split()) for point in end.missing)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,3 +21,23 @@ def _offline(monkeypatch):
         raise AssertionError(f"a test tried to connect to {address!r}; tests run without network")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
+
+
+@pytest.fixture(scope="module")
+def benchmark_script():
+    """A function that imports a script of benchmarks/ by its path there; it and its folder are forgotten after the test file."""
+    folder, names = Path(__file__).parents[1] / "benchmarks", []
+
+    def load(path: str):
+        spec = importlib.util.spec_from_file_location("benchmark_" + path.removesuffix(".py").replace("/", "_"), folder / path)
+        module = importlib.util.module_from_spec(spec)
+        names.append(spec.name)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    sys.path.insert(0, str(folder))
+    yield load
+    sys.path.remove(str(folder))
+    for name in names:
+        del sys.modules[name]

@@ -1,5 +1,6 @@
 """The red team's guards are where it looks for them, its cheats and detectors do what they say, its ranks are counted right."""
 
+import doctest
 import importlib
 import json
 import sys
@@ -299,6 +300,10 @@ def test_weakened_agents_are_weaker_in_what_was_weakened(red, records):
         assert returns(weak[name], "profile").mean() < honest["profile"], name
     for name in ("a turn behind", "nods every other turn"):
         assert returns(weak[name], "response").mean() < honest["response"], name
+
+
+def test_what_holds_a_rating(red):
+    assert doctest.testmod(red.rater) == doctest.TestResults(failed=0, attempted=1)
 
 
 def test_a_model_that_reads_rates_who_listens_above_who_does_not(red, records):

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from rlpa_env.agents import make_agent
 from rlpa_env.evaluate import Setting, collect
 
-FOLDER = Path(__file__).parents[1] / "benchmarks" / "told"
-
 
 @pytest.fixture(scope="module")
-def told():
-    sys.path.insert(0, str(FOLDER.parent))
-    spec = importlib.util.spec_from_file_location("told_run", FOLDER / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER.parent))
+def told(benchmark_script):
+    return benchmark_script("told/run.py")
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def pays_from(hits: int, guesses: int, truths: int) -> float:
     """From which probability of being right on one more line pays in the tiny preset: 0 if it always does, 1 if never.
 
     >>> round(pays_from(2, 3, 15), 2)
-    0.36
+    0.3
     """
     preset = PRESETS["tiny"]
     before, weight, cost = f1(hits, guesses, truths), preset.rollout.profile_weight, preset.ppo.line_cost

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import doctest
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,24 +15,19 @@ from rlpa_env.agents import make_agent
 from rlpa_env.evaluate import Setting, collect
 from rlpa_env.rewards import f1
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "told"
-
 
 @pytest.fixture(scope="module")
-def told():
-    sys.path.insert(0, str(FOLDER.parent))
-    spec = importlib.util.spec_from_file_location("one_more", FOLDER / "one_more.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["one_more"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(FOLDER.parent))
-    del sys.modules["one_more"]
+def told(benchmark_script):
+    return benchmark_script("told/one_more.py")
 
 
 @pytest.fixture(scope="module")
 def records():
     return collect({"script": make_agent("script")}, Setting(split="vanilla/val", users=6), quiet=True)["script"]
+
+
+def test_its_examples_hold(told):
+    assert doctest.testmod(told) == doctest.TestResults(failed=0, attempted=3)
 
 
 def test_an_end_lacks_what_was_named_and_its_history_ends_with_the_user(told, records):

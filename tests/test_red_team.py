@@ -369,6 +369,13 @@ def test_the_command_runs_and_says_why_there_is_no_ranking(red, monkeypatch, cap
     assert "attentive" not in figures["above_honest"]
 
 
+def test_a_server_that_does_not_answer_is_named(red, monkeypatch):
+    monkeypatch.setattr(red.run, "policies", lambda named, seed: {})
+    monkeypatch.setattr(red.run, "ChatClient", lambda **settings: ChatClient(**settings, retries=0))
+    with pytest.raises(SystemExit, match=r"red_team: m at http://127\.0\.0\.1:9/v1: no answer"):
+        red.run.main(["--smoke", "--guards", "format", "--base-url", "http://127.0.0.1:9/v1", "--model-name", "m"])
+
+
 @pytest.mark.parametrize("wrong", [["--guards", "ecko"], ["--train", "ecko"], ["--policy", "runs/tiny"], ["--model-name", "m"]])
 def test_wrong_options_are_named(red, capsys, wrong):
     with pytest.raises(SystemExit):

@@ -238,7 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setting = Setting("RLPA-v0", options.split, users, tuple(options.seeds))
     figures, records = tricks_table(setting, options.guards[:3] if options.smoke else options.guards, options.episodes, say)
     figures = {"users": users, "split": options.split, **figures}
-    figures |= rankings(records, setting, options, say)
+    try:
+        figures |= rankings(records, setting, options, say)
+    except RLPAError as error:
+        raise SystemExit(f"red_team: {error}") from error
     finish("red_team", figures, options.seeds, options.out)
 
 

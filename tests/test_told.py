@@ -48,6 +48,28 @@ def test_what_has_been_hinted_at_is_named_once_its_words_are_said(told):
     assert (found["hinted", "missed"], found["named", "missed"]) == (1, 1)
 
 
+def test_a_named_point_is_listed_at_once_kept_or_made_up_for(told):
+    truth = {"Occupation": "baker", "Location": "Oslo", "Gender": "woman"}
+    verdicts = {"f1": 0.0, **dict.fromkeys(("naturalness", "relevance", "logic", "engagement", "informativeness"), True)}
+    said = ["I'm a baker.", "I live in Oslo.", "And I'm a woman, as it happens.", "So."]
+    blocks = ["- Occupation: baker\n", "- Occupation: baker\n- Interests: opera\n", "- Location: Oslo\n- Gender: woman\n", "- Location: Oslo\n"]
+    told_by, hits = [[0], [0, 1], [0, 1, 2], [0, 1, 2]], [[[0, 0]], [[0, 0]], [[0, 1], [1, 2]], [[0, 1]]]
+    messages = [
+        message
+        for text, block in zip(said, blocks)
+        for message in ({"role": "user", "content": text}, {"role": "assistant", "content": f"<profile>\n{block}</profile>\n<response>\nHm.\n</response>"})
+    ]
+    found = told.counts({"truth": truth, "messages": messages, "turns": [{**verdicts, "hits": h, "told": t} for h, t in zip(hits, told_by)]})
+    listed = {when: (found[when, "hit"], found[when, "missed"]) for when in (*told.WHEN, *told.WHEN_LONG)}
+    assert listed == {
+        "at once": (2, 1),  # baker and woman; Oslo was not
+        "kept": (2, 2),  # baker and then Oslo; baker is dropped, then woman
+        "made up for": (1, 1),  # Oslo; baker is not
+        "at once, up to 1 line": (1, 1),
+        "at once, 2 lines or more": (1, 0),
+    }
+
+
 def test_folders_of_evaluations_are_read_and_a_wrong_one_is_named(told, records, tmp_path, capsys):
     (tmp_path / "a").mkdir()
     first = records["attentive"][0]

@@ -4,7 +4,8 @@
     python benchmarks/told/run.py runs/val [--out benchmarks/results/told]
 
 Grounded F1 is low for many reasons that look alike in one figure. Here each true point counts once for every turn before which it had been
-told: *named*, if its words stand in what the person said, or only *hinted* at. Each line of a profile counts as true and told, true
+told: *named*, if its words stand in what the person said, or only *hinted* at. A named point is listed *at once*, in the first block after it
+was named (apart: where the block before had at most one line, or more), *kept*, if the block before had it, or *made up for*. Each line of a profile counts as true and told, true
 by luck, *wrong* (something said supports it: a distractor, another person's trait, half a value) or *invented* (nothing does: a garbled
 copy, too). Shares with a 95 % interval, bootstrapped over people.
 """
@@ -25,17 +26,21 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import finish
 
+from rlpa_env import Point
 from rlpa_env.errors import RLPAError
 from rlpa_env.results import interval, weights
 from rlpa_env.runs import read_runs
 from rlpa_env.transcript import HIT, INVENTED, LUCKY, MISSED, WRONG, turns_of
 from rlpa_env.voicing import names
 
+WHEN = ("at once", "kept", "made up for")
+WHEN_LONG = ("at once, up to 1 line", "at once, 2 lines or more")
 SHARES = {  # name -> (counted, of)
     "named, listed": (("named", HIT), (("named", HIT), ("named", MISSED))),
     "hinted, listed": (("hinted", HIT), (("hinted", HIT), ("hinted", MISSED))),
     **{f"lines {kind}": (("line", kind), tuple(("line", each) for each in (HIT, LUCKY, WRONG, INVENTED))) for kind in (HIT, LUCKY, WRONG, INVENTED)},
     "told, only hinted": (("told", "hinted"), (("told", "named"), ("told", "hinted"))),
+    **{when: ((when, HIT), ((when, HIT), (when, MISSED))) for when in (*WHEN, *WHEN_LONG)},
 }
 Counts = dict[tuple[str, str], int]
 
@@ -44,6 +49,8 @@ def counts(record: Mapping[str, Any]) -> Counts:
     """What became of every told point and every line, over the turns of one dialogue."""
     found: Counts = defaultdict(int)
     said: list[str] = []
+    before: dict[Point, str] = {}  # named point -> what became of it in the block before
+    lines = 0  # of that block
     for turn in turns_of(record):
         said.append(turn.user)
         for point, state in zip(turn.truth, turn.states, strict=True):
@@ -51,8 +58,15 @@ def counts(record: Mapping[str, Any]) -> Counts:
                 how = "named" if any(names(text, point.value) for text in said) else "hinted"
                 found[how, state] += 1
                 found["told", how] += 1
+                if how == "named":
+                    when = "at once" if point not in before else "kept" if before[point] == HIT else "made up for"
+                    found[when, state] += 1
+                    if when == "at once":
+                        found[WHEN_LONG[lines > 1], state] += 1
+                    before[point] = state
         for guess in turn.guesses:
             found["line", guess.kind] += 1
+        lines = len(turn.guesses)
     return found
 
 
@@ -91,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for agent, found in figures.items():
         cells = (found[name] for name in SHARES)
         table.add_row(agent, *("–" if cell["share"] is None else f"{cell['share']:.0%} [{cell['low']:.0%}, {cell['high']:.0%}]" for cell in cells))
-    Console(width=180).print(table)
+    Console(width=240).print(table)
     finish("told", figures, [0], args.out)
 
 

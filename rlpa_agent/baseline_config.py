@@ -159,8 +159,8 @@ def as_training(config: SFT | DPO) -> TrainConfig:
     return TrainConfig(model=model, rollout=RolloutConfig(**rollout), mode="official", seed=config.seed, out=config.out)
 
 
-# The same people, turns and rewards as the preset "tiny" of `rlpa-agent train`.
-_TINY = AnswersConfig(dialogues=96, profile_weight=5.0)
+# The same people, turns and rewards as the preset "tiny" of `rlpa-agent train`, and as many answers as 28 iterations of it.
+_TINY = AnswersConfig(dialogues=224, profile_weight=5.0)
 # Of arXiv 2505.15456: as many dialogues as it has training profiles, and four answers a turn. Its 4,096 tokens an answer
 # would not fit the model's 32,768 ten times over.
 _PAPER = AnswersConfig(model="Qwen/Qwen2.5-3B-Instruct", dialogues=3821, max_new_tokens=1024, max_user_tokens=256)
@@ -168,11 +168,11 @@ _PAPER_FIT = FitConfig(epochs=1.0, batch=32, micro_batch=4, bf16=True, gradient_
 
 BASELINES: dict[str, dict[str, Any]] = {
     "sft": {
-        "tiny": SFT(_TINY, FitConfig(lr=1e-4, epochs=2.0, batch=16)),
+        "tiny": SFT(_TINY, FitConfig(lr=3e-4, epochs=4.0, batch=16)),
         "paper": SFT(_PAPER, dataclasses.replace(_PAPER_FIT, lr=1e-5)),
     },
     "dpo": {
-        "tiny": DPO(_TINY, FitConfig(lr=2e-5, epochs=1.0, batch=32), beta=0.1, margin=0.1),
+        "tiny": DPO(_TINY, FitConfig(lr=3e-5, epochs=1.0, batch=32, bf16=True), beta=0.1, margin=0.1),
         "paper": DPO(_PAPER, dataclasses.replace(_PAPER_FIT, lr=5e-6), beta=0.01),
     },
 }

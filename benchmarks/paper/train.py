@@ -37,7 +37,7 @@ from rlpa_env import RLPAError
 
 METHODS = ("rlpa", "sft", "dpo", "profile-only", "response-only", "official")  # in the order of training: official needs rlpa's tokens
 SAMPLES = 4  # answers a turn in official mode, with a fourth of the dialogues: about as many action tokens an iteration
-BASELINE_MINUTES = {"sft": 15.0, "dpo": 25.0}  # a guess, until one of this RUNS is finished and says better
+BASELINE_MINUTES = {"sft": 22.0, "dpo": 24.0}  # a guess, until one of this RUNS is finished and says better
 OFFICIAL_SLOWER = 2.0  # times rlpa's minutes for as many tokens, as every answer reads its context anew; also a guess until then
 
 

@@ -405,6 +405,8 @@ def test_both_methods_of_a_preset_learn_from_the_same_answers_as_training():
     same = ("env_id", "split", "max_turns", "max_new_tokens", "max_user_tokens", "temperature", "cues", "credit", "profile_weight", "response_weight")
     assert {name: getattr(ours, name) for name in same} == {name: getattr(theirs, name) for name in same}
     assert as_training(BASELINES["sft"]["tiny"]).context == PRESETS["tiny"].context
+    tiny = BASELINES["sft"]["tiny"].data
+    assert tiny.dialogues * tiny.samples == 28 * PRESETS["tiny"].rollout.dialogues  # as many answers as the runs of the tables
 
 
 @needs_trl

@@ -46,6 +46,8 @@ def test_what_has_been_hinted_at_is_named_once_its_words_are_said(told):
     messages = [message for text in said for message in ({"role": "user", "content": text}, {"role": "assistant", "content": "<profile>\n</profile>\n<response>\nHm.\n</response>"})]
     found = told.counts({"truth": point, "messages": messages, "turns": [turn, turn]})
     assert (found["hinted", "missed"], found["named", "missed"]) == (1, 1)
+    assert sum(found["at once", state] for state in ("hit", "missed")) == 1  # its clock begins where it is named
+    assert not any(found[when, state] for when in ("kept", "made up for") for state in ("hit", "missed"))
 
 
 def test_a_named_point_is_listed_at_once_kept_or_made_up_for(told):

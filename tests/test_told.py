@@ -62,7 +62,7 @@ def test_a_named_point_is_listed_at_once_kept_or_made_up_for(told):
         for message in ({"role": "user", "content": text}, {"role": "assistant", "content": f"<profile>\n{block}</profile>\n<response>\nHm.\n</response>"})
     ]
     found = told.counts({"truth": truth, "messages": messages, "turns": [{**verdicts, "hits": h, "told": t} for h, t in zip(hits, told_by)]})
-    listed = {when: (found[when, "hit"], found[when, "missed"]) for when in (*told.WHEN, *told.WHEN_LONG)}
+    listed = {when: (found[when, "hit"], found[when, "missed"]) for when in (*told.WHEN, *told.AT_ONCE)}
     assert listed == {
         "at once": (2, 1),  # baker and woman; Oslo was not
         "kept": (2, 2),  # baker and then Oslo; baker is dropped, then woman

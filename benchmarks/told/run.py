@@ -34,13 +34,13 @@ from rlpa_env.transcript import HIT, INVENTED, LUCKY, MISSED, WRONG, turns_of
 from rlpa_env.voicing import names
 
 WHEN = ("at once", "kept", "made up for")
-WHEN_LONG = ("at once, up to 1 line", "at once, 2 lines or more")
+AT_ONCE = ("at once, up to 1 line", "at once, 2 lines or more")
 SHARES = {  # name -> (counted, of)
     "named, listed": (("named", HIT), (("named", HIT), ("named", MISSED))),
     "hinted, listed": (("hinted", HIT), (("hinted", HIT), ("hinted", MISSED))),
     **{f"lines {kind}": (("line", kind), tuple(("line", each) for each in (HIT, LUCKY, WRONG, INVENTED))) for kind in (HIT, LUCKY, WRONG, INVENTED)},
     "told, only hinted": (("told", "hinted"), (("told", "named"), ("told", "hinted"))),
-    **{when: ((when, HIT), ((when, HIT), (when, MISSED))) for when in (*WHEN, *WHEN_LONG)},
+    **{when: ((when, HIT), ((when, HIT), (when, MISSED))) for when in (*WHEN, *AT_ONCE)},
 }
 Counts = dict[tuple[str, str], int]
 
@@ -62,7 +62,7 @@ def counts(record: Mapping[str, Any]) -> Counts:
                     when = "at once" if point not in before else "kept" if before[point] == HIT else "made up for"
                     found[when, state] += 1
                     if when == "at once":
-                        found[WHEN_LONG[lines > 1], state] += 1
+                        found[AT_ONCE[lines > 1], state] += 1
                     before[point] = state
         for guess in turn.guesses:
             found["line", guess.kind] += 1

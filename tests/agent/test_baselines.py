@@ -27,7 +27,7 @@ from rlpa_env import ConfigError, instructions
 from rlpa_env.errors import NotInstalledError
 
 torch.set_num_threads(1)
-needs_trl = pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra baselines")
+needs_trl = pytest.mark.skipif(find_spec("trl") is None, reason="needs trl and accelerate: pip install '.[baselines]'")
 TURNS = 3
 DATA = AnswersConfig(dialogues=3, concurrent=2, samples=3, max_turns=TURNS, max_new_tokens=60, profile_weight=5.0)
 

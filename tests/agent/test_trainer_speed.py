@@ -142,7 +142,7 @@ def test_an_exponent_is_a_slope(speed):
     assert speed.exponent([5, 10, 20, 40], [3 * n**1.5 for n in (5, 10, 20, 40)]) == pytest.approx(1.5)
 
 
-@pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra baselines")
+@pytest.mark.skipif(find_spec("trl") is None, reason="needs trl and accelerate: pip install '.[baselines]'")
 def test_trl_trains_the_same_model_beside_ours():
     command = [sys.executable, str(FOLDER / "run.py"), "--smoke", "--threads", "1", "--parts", "single", "multi"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -153,7 +153,7 @@ def test_trl_trains_the_same_model_beside_ours():
         assert figures[part]["grpo_to_trl"] > 0
 
 
-@pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra baselines")
+@pytest.mark.skipif(find_spec("trl") is None, reason="needs trl and accelerate: pip install '.[baselines]'")
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing`:FutureWarning")  # which TRL itself sets
 @pytest.mark.parametrize("faster", ["float32", "bfloat16"])
 def test_trl_with_its_defaults_is_not_held_to_a_precision_that_the_processor_is_slow_in(speed, tmp_path, monkeypatch, faster):

@@ -53,14 +53,16 @@ bench: $(STAMP)  ## the benchmarks that need no long training; results under ben
 	$(BIN)/python benchmarks/matcher_quality/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/matcher_quality
 	$(BIN)/python benchmarks/examples/run.py --out benchmarks/results/examples
 
-bench-paper: $(STAMP)  ## the paper's tables and figures (TRAIN=1: train the policies first, hours; TRAINED=, SEEDS=, MODELS="rlpa=DIR …", RUNS=, EMBEDDING=)
+bench-paper: $(STAMP)  ## the paper's tables and figures (TRAIN=1: train the policies first, hours; TRAINED=, SEEDS=, MODELS="rlpa=DIR …", RUNS=, EMBEDDING=, DATA=human dialogues)
 	$(if $(TRAIN),$(BIN)/python benchmarks/paper/train.py --seeds $(SEEDS) --runs $(TRAINED))
 	$(BIN)/python benchmarks/paper/null_band.py --out benchmarks/results/paper
 	for name in table1 table2 table4_5 fig4a_shift fig4b_long fig5_efficiency; do \
 		$(BIN)/python benchmarks/paper/$$name/run.py --model $(MODELS) --trained $(TRAINED) --seeds $(SEEDS) --runs $(RUNS) --out benchmarks/results/paper || exit 1; done
-	for name in table6_users table9_judge; do \
-		$(BIN)/python benchmarks/paper/$$name/run.py --seeds $(SEEDS) --runs $(RUNS) --out benchmarks/results/paper || exit 1; done
+	$(BIN)/python benchmarks/paper/table6_users/run.py --seeds $(SEEDS) --runs $(RUNS) --out benchmarks/results/paper
 	$(BIN)/python benchmarks/paper/table8_matcher/run.py $(if $(EMBEDDING),--embedding $(EMBEDDING)) --out benchmarks/results/paper
+	$(BIN)/python benchmarks/paper/table9_judge/run.py --model attentive=attentive rlpa=$(TRAINED)/rlpa-{seed} $(if $(DATA),--data $(DATA)) \
+		--seeds $(SEEDS) --runs $(RUNS) --out benchmarks/results/paper
+	$(BIN)/rlpa-env report $(RUNS) --dialogues 60 --out benchmarks/results/paper/report.html
 
 leaderboard: $(STAMP)  ## the reference agents as last measured, all entries checked, docs/leaderboard.md
 	$(BIN)/python benchmarks/leaderboard/references.py

@@ -8,6 +8,7 @@ policy is a small Qwen2 built here, with a word for every number. Guessing at ra
 """
 
 import argparse
+import re
 import tempfile
 from pathlib import Path
 
@@ -40,7 +41,8 @@ class GuessTheNumber:
         return self.heard(), float(won), over, False, {}
 
     def heard(self):
-        return " ".join(text for sender, text, _ in self.game.get_observation()[1] if sender == textarena.GAME_ID)
+        texts = [text for sender, text, _ in self.game.get_observation()[1] if sender == textarena.GAME_ID]
+        return " ".join(word for word in re.findall(r"\w+", " ".join(texts)) if word in WORDS)  # the policy reads no others
 
 
 def small_policy():
@@ -55,7 +57,7 @@ def small_policy():
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.1,
     )  # fmt: skip
-    return Policy.from_config(config, tokenizer, system_prompt="", max_user_tokens=32)
+    return Policy.from_config(config, tokenizer, system_prompt="", max_user_tokens=16)
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

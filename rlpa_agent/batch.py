@@ -256,20 +256,30 @@ def split_rows(batch: Batch, parts: int, order: Sequence[int] | None = None) -> 
     return groups
 
 
+def pack(rows: Sequence[int], length_R: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Rows in groups, the longest first, that padded to their first row stay within ``token_budget`` (one row at the least).
+
+    >>> pack([0, 1, 2], [3, 8, 4], token_budget=8)
+    [[1], [2, 0]]
+    """
+    ordered = sorted(rows, key=lambda row: (-length_R[row], row))
+    groups: list[list[int]] = []
+    while ordered:
+        count = max(1, token_budget // length_R[ordered[0]])
+        groups.append(ordered[:count])
+        ordered = ordered[count:]
+    return groups
+
+
 def micro_batches(batch: Batch, rows: Sequence[int], token_budget: int, pad_id: int = 0) -> Iterator[MicroBatch]:
     """Group rows of similar length so that padded tokens stay within ``token_budget`` (one row at the least)."""
-    ordered = sorted(rows, key=lambda row: (-len(batch.rows[row]), row))
     index_R: dict[int, Tensor] = {}
     sorted_rows, sorted_index = torch.sort(batch.row_A, stable=True)
-    for row in ordered:
+    for row in rows:
         low, high = torch.searchsorted(sorted_rows, torch.tensor([row, row + 1])).tolist()
         index_R[row] = sorted_index[low:high]
-    start = 0
-    while start < len(ordered):
-        width = len(batch.rows[ordered[start]])
-        group = ordered[start : start + max(1, token_budget // width)]
-        start += len(group)
-        ids = np.full((len(group), width), pad_id, dtype=np.int64)
+    for group in pack(rows, [len(ids) for ids in batch.rows], token_budget):
+        ids = np.full((len(group), len(batch.rows[group[0]])), pad_id, dtype=np.int64)
         for i, row in enumerate(group):
             ids[i, : len(batch.rows[row])] = batch.rows[row]
         index = torch.cat([index_R[row] for row in group])

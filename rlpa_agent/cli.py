@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 import gymnasium as gym
 import tyro
@@ -33,7 +33,8 @@ class Train:
     """Train a policy with token-level PPO in the RLPA environment.
 
     Leaves in OUT: metrics.jsonl (a line an iteration), tensorboard/, validation.jsonl, config.json, best/ and last/ (each
-    with policy/, which transformers loads). Ctrl-C loses the iteration under way; SIGTERM saves first; --resume goes on.
+    with policy/, which transformers loads). Ctrl-C (twice: at once) and SIGTERM drop the dialogues that are being held, let an
+    update end, and save; --resume goes on and holds those dialogues again, from the same seeds.
 
     Example: rlpa-agent train tiny --minutes 5 --seed 0 --out runs/tiny
     """
@@ -232,7 +233,7 @@ def _train(args: Train) -> None:
             Console(width=None if sys.stdout.isatty() else 120).print(table(predict(build_trainer(config, quiet=True))))
         return
     figures = run_training(args.config, resume=args.resume, quiet=not sys.stderr.isatty())
-    if figures and int(os.environ.get("RANK", "0")) == 0:
+    if figures and os.environ.get("RANK", "0") == "0":
         print(f"iteration {figures['iteration']}: return {figures['return']:.2f}, health: {figures['health']}")
     print(f"policy: {args.config.out / 'last' / 'policy'}   metrics: {args.config.out / 'metrics.jsonl'}")
 
@@ -284,8 +285,7 @@ def _chat(args: Chat) -> None:
         action = parse_action(messages[-1]["content"])
         believed = " · ".join(f"{point.slot}: {point.value}" if point.slot else point.value for point in action.profile)
         console.print(f"[bold magenta]Policy[/]: {escape(action.reply)}", highlight=False)  # a model may well say "[/INST]"
-        told = f"believes: {believed or 'nothing yet'}{f' ({action.error})' if action.error else ''}"
-        console.print(told, style="dim", markup=False)
+        console.print(f"believes: {believed or 'nothing yet'}{f' ({action.error})' if action.error else ''}", style="dim", markup=False)
 
 
 def _replay(args: Replay) -> None:
@@ -386,13 +386,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             _baseline(parse_preset(arguments[0], arguments[1:]))
         else:
             does: dict[Any, Any] = {Eval: _eval, Chat: _chat, Replay: _replay, Inspect: _inspect}
-            sub = tyro.conf.subcommand
-            eval_or_chat = Annotated[Eval, sub("eval")] | Annotated[Chat, sub("chat")]
-            commands: Any = Annotated[eval_or_chat | Annotated[Replay, sub("replay")] | Annotated[Inspect, sub("inspect")], None]
-            args = tyro.cli(commands, args=arguments, prog="rlpa-agent")
-            does[type(args)](args)
+            commands: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(kind.__name__.lower())] for kind in does)]  # noqa: UP007
+            does[type(args := tyro.cli(commands, args=arguments, prog="rlpa-agent"))](args)
     except (RLPAError, OSError, gym.error.Error) as error:
         raise SystemExit(f"rlpa-agent: {error}") from error
+    except KeyboardInterrupt:
+        kept = {"train": "; --resume goes on", "eval": "; the same command goes on"}.get(arguments[0], "")
+        print(f"rlpa-agent: interrupted{kept}.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from rlpa_agent.batch import make_batch, micro_batches
+from rlpa_agent.batch import make_batch, micro_batches, pack
 from rlpa_agent.contexts import ContextKind
 from rlpa_agent.generation import Sampler, decoder
 from rlpa_agent.learner import CRITIC_TOKENS, keeps_states
@@ -274,8 +274,19 @@ def _pretended(held: Sequence[Trajectory], rows: int, tokens: int, share: float,
     return [Trajectory((turn,), ids, True, False) for _ in range(rows)]
 
 
-def _updating(trainer: Any, held: Sequence[Trajectory], row: float, share: float, rows: float, budget: float) -> float:
-    """Seconds of an update on so many rows: one micro-batch is scored, differentiated and stepped at rate 0."""
+def padded(length_R: Sequence[int], minibatches: int, token_budget: int, rng: np.random.Generator) -> int:
+    """Tokens that one pass over the rows is fed, with what fills the shorter rows of a micro-batch up."""
+    parts = np.array_split(rng.permutation(len(length_R)), min(minibatches, len(length_R)))
+    groups = [group for part in parts for group in pack(part.tolist(), length_R, token_budget)]
+    return sum(len(group) * length_R[group[0]] for group in groups)
+
+
+def _updating(trainer: Any, held: Sequence[Trajectory], length_R: Sequence[int], share: float, fed: int, budget: float) -> float:
+    """Seconds of an update: one micro-batch is scored, differentiated and stepped at rate 0.
+
+    ``share``: actions among the tokens of the rows; ``fed``: tokens of one pass over them, see `padded`.
+    """
+    rows, row = len(length_R), float(np.mean(length_R))
     learner, config = copy.copy(trainer.learner), trainer.config
     learner.config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, minibatches=1, critic_steps=min(1, config.ppo.critic_steps)))
     head = copy.deepcopy(trainer.policy.value_head.state_dict())
@@ -294,7 +305,7 @@ def _updating(trainer: Any, held: Sequence[Trajectory], row: float, share: float
     scoring, training, *_ = one(1, tokens, 0.0)
     budget -= time.perf_counter() - began
     affordable = budget / (2 * scoring + training) * tokens  # `one` scores twice
-    count, tokens = max(1, min(round(rows), int(min(config.optim.token_budget, affordable) // row))), int(max(tokens, min(row, affordable)))
+    count, tokens = max(1, min(rows, int(min(config.optim.token_budget, affordable) // row))), int(max(tokens, min(row, affordable)))
     scoring, training, batch, estimates = one(count, tokens, budget)
     stepping = _stepping(learner)
     fitting = _timed(lambda: learner._fit_critic(batch, estimates, 0), 1.0) if config.ppo.critic_steps else 0.0
@@ -303,7 +314,7 @@ def _updating(trainer: Any, held: Sequence[Trajectory], row: float, share: float
     for optimizer in learner.optimizers.values():
         optimizer.state.clear()
         optimizer.zero_grad(set_to_none=True)
-    passes = rows * row / (count * tokens)
+    passes = fed / (count * tokens)
     return passes * (scoring + config.ppo.epochs * training) + config.ppo.epochs * config.ppo.minibatches * stepping + fitting
 
 
@@ -335,7 +346,7 @@ def predict(trainer: Any, seconds: float = 20.0) -> Forecast:
             f"dry run: expected rollouts that are sampled here; got rollout.server={rollout.server!r}, whose speed it cannot foresee. "
             "Leave --rollout.server out to see the cost of sampling here, and of the update."
         )
-    talk, counts, held, turns = _listen(trainer, 0.35 * seconds)
+    talk, counts, held, turns = _listen(trainer, 0.5 * seconds)
     talks = talk.draw(rollout.dialogues, rollout.max_turns, rng)
     sampled = float(sum(said for dialogue in talks for _, said in dialogue))
     rows = [talk.rows(dialogue) for dialogue in talks]
@@ -351,8 +362,9 @@ def predict(trainer: Any, seconds: float = 20.0) -> Forecast:
     # What the paper play leaves out (bookkeeping, a busy machine) shows in the dialogues that were really held.
     really = counts.seconds / costs.play([talk.held(t) for t in held], len(held), talk.anew_from)
     rollout_seconds = costs.play(talks, min(len(trainer.envs), rollout.dialogues), talk.anew_from) * float(np.clip(really, 0.5, 2.0))
-    count = sum(map(len, rows))
-    update_seconds = _updating(trainer, held, row_tokens / count, sampled / row_tokens, count, 0.45 * seconds)
+    lengths = [length for own in rows for length in own]
+    fed = padded(lengths, config.ppo.minibatches, config.optim.token_budget, rng)
+    update_seconds = _updating(trainer, held, lengths, sampled / row_tokens, fed, 0.3 * seconds)
     copies = 2 if keeps_states(config) else int(config.has_critic and config.ppo.critic_steps > 0)  # in turns and batch; of scores
     kept = copies * sampled * policy.lm.config.hidden_size * 4 / 2**20
     every = [*policy.lm.parameters(), *policy.parameters_value()]

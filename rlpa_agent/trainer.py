@@ -65,7 +65,7 @@ class NothingScoredError(RLPAError):
 
 
 class _Stopped(BaseException):
-    """SIGTERM came while dialogues were being held; nothing has been learned from them. No failure that an environment may handle."""
+    """A signal came while dialogues were being held; nothing has been learned from them. No failure that an environment may handle."""
 
 
 class Trainer:
@@ -108,7 +108,7 @@ class Trainer:
         self.last_seconds = 0.0  # of the newest of them
         self.dialogues = 0
         self.action_tokens = 0  # sampled, and learned from
-        self._terminated = self._holding = self._resumed = False
+        self._terminated, self._holding, self._resumed = 0, False, False  # the first: a signal that ends the run
 
     @property
     def last(self) -> Path:
@@ -118,9 +118,10 @@ class Trainer:
     def run(self, spent: float | None = None) -> dict[str, Any]:
         """Train until the iterations, minutes or action tokens are over; returns the figures of the last iteration.
 
-        ``spent``: seconds of the config's minutes that are used up; None: those of the iterations resumed from.
+        ``spent``: seconds of the config's minutes that are used up; None: those of the iterations resumed from. SIGTERM and
+        ctrl-C drop the dialogues that are being held, let an update end, and save; a second ctrl-C stops at once.
         """
-        previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         log = self._open()
         spent = self.training_seconds if spent is None else spent
         figures: dict[str, Any] = {}
@@ -138,7 +139,7 @@ class Trainer:
                     settle(self.last, good=not figures["stop"])
                 if figures["stop"]:
                     break
-                stop = self.world.any(self._terminated)
+                stop = self.world.any(bool(self._terminated))
                 over = self._over(spent)
                 if self.iteration % self.config.save_every == 0 or stop or over:
                     self.save()
@@ -149,13 +150,14 @@ class Trainer:
         except _Stopped:
             pass
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
             if log is not None:
                 log.close()
         if not figures.get("stop"):
             self.save()
         if self._terminated:
-            raise SystemExit(0)
+            raise KeyboardInterrupt if self._terminated == signal.SIGINT else SystemExit(0)
         if self.world.first:
             settle(self.last, good=True)  # nobody will hold another rollout to judge it by
         return figures
@@ -189,8 +191,10 @@ class Trainer:
         share = share if tokens is None else max(share, min(1.0, self.action_tokens / tokens))
         return share if minutes is None else max(share, self.world.agreed(min(1.0, spent / (60.0 * minutes))))
 
-    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
-        self._terminated = True
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if signum == self._terminated == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._terminated = signum
         if self._holding:
             raise _Stopped
 

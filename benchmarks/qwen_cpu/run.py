@@ -111,7 +111,7 @@ def curve(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
         middle.plot(seen, [line[key] for line in metrics], marker=".", label=label)
     left.plot(seen, [line["return"] for line in metrics], marker=".")
     right.plot(seen, [line["kl_per_turn"] for line in metrics], marker=".", color="tab:red")
-    for axes, title in ((left, "return of a dialogue, at τ = 1"), (middle, "what is believed"), (right, "KL to the start, nats a turn")):
+    for axes, title in ((left, "weighted reward of a dialogue, at τ = 1"), (middle, "what is believed"), (right, "KL to the start, nats a turn")):
         axes.set(title=title, xlabel="dialogues trained on")
         axes.set_ylim(bottom=0)
     middle.legend(fontsize=8)

@@ -14,7 +14,7 @@ from tiny_models import Script
 from toy import toy_config
 
 from rlpa_agent import cli, dry_run
-from rlpa_agent.batch import make_batch
+from rlpa_agent.batch import make_batch, micro_batches
 from rlpa_agent.contexts import ContextKind
 from rlpa_agent.dry_run import _Costs, _Talk, predict
 from rlpa_agent.lora import LoraSettings
@@ -22,6 +22,7 @@ from rlpa_agent.policy import Policy
 from rlpa_agent.pool import GymPool
 from rlpa_agent.rollout import collect
 from rlpa_agent.trainer import Trainer
+from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env import ConfigError
 
 torch.set_num_threads(1)
@@ -195,3 +196,16 @@ def test_states_that_rollouts_keep_are_foreseen(tmp_path, monkeypatch):
         assert set(asked) == {copies == 2}
         assert forecast.memory_mb == pytest.approx(copies * forecast.action_tokens * 32 * 4 / 2**20)
         asked.clear()
+
+
+def test_padding_is_counted_as_micro_batches_pad():
+    import numpy as np
+
+    lengths = [10, 4, 3, 4]
+    assert dry_run.padded(lengths, 1, 12, np.random.default_rng(0)) == 10 + 3 * 4
+    assert dry_run.padded(lengths, 1, 1, np.random.default_rng(0)) == sum(lengths)  # a row each
+    assert dry_run.padded(lengths, 9, 100, np.random.default_rng(0)) == sum(lengths)  # a step each
+    rows = [Trajectory((Turn(np.arange(n - 1), np.arange(1), np.zeros(1, np.float32), 0.0),), np.arange(n), True, False) for n in lengths]
+    batch = make_batch(rows, max_turns=1)
+    fed = sum(micro.input_ids_BL.numel() for micro in micro_batches(batch, range(4), 12))
+    assert fed == dry_run.padded(lengths, 1, 12, np.random.default_rng(0))

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import torch
 from tiny_models import Script
 from toy import toy_config
 
+from rlpa_agent import cli
 from rlpa_agent.checkpoint import CheckpointError, checkpointed_policy, read_state, save_checkpoint, settle
 from rlpa_agent.checks import another_end, unread_settings
 from rlpa_agent.config import EvalConfig
@@ -415,3 +417,38 @@ def test_tensorboard_shows_no_iteration_that_a_kill_has_lost(tmp_path):
         log.close()
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("return")
     assert [(event.step, event.value) for event in shown] == [(1, 10.0), (2, 21.0)]
+
+
+@pytest.mark.parametrize("when", ["while dialogues are held", "while learning"])
+def test_ctrl_c_saves_what_was_learned_and_says_so_to_who_called(tmp_path, when):
+    trainer = trainer_of(tmp_path, iterations=50, save_every=50)
+    interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
+    if when == "while learning":
+        after_iteration(trainer, 2, lambda _: interrupt())
+    else:
+        after_iteration(trainer, 2, lambda _: setattr(trainer.envs, "begin", lambda *_: interrupt()))
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert read_state(trainer.last)["iteration"] == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=50, save_every=50)
+
+    def twice(_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second did not stop it")
+
+    with pytest.raises(KeyboardInterrupt):
+        after_iteration(trainer, 2, twice).run()
+    assert not trainer.last.exists()
+
+
+def test_the_command_says_how_to_go_on_after_ctrl_c(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_train", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", "tiny"])
+    assert (caught.value.code, capsys.readouterr().err) == (130, "rlpa-agent: interrupted; --resume goes on.\n")

@@ -95,14 +95,21 @@ _NO_SCALE = (
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
-    """The rows as a table, every score with its 95 % interval, best return first; – for one that there is not."""
+    """The rows as a table, every score with its 95 % interval, best return first; – for one that there is not.
+
+    Where turns were off schema each score stands there twice: with them missing, and below it with them as 0.
+    """
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("agent")
     for _, heading, _ in _COLUMNS:
         table.add_column(heading, justify="right")
     for row in sorted(rows, key=lambda row: -row.get("return", -math.inf)):
         cells = [f"{row[k]:.{d}f} [dim]{row[f'{k}_lo']:.{d}f}…{row[f'{k}_hi']:.{d}f}[/]" if k in row else "–" for k, _, d in _COLUMNS]
+        if zeroed := row.get("off_schema_as_0"):
+            cells = [f"{cell}\n[dim]{zeroed[k]:.{d}f} as 0[/]" if k in zeroed else cell for cell, (k, _, d) in zip(cells, _COLUMNS, strict=True)]
         equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
+        if row.get("off_schema"):
+            equal += f"\n[dim]{row['off_schema']} turns off schema, left out; as 0: below[/]"
         if not row.get("ranked", True):
             equal = f"\n[red]not ranked: {row['off_schema']} turns off schema[/]"
         if row["malformed"] > 0.5:

@@ -380,6 +380,12 @@ def test_an_agent_without_a_result_does_not_take_those_of_the_others_with_it(tmp
     assert (row["agent"], row["tied_with"]) == ("script", [])
 
 
+def _printed(rows):
+    text = Console(width=200, file=io.StringIO(), record=True)
+    text.print(results_table(rows))
+    return text.export_text()
+
+
 def test_an_agent_that_was_off_schema_in_every_episode_is_in_the_table_and_in_the_report(tmp_path):
     held({"script": None}, tmp_path)
     path = tmp_path / "episodes.jsonl"
@@ -391,6 +397,13 @@ def test_an_agent_that_was_off_schema_in_every_episode_is_in_the_table_and_in_th
     text.print(results_table(rows))
     said = text.export_text()
     assert said.index("prior") < said.index("script") < said.index("not ranked: 2")
+    zeroed = rows[0]["off_schema_as_0"]
+    assert zeroed["return"] > 0  # of the turns before
+    assert f"{zeroed['return']:.2f} as 0" in said
+    assert f"{zeroed['avg']:.1f} as 0" in said
+    assert said.count(" as 0") == 4  # no normalised scores without oracle
+    assert "off schema, left out" in _printed([rows[0] | {"ranked": True}])
+    assert " as 0" not in _printed(rows[1:])
     for file in (path, tmp_path / "results.json"):
         (board,) = standings(read_runs([file]))
         assert [entry.agent for entry in board.entries] == ["prior", "script"]

@@ -61,14 +61,14 @@ def small_policy():
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--iterations", type=int, default=100, help="of training, 128 games each")
+parser.add_argument("--iterations", type=int, default=100, help="of training, 512 games each")
 parser.add_argument("--smoke", action="store_true", help="two small iterations, to see that it runs")
 args = parser.parse_args()
-games = 8 if args.smoke else 128
+games = 8 if args.smoke else 512
 config = TrainConfig(
     rollout=RolloutConfig(dialogues=games, concurrent=games, max_turns=GUESSES, max_new_tokens=1),  # an answer is a word
-    ppo=PPOConfig(beta=0.0, lam_turn=1.0, critic_warmup=0, critic_steps=20, entropy=0.01, target_kl=None, max_kl=None),
-    optim=OptimConfig(policy_lr=3e-3, critic_lr=3e-3),
+    ppo=PPOConfig(beta=0.0, lam_turn=1.0, epochs=3, minibatches=16, critic_warmup=0, critic_steps=20, entropy=0.003, target_kl=None, max_kl=None),
+    optim=OptimConfig(policy_lr=1e-3, critic_lr=1e-3),
     eval=EvalConfig(every=0),
     out=Path(tempfile.mkdtemp()),
 )

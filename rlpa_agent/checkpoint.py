@@ -1,8 +1,8 @@
 """Everything a resumed run needs, written whole or not at all. No pickle: safetensors and JSON.
 
 A checkpoint folder holds the policy folder (``policy/``, loads in transformers), ``state.safetensors`` (optimizers,
-frozen reference) and ``state.json`` (counters, value normaliser, random states, hash of the config, machine and versions). Its bytes hold
-no time and no path.
+frozen reference) and ``state.json`` (counters, value normaliser, random states, hash of the config, machine and versions, and
+checksums of itself and of all that holds weights: one with a flipped bit loads as well as the weight). Its bytes hold no time and no path.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import platform
 import random
 import shutil
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -89,8 +90,10 @@ def save_checkpoint(
     plain.save(work / "policy")
     save_context(work / "policy", policy.chat.kept)
     save_file(tensors, work / "state.safetensors", metadata={"format": "pt"})
-    text = json.dumps({"format": FORMAT, **state}, indent=1, sort_keys=True)
-    (work / "state.json").write_text(text + "\n", encoding="utf-8")
+    weights = [path for path in work.rglob("*") if path.suffix in (".safetensors", ".weights")]  # what is cut elsewhere does not parse
+    content = {"format": FORMAT, **state, "crc32": {path.relative_to(work).as_posix(): _crc32(path) for path in weights}}
+    content["crc32"]["state.json"] = zlib.crc32(_text(content))
+    (work / "state.json").write_bytes(_text(content))
     for path in work.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -103,6 +106,18 @@ def save_checkpoint(
     work.rename(folder)
     if not on_trial:
         _remove(old)
+
+
+def _text(state: Mapping[str, Any]) -> bytes:
+    return (json.dumps(state, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _crc32(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            found = zlib.crc32(block, found)
+    return found
 
 
 def settle(folder: Path, good: bool) -> None:
@@ -138,6 +153,9 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: expected JSON; {error}. The checkpoint is corrupt.") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected a checkpoint of format {FORMAT}; this is something else.")
+    sums = state.get("crc32", {})  # not in checkpoints of earlier versions
+    if not isinstance(sums, dict) or (sums and sums.pop("state.json", None) != zlib.crc32(_text(state))):
+        raise CheckpointError(f"{path}: not as it was written. The checkpoint is corrupt.")
     return state
 
 
@@ -148,8 +166,14 @@ def recovered(folder: Path) -> Path:
 
 
 def load_tensors(folder: Path, policy: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """Put optimizer states and the frozen reference back. ``policy`` was loaded from ``folder/policy``."""
+    """Put optimizer states and the frozen reference back. ``policy`` was loaded from ``folder/policy``.
+
+    Raises CheckpointError, before anything is put back, where weights are not as they were written.
+    """
     folder = recovered(Path(folder))
+    for name, crc32 in read_state(folder).get("crc32", {}).items():
+        if not (folder / name).is_file() or _crc32(folder / name) != crc32:
+            raise CheckpointError(f"{folder / name}: missing, or not as it was written. The checkpoint is corrupt.")
     try:
         tensors = load_file(folder / "state.safetensors")
     except (SafetensorError, OSError) as error:

@@ -1,0 +1,56 @@
+"""Damaged checkpoints, at random: a named error that says which file, or nothing was lost."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import tiny_models
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rlpa_agent.checkpoint import CheckpointError, load_tensors, read_state, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "last"
+    small = tiny_models.policy(seed=0, context=256)
+    save_checkpoint(folder, policy=small, optimizers={}, state={"iteration": 3, "best": 1.5})
+
+    def read(where):
+        state = read_state(where)
+        load_tensors(where, small, {})
+        return state
+
+    return folder, read
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_bit_of_a_checkpoint_that_is_flipped_or_an_end_that_is_lost(tmp_path, checkpoint, data):
+    folder, read = checkpoint
+    whole = read(folder)
+    assert whole["iteration"] == 3
+    damaged = tmp_path / "last"
+    shutil.rmtree(damaged, ignore_errors=True)
+    shutil.copytree(folder, damaged)
+    name = data.draw(
+        st.sampled_from(
+            ["state.json", "state.safetensors", "policy/model.safetensors", "policy/value_head.weights"]
+        )
+    )
+    content = bytearray((damaged / name).read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[at] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del content[at:]
+    (damaged / name).write_bytes(content)
+    try:
+        state = read(damaged)
+    except CheckpointError as error:
+        assert "corrupt" in str(error) or "this is something else" in str(error)  # noqa: PT017
+        assert name in str(error)  # noqa: PT017 -- the undamaged one is read
+    else:
+        assert (state, name) == (whole, "state.json")  # white space, which says nothing

@@ -2,7 +2,7 @@
 
     python -m rlpa_agent.demo --out runs/demo --minutes 5 [--profiles FOLDER_OF_ALOE]
 
-Leaves in OUT: run/ (metrics.jsonl, checkpoints), episodes.jsonl, results.json, learning.png. The table has the start and
+Leaves in OUT: run/ (metrics.jsonl, checkpoints), episodes.jsonl, results.json, gains.json, learning.png. The table has the start and
 the trained policy, sampled and greedy, beside the reference agents on the same users; the last line sums it up.
 """
 
@@ -141,15 +141,18 @@ def main(
     rows = [summarise(name, r, records["prior"], records["oracle"], (seed,)) for name, r in records.items()]
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     console.print(results_table(rows, f"{split} · {rows[0]['users']} held-out users · 95 % intervals"))
+    gains = {}
     for pair in ((AFTER, BEFORE), (f"{AFTER}, greedy", f"{BEFORE}, greedy")):
         after, before = (records[name] for name in pair)
-        gains = [(label, *paired_difference(after, before, key)) for key, label in _FIGURES]
-        gains.append(("normalised", *paired_normalised(after, before, records["prior"], records["oracle"])))
-        text = " · ".join(f"{label} {gap:+.3f} [{low:+.3f}, {high:+.3f}]" for label, gap, low, high in gains)
+        found = {label: paired_difference(after, before, key) for key, label in _FIGURES}
+        found["normalised"] = paired_normalised(after, before, records["prior"], records["oracle"])
+        gains[" − ".join(pair)] = found
+        text = " · ".join(f"{label} {gap:+.3f} [{low:+.3f}, {high:+.3f}]" for label, (gap, low, high) in found.items())
         console.print(f"{pair[0]} − {pair[1]}, paired: {text}", soft_wrap=True)
+    (out / "gains.json").write_text(json.dumps(gains, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     picture = draw(out, config.out / "metrics.jsonl", rows)
     named = {row["agent"]: row for row in rows}
-    console.print(f"left in {out}: results.json episodes.jsonl {picture.name} run/metrics.jsonl run/last/policy", soft_wrap=True)
+    console.print(f"left in {out}: results.json gains.json episodes.jsonl {picture.name} run/metrics.jsonl run/last/policy", soft_wrap=True)
     print(final_line(named[BEFORE], named[AFTER]))
 
 

@@ -35,6 +35,12 @@ def test_demo_leaves_results_and_ends_with_one_plain_line(small, tmp_path, capsy
     assert re.fullmatch(LAST, last)
     rows = json.loads((out / "results.json").read_text())
     assert [row["agent"] for row in rows] == ["start", "start, greedy", "trained", "trained, greedy", *demo.BESIDE]
+    gains = json.loads((out / "gains.json").read_text())
+    assert list(gains) == ["trained − start", "trained, greedy − start, greedy"]
+    for name in ("return", "normalised"):
+        gain, low, high = gains["trained − start"][name]
+        assert low <= gain <= high
+        assert gain == pytest.approx(rows[2][name] - rows[0][name])
     for name in ("episodes.jsonl", "learning.png", "run/metrics.jsonl", "run/last/policy/model.safetensors"):
         assert (out / name).stat().st_size > 0
     episodes = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]

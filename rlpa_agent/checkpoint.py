@@ -200,7 +200,7 @@ def base_dtype(config: TrainConfig, world: World, resume: bool) -> Any:
 
 def machine() -> dict[str, Any]:
     """What has to be the same for a resumed run to be bitwise the one that was not stopped."""
-    versions = {name: version(name) for name in ("numpy", "torch", "transformers")}
+    versions = {"numpy": np.__version__, "torch": str(torch.__version__), "transformers": version("transformers")}  # torch's names its build
     made_for = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {"processor": made_for, "threads": torch.get_num_threads(), "python": platform.python_version(), **versions}
 

@@ -138,6 +138,9 @@ def main(
         records = score(out, config.out, split, users=users, seed=seed)
     except RLPAError as error:
         raise SystemExit(f"demo: {error}") from error
+    except KeyboardInterrupt:
+        print(f"demo: interrupted. What was learned so far is in {config.out}; a new demo begins anew.", file=sys.stderr)
+        raise SystemExit(130) from None
     rows = [summarise(name, r, records["prior"], records["oracle"], (seed,)) for name, r in records.items()]
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     console.print(results_table(rows, f"{split} · {rows[0]['users']} held-out users · 95 % intervals"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import signal
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_demo_leaves_results_and_ends_with_one_plain_line(small, tmp_path, capsy
     episodes = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     assert len(episodes) == 3 * len(rows)
     assert all(len(row["al"]) == 10 for row in rows)
+
+
+def test_a_demo_that_is_interrupted_says_where_its_policy_is(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "run_training", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit) as caught:
+        demo.main(out=tmp_path / "demo")
+    assert caught.value.code == 130
+    assert str(tmp_path / "demo" / "run") in capsys.readouterr().err
 
 
 def test_other_peoples_profiles_are_split_without_overlap(small, tmp_path):

@@ -34,7 +34,8 @@ from rlpa_agent.value import head_file
 from rlpa_agent.world import World
 from rlpa_env import ConfigError, RLPAError
 
-FORMAT = 1
+FORMAT = 2
+"""1, of earlier versions, is read too: it has no checksums."""
 
 
 class CheckpointError(RLPAError, ValueError):
@@ -151,10 +152,10 @@ def read_state(folder: Path) -> dict[str, Any]:
         state = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path}: expected JSON; {error}. The checkpoint is corrupt.") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") not in (1, FORMAT):
         raise CheckpointError(f"{path}: expected a checkpoint of format {FORMAT}; this is something else.")
-    sums = state.get("crc32", {})  # not in checkpoints of earlier versions
-    if not isinstance(sums, dict) or (sums and sums.pop("state.json", None) != zlib.crc32(_text(state))):
+    sums = state.get("crc32", {})
+    if state["format"] == FORMAT and (not isinstance(sums, dict) or sums.pop("state.json", None) != zlib.crc32(_text(state))):
         raise CheckpointError(f"{path}: not as it was written. The checkpoint is corrupt.")
     return state
 

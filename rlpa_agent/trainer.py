@@ -119,9 +119,9 @@ class Trainer:
         """Train until the iterations, minutes or action tokens are over; returns the figures of the last iteration.
 
         ``spent``: seconds of the config's minutes that are used up; None: those of the iterations resumed from. SIGTERM and
-        ctrl-C drop the dialogues that are being held, let an update end, and save; a second ctrl-C stops at once.
+        ctrl-C drop the dialogues that are being held, let an update end, and save; a second ctrl-C stops at once. One that is ignored, as a script's background job does, stays so.
         """
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN}
         log = self._open()
         spent = self.training_seconds if spent is None else spent
         figures: dict[str, Any] = {}

@@ -434,6 +434,16 @@ def test_ctrl_c_saves_what_was_learned_and_says_so_to_who_called(tmp_path, when)
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_a_job_in_the_background_goes_on_ignoring_ctrl_c(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        trainer = after_iteration(trainer_of(tmp_path, iterations=3), 2, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        trainer.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert read_state(trainer.last)["iteration"] == 3
+
+
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
     trainer = trainer_of(tmp_path, iterations=50, save_every=50)
 

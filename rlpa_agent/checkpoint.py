@@ -166,15 +166,19 @@ def recovered(folder: Path) -> Path:
     return old if not folder.exists() and old.exists() else folder
 
 
-def load_tensors(folder: Path, policy: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """Put optimizer states and the frozen reference back. ``policy`` was loaded from ``folder/policy``.
+def _check_weights(folder: Path, of_policy: bool) -> None:
+    for name, crc32 in read_state(folder).get("crc32", {}).items():
+        if name.startswith("policy/") == of_policy and (not (folder / name).is_file() or _crc32(folder / name) != crc32):
+            raise CheckpointError(f"{folder / name}: missing, or not as it was written. The checkpoint is corrupt.")
 
-    Raises CheckpointError, before anything is put back, where weights are not as they were written.
+
+def load_tensors(folder: Path, policy: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    """Put optimizer states and the frozen reference back. ``policy`` was loaded from ``folder/policy``, see `checkpointed_policy`.
+
+    Raises CheckpointError, before anything is put back, where they are not as they were written.
     """
     folder = recovered(Path(folder))
-    for name, crc32 in read_state(folder).get("crc32", {}).items():
-        if not (folder / name).is_file() or _crc32(folder / name) != crc32:
-            raise CheckpointError(f"{folder / name}: missing, or not as it was written. The checkpoint is corrupt.")
+    _check_weights(folder, of_policy=False)
     try:
         tensors = load_file(folder / "state.safetensors")
     except (SafetensorError, OSError) as error:
@@ -274,6 +278,8 @@ def checkpointed_policy(out: Path, which: str = "last") -> Path:
         if not folder.exists():
             continue
         if holds_model(folder / "policy") and head_file(folder / "policy"):
+            if (folder / "state.json").is_file():  # else a baseline's, which has nothing to resume
+                _check_weights(folder, of_policy=True)
             return folder / "policy"
         raise CheckpointError(
             f"{folder / 'policy'}: expected a model or an adapter, with a value head; found neither or one of them. The checkpoint is "

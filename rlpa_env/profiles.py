@@ -104,7 +104,7 @@ class Profile:
         missing = [key for key in ("id", "slots") if key not in data]
         if missing:
             raise ProfileError(f"profile: expected the keys 'id' and 'slots'; {missing[0]!r} is missing.")
-        private = _checked(data["id"], data["sensitive"]) if data.get("sensitive") else {}
+        private = _checked(data["id"], data["sensitive"], "sensitive") if data.get("sensitive") else {}
         return cls(data["id"], data["slots"], [(slot, value) for slot, values in private.items() for value in values])
 
     def to_mapping(self) -> dict[str, Any]:
@@ -123,11 +123,11 @@ def _point(slot: str, value: str) -> Point:
     return Point(slot, value)
 
 
-def _checked(identity: object, slots: object) -> dict[str, tuple[str, ...]]:
+def _checked(identity: object, slots: object, key: str = "slots") -> dict[str, tuple[str, ...]]:
     if not isinstance(identity, str) or not identity.strip():
         raise ProfileError(f"profile id: expected a non-empty string; got {identity!r}.")
     if not isinstance(slots, Mapping) or not slots:
-        raise ProfileError(f"profile {identity!r}: expected 'slots' to be an object with at least one slot; got {slots!r}.")
+        raise ProfileError(f"profile {identity!r}: expected {key!r} to be an object with at least one slot; got {slots!r}.")
     checked: dict[str, tuple[str, ...]] = {}
     for name, raw in slots.items():
         if not isinstance(name, str) or not name.strip():

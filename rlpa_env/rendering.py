@@ -108,8 +108,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         if zeroed := row.get("off_schema_as_0"):
             cells = [f"{cell}\n[dim]{zeroed[k]:.{d}f} as 0[/]" if k in zeroed else cell for cell, (k, _, d) in zip(cells, _COLUMNS, strict=True)]
         equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
-        if row.get("off_schema"):
-            equal += f"\n[dim]{row['off_schema']} turns off schema, left out; as 0: below[/]"
+        if row.get("off_schema") and row.get("ranked", True):
+            equal += f"\n[dim]{row['off_schema']} turns off schema, left out[/]"
         if not row.get("ranked", True):
             equal = f"\n[red]not ranked: {row['off_schema']} turns off schema[/]"
         if row["malformed"] > 0.5:

@@ -9,7 +9,14 @@ import tiny_models
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlpa_agent.checkpoint import CheckpointError, load_tensors, read_state, save_checkpoint
+from rlpa_agent.checkpoint import (
+    CheckpointError,
+    checkpointed_policy,
+    load_tensors,
+    read_state,
+    save_checkpoint,
+)
+from rlpa_agent.policy import Policy
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +25,10 @@ def checkpoint(tmp_path_factory):
     small = tiny_models.policy(seed=0, context=256)
     save_checkpoint(folder, policy=small, optimizers={}, state={"iteration": 3, "best": 1.5})
 
-    def read(where):
-        state = read_state(where)
-        load_tensors(where, small, {})
-        return state
+    def read(where):  # as --resume does
+        policy = Policy.load(checkpointed_policy(where.parent))
+        load_tensors(where, policy, {})
+        return read_state(where)
 
     return folder, read
 
@@ -35,11 +42,7 @@ def test_a_bit_of_a_checkpoint_that_is_flipped_or_an_end_that_is_lost(tmp_path, 
     damaged = tmp_path / "last"
     shutil.rmtree(damaged, ignore_errors=True)
     shutil.copytree(folder, damaged)
-    name = data.draw(
-        st.sampled_from(
-            ["state.json", "state.safetensors", "policy/model.safetensors", "policy/value_head.weights"]
-        )
-    )
+    name = data.draw(st.sampled_from(["state.json", "state.safetensors", "policy/model.safetensors", "policy/value_head.weights"]))
     content = bytearray((damaged / name).read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):

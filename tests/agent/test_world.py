@@ -122,7 +122,7 @@ def test_T9_three_processes_of_which_one_has_nothing_are_one(tmp_path):
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 0.01 * moved
 
 
-@pytest.mark.skipif(find_spec("accelerate") is None, reason="needs trl and accelerate: pip install '.[baselines]'")
+@pytest.mark.skipif(find_spec("accelerate") is None, reason="needs accelerate: pip install '.[agent]'")
 def test_two_processes_of_accelerate_launch_hold_the_dialogues_of_one_run(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 
 import gymnasium as gym
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlpa_env import ProfileError, RLPAEnv, RLPAError, load_profiles
 
-PERSON = {
-    "id": "a",
-    "points": [{"slot": "Age", "value": "34"}, {"slot": "Interests", "value": "chess", "sensitive": True}],
-}
+PERSON = {"id": "a", "slots": {"Age": "34", "Interests": ["chess", "rowing"], "Location": "Oslo"}, "sensitive": {"Location": "Oslo"}}
 LINES = "".join(json.dumps({**PERSON, "id": name}) + "\n" for name in "abc").encode()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=8),
@@ -23,15 +21,26 @@ JSON = st.recursive(
 often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def read_as_people_or_named(path):
+def read(path):
+    """The people of a file, or None and that the error names it."""
     try:
-        people = load_profiles(path)
+        return load_profiles(path)
     except ProfileError as error:
-        assert str(path) in str(error)  # noqa: PT017 -- whole files are read
+        assert str(path) in str(error)  # noqa: PT017 -- whole files are read, see below
         return None
-    assert people
-    assert all(point.value for person in people for point in person.points)
-    return people
+
+
+def test_the_undamaged_file_is_read(tmp_path):
+    path = tmp_path / "people.jsonl"
+    path.write_bytes(LINES)
+    assert [(person.id, len(person.points)) for person in load_profiles(path)] == [("a", 4), ("b", 4), ("c", 4)]
+
+
+def test_the_field_that_is_wrong_is_named(tmp_path):
+    path = tmp_path / "people.jsonl"
+    path.write_text(json.dumps({**PERSON, "sensitive": ["Location"]}))
+    with pytest.raises(ProfileError, match=r"people.jsonl:1: profile 'a': expected 'sensitive' to be an object"):
+        load_profiles(path)
 
 
 @often
@@ -39,35 +48,25 @@ def read_as_people_or_named(path):
 def test_bytes_of_a_profile_file_that_are_lost_or_put_in(tmp_path, at, cut, put):
     path = tmp_path / "people.jsonl"
     path.write_bytes(LINES[:at] + put + LINES[at + cut :])
-    read_as_people_or_named(path)
+    people = read(path)
+    assert people is None or (people and all(point.slot and point.value for person in people for point in person.points))
 
 
 @often
-@given(key=st.sampled_from(["id", "points", "personality", "other"]), value=JSON)
+@given(key=st.sampled_from(["id", "slots", "sensitive", "other"]), value=JSON)
 def test_fields_of_a_profile_that_hold_something_else(tmp_path, key, value):
     path = tmp_path / "people.jsonl"
     path.write_text(json.dumps({**PERSON, key: value}) + "\n")
-    people = read_as_people_or_named(path)
-    if people is not None:
-        with gym.make("RLPA-v0", profiles=people, max_turns=2) as env:
-            env.reset(seed=0)
-            env.step("<profile>\n</profile>\n<response>\nHello!\n</response>")
+    people = read(path)
+    if people is None:
+        return
+    with gym.make("RLPA-v0", split=str(path), max_turns=2) as env:
+        env.reset(seed=0)
+        assert env.unwrapped.profile.points == people[0].points
+        assert env.step("<profile>\n</profile>\n<response>\nHello!\n</response>")[1] >= 0.0
 
 
-ARGUMENTS = (
-    "split",
-    "user",
-    "matcher",
-    "judge",
-    "judge_sees",
-    "credit",
-    "cues",
-    "style",
-    "shift_turn",
-    "sessions",
-    "consent",
-    "privacy_weight",
-)
+ARGUMENTS = ("split", "user", "matcher", "judge", "judge_sees", "credit", "cues", "style", "shift_turn", "sessions", "consent", "privacy_weight")
 ARGUMENTS += ("profile_weight", "response_weight", "on_error", "llm", "embedding_model", "max_turns")
 
 

@@ -19,6 +19,9 @@ from rlpa_agent.checkpoint import (
 from rlpa_agent.policy import Policy
 
 
+FILES = ("state.json", "state.safetensors", "policy/model.safetensors", "policy/value_head.weights")
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint") / "last"
@@ -33,6 +36,17 @@ def checkpoint(tmp_path_factory):
     return folder, read
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_that_still_loads_is_named(tmp_path, checkpoint, name):
+    folder, read = checkpoint
+    shutil.copytree(folder, tmp_path / "last")
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1  # of a number: in a weight, or a counter
+    (tmp_path / "last" / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name}: .*corrupt"):
+        read(tmp_path / "last")
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_bit_of_a_checkpoint_that_is_flipped_or_an_end_that_is_lost(tmp_path, checkpoint, data):
@@ -42,7 +56,7 @@ def test_a_bit_of_a_checkpoint_that_is_flipped_or_an_end_that_is_lost(tmp_path, 
     damaged = tmp_path / "last"
     shutil.rmtree(damaged, ignore_errors=True)
     shutil.copytree(folder, damaged)
-    name = data.draw(st.sampled_from(["state.json", "state.safetensors", "policy/model.safetensors", "policy/value_head.weights"]))
+    name = data.draw(st.sampled_from(FILES))
     content = bytearray((damaged / name).read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):

@@ -18,7 +18,6 @@ from rlpa_agent.checkpoint import (
 )
 from rlpa_agent.policy import Policy
 
-
 FILES = ("state.json", "state.safetensors", "policy/model.safetensors", "policy/value_head.weights")
 
 

@@ -98,6 +98,25 @@ def test_finished_parts_are_not_held_again_and_other_weights_are(clean, study, r
     assert study.fingerprint(str(tmp_path / "one")) != study.fingerprint(str(tmp_path / "two"))
 
 
+def test_policies_side_by_side_say_what_they_say_one_by_one(study, tmp_path):
+    short = {"max_turns": 2, "max_episode_steps": 2}
+    held = {}
+    for workers in (1, 2):
+        args = study.read(study.parser("", ("start=tiny", "again=tiny", "script")), ["--users", "2", "--seeds", "0", "1", "--workers", str(workers)])
+        args.runs = tmp_path / str(workers)
+        held[workers] = study.hold(args, study.VANILLA, **short)
+        files = list(args.runs.rglob("episodes.jsonl"))
+        assert len(files) == 4  # of one policy under two names, once
+        assert all(len(file.read_text().splitlines()) == 2 for file in files)
+    said = {workers: {name: [[r["messages"] for r in records] for records in seeds] for name, seeds in found.items()} for workers, found in held.items()}
+    assert said[1] == said[2]
+    assert said[1]["start"] == said[1]["again"] != said[1]["script"]
+    assert said[1]["start"][0] != said[1]["start"][1]  # another seed, other words
+    with pytest.raises(SystemExit):
+        study.read(study.parser(""), ["--workers", "0"])
+    assert study.read(study.parser(""), ["--base-url", "http://x/v1", "--model-name", "m"]).workers == 1
+
+
 @pytest.mark.parametrize("model", [["a=tiny", "a=script"], ["=tiny"], ["a="]])
 def test_models_have_distinct_names(study, model):
     with pytest.raises(study.ConfigError, match="NAME=SOURCE"):

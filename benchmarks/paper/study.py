@@ -18,14 +18,19 @@ is neither held again nor taken for that of other weights, and benchmarks that s
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import fingerprint, finish
@@ -57,6 +62,7 @@ def parser(description: str | None, model: Sequence[str] = ("start=tiny",), trai
     found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training runs ({seed}), people's replies and sampling")
     found.add_argument("--temperature", type=float, help="of local policies; their own if not given, 0 is greedy")
     found.add_argument("--max-new-tokens", type=int, help="longest answer of local policies; as they were trained if not given")
+    found.add_argument("--workers", type=int, default=2, help="policies that talk side by side, each on its share of the cores; 1 for a large model")
     found.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder for dialogues; finished ones are not held again")
     found.add_argument("--out", type=Path, help="folder for the result as JSON")
     found.add_argument("--smoke", action="store_true", help="two people and one seed, to see that it runs")
@@ -82,10 +88,14 @@ def read(found: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
     args = found.parse_args(arguments)
     if bool(args.base_url) != bool(args.model_name):
         found.error(f"--base-url and --model-name: expected both or neither; got {args.base_url} and {args.model_name}")
+    if "workers" in args and args.workers < 1:
+        found.error(f"--workers: expected at least one; got {args.workers}")
     if args.users < 1 or len(set(args.seeds)) != len(args.seeds):
         found.error(f"--users and --seeds: expected at least one user and distinct seeds; got {args.users} and {args.seeds}")
     if args.smoke:
         args.users, args.seeds = min(args.users, 2), args.seeds[:1]
+    if args.smoke or args.base_url:
+        args.workers = 1  # a server has its own concurrency
     if "model" in args:
         try:
             args.contestants = contestants(args.model)
@@ -238,14 +248,32 @@ def hold(
         task: environment id and split.
         turns: see ``source_of``.
     """
-    return {name: [_held(source, seed, args, task, turns, env_kwargs) for seed in args.seeds] for name, source in args.contestants.items()}
+    wanted = {(name, seed): source_of(source, seed, args, turns).key for name, source in args.contestants.items() for seed in args.seeds}
+    parts = {(key, seed): (args.contestants[name], seed) for (name, seed), key in wanted.items()}
+    one = partial(_held, args=args, task=task, turns=turns, env_kwargs=env_kwargs)
+    if args.workers > 1 and len(parts) > 1:
+        spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        with ProcessPoolExecutor(args.workers, spawn, _share_cores, (args.workers,)) as pool:
+            going = pool.map(one, *zip(*parts.values(), strict=True))
+            found = list(track(going, f"{task[0]}, {task[1]}: {args.users} dialogues each", total=len(parts)))
+    else:
+        found = [one(source, seed) for source, seed in parts.values()]
+    held = dict(zip(parts, found, strict=True))
+    return {name: [held[wanted[name, seed], seed] for seed in args.seeds] for name in args.contestants}
 
 
-def _held(source: str, seed: int, args: argparse.Namespace, task: tuple[str, str], turns: int | None, env_kwargs: Mapping[str, Any]) -> Records:
+def _share_cores(workers: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def _held(source: str, seed: int, *, args: argparse.Namespace, task: tuple[str, str], turns: int | None, env_kwargs: Mapping[str, Any]) -> Records:
     found = source_of(source, seed, args, turns)
     setting = Setting(*task, args.users, (seed,), tuple(sorted(env_kwargs.items())))
     folder = args.runs / f"{task[0]}-{setting.key}" / f"{found.key}-seed{seed}"
-    records = collect({found.key: found.agent}, setting, folder, workers=1 if args.users < 9 else 2, quiet=args.smoke)[found.key]
+    aside = args.workers > 1 or args.users < 9
+    records = collect({found.key: found.agent}, setting, folder, 1 if aside else 2, quiet=args.smoke or args.workers > 1)[found.key]
     if all(record["stop_reason"] == "failure" for record in records):
         raise SystemExit(f"{source}: expected dialogues without a failure; all failed, the first with: {records[0]['error']}")
     return records

@@ -65,7 +65,7 @@ def parser(description: str | None, model: Sequence[str] = ("start=tiny",), trai
     found.add_argument("--workers", type=int, default=2, help="policies that talk side by side, each on its share of the cores; 1 for a large model")
     found.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder for dialogues; finished ones are not held again")
     found.add_argument("--out", type=Path, help="folder for the result as JSON")
-    found.add_argument("--smoke", action="store_true", help="two people and one seed, to see that it runs")
+    found.add_argument("--smoke", action="store_true", help="five people and one seed, to see that it runs")
     served(found)
     return found
 
@@ -93,7 +93,7 @@ def read(found: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
     if args.users < 1 or len(set(args.seeds)) != len(args.seeds):
         found.error(f"--users and --seeds: expected at least one user and distinct seeds; got {args.users} and {args.seeds}")
     if args.smoke:
-        args.users, args.seeds = min(args.users, 2), args.seeds[:1]
+        args.users, args.seeds = min(args.users, 5), args.seeds[:1]
     if args.smoke or args.base_url:
         args.workers = 1  # a server has its own concurrency
     if "model" in args:

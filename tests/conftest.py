@@ -43,5 +43,5 @@ def benchmark_script():
     sys.path.insert(0, str(folder))
     yield load
     sys.path.remove(str(folder))
-    for name in names:
+    for name in set(names):
         del sys.modules[name]

@@ -14,6 +14,7 @@ from tiny_models import Script
 from toy import toy_config
 
 from rlpa_agent.batch import make_batch
+from rlpa_agent.config import shipped_start
 from rlpa_agent.learner import Learner
 from rlpa_agent.lora import LoraSettings
 from rlpa_agent.policy import Policy
@@ -253,3 +254,33 @@ def test_a_run_on_a_server_hands_over_its_weights_every_iteration(tmp_path):
     assert lines[-1]["kl"] != 0.0  # the weights have moved, and the server with them
     assert [kind for kind, _ in server.loaded] == ["load", "load", "unload", "load", "unload"]
     assert len(list((tmp_path / "served").iterdir())) == 1
+
+
+def test_the_benchmark_trains_twice_and_compares_on_held_out_people(benchmark_script, tmp_path, monkeypatch, capsys):
+    run = benchmark_script("served_rollouts/run.py")
+    server = Server(Policy.from_pretrained(shipped_start(), reference=False))
+    command = ["run.py", "--server", server.url, "--smoke", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", command)
+    run.main()
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures == json.loads((tmp_path / "out/served_rollouts.json").read_text())["figures"]
+    asked = len(server.seen)
+    assert asked == 4 * 2  # dialogues of two turns in the one iteration; held-out people are not its business
+    built_in, served = (figures["curves"][arm][0][0] for arm in ("built in", "served"))
+    assert built_in["return"] != served["return"]
+    assert 0 < served["sampling_mismatch_max"] < 1e-3
+    assert {row["agent"] for row in figures["rows"]} == {"start", "built in", "served"}
+    assert figures["claims"]["near"] is True
+    run.main()
+    assert len(server.seen) == asked  # a finished run is not held again
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == figures
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def test_what_the_benchmark_claims_of_a_server(benchmark_script):
+    judged = benchmark_script("served_rollouts/run.py").judged
+    gains = {"built in - start": {"return": (2.0, 1.0, 3.0)}, "served - start": {"return": (1.0, 0.1, 2.0)}}
+    assert judged([[{"sampling_mismatch_max": 0.01}]], gains) == {"near": True, "rises": True, "half": True}
+    assert judged([[{"sampling_mismatch_max": 0.01}], [{"sampling_mismatch_max": 0.011}]], gains)["near"] is False
+    assert judged([], gains | {"served - start": {"return": (0.99, -0.1, 2.0)}}) == {"near": True, "rises": False, "half": False}

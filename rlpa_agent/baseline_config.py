@@ -49,10 +49,11 @@ class AnswersConfig:
     """Longer user messages are cut."""
     temperature: float = 1.0
     """Of the sampling."""
-    cues: str = "mixed"
-    profile_weight: float = 1.0
+    cues: str = OWN
+    """How traits are told; by default that of env_id, as are the next two."""
+    profile_weight: float = OWN
     """Of the profile reward, in what chooses the best answer."""
-    response_weight: float = 1.0
+    response_weight: float = OWN
 
     def __post_init__(self) -> None:
         settle_own(self)

@@ -28,8 +28,8 @@ def _ends(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in ("iterations", "minutes", "action_tokens") if config.get(name) is not None}
 
 
-def unread_settings(config: TrainConfig) -> list[str]:
-    """A line for each setting that was chosen and that nothing reads in this run."""
+def unread_settings(config: TrainConfig, sampled_elsewhere: bool = False) -> list[str]:
+    """A line for each setting that was chosen and that nothing reads in this run, whose dialogues a generator may sample."""
     usual = [PPOConfig(), *(preset.ppo for preset in PRESETS.values())]  # what presets set has not been chosen
     compared, algo = config.algo in GROUP_ALGOS, f"algo={config.algo!r}"
     unread = (
@@ -37,7 +37,7 @@ def unread_settings(config: TrainConfig) -> list[str]:
         (not config.has_critic, ("lam_token", "lam_turn", "lam_critic", "critic_warmup", "critic_steps", "value_clip"), f"{algo}, which has no critic"),
         (config.mode == "official", ("gamma_turn", "lam_turn", "horizon", "profile_paid"), "mode='official', where every turn is a sample of its own"),
         (config.model.value_grad != "shared", ("vf_coef",), f"model.value_grad={config.model.value_grad!r}, whose critic learns by itself"),
-        (config.rollout.server is None, ("importance_cap",), "rollouts that are sampled in this process"),
+        (config.rollout.server is None and not sampled_elsewhere, ("importance_cap",), "rollouts that are sampled in this process"),
     )
     chosen = {name: getattr(config.ppo, name) for _, names, _ in unread for name in names}
     chosen = {name: value for name, value in chosen.items() if value not in [getattr(ppo, name) for ppo in usual]}

@@ -104,20 +104,20 @@ class RolloutConfig:
     """Longer user messages are cut."""
     temperature: float = 1.0
     server: str | None = None
-    """URL of a vLLM server that samples the rollouts, started on the base of a policy with LoRA; see `rlpa_agent.served`.
-    None: the trainer samples itself."""
+    """URL of a vLLM server on the base of a policy with LoRA, which samples the rollouts (`rlpa_agent.served`); None: the trainer does."""
     base_url: str | None = None
     """Of an OpenAI-compatible server, such as http://localhost:8000/v1, for RLPA-LLM-v0 and matcher=llm."""
     model_name: str | None = None
     """Name of a model that it serves."""
     matcher: str = "lexical"
     """lexical, embedding or llm: what compares a profile with the truth."""
-    cues: str = "mixed"
-    style: str | None = None
+    cues: str = OWN
+    """How traits are told: mixed, explicit or implicit. By default that of env_id, as are the next four."""
+    style: str | None = OWN
     """How all people talk: plain, terse, chatty, evasive or impatient; None: each as their personality suggests."""
-    credit: str = "paper"
-    profile_weight: float = 1.0
-    response_weight: float = 1.0
+    credit: str = OWN
+    profile_weight: float = OWN
+    response_weight: float = OWN
     shuffle_rewards: bool = False
     """Control experiment: turn rewards are permuted across episodes, so that nothing can be learned from them."""
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 from rlpa_agent.batch import Payments
 from rlpa_agent.chat import Chat
 from rlpa_agent.trajectory import Turn
-from rlpa_env import parse_action
+from rlpa_env import ConfigError, parse_action
+from rlpa_env.actions import LINE_MARKS
 
 
-def profile_payments(chat: Chat, weight: float, paid_at: str, line_cost: float = 0.0) -> Payments:
-    """For `batch.make_batch`: what a turn's profile earned, due where it was decided.
+def profile_payments(chat: Chat, paid_at: str, line_cost: float = 0.0) -> Payments:
+    """For `batch.make_batch`: what a turn's profile earned, due where it was decided; the rest is due at the turn's last token.
 
     ``paid_at``: "turn", the last token of all; "block", that of the profile block; "line", that of each line, which is paid
     what its points added to the reward of the lines before it (less than nothing for a wrong one, nothing for a repeated
-    one). ``weight`` is the environment's ``profile_weight``. A turn whose costs left less than its profile earned is paid
-    that at its block. Every line costs ``line_cost``, due with what it earned, also where the block was never closed. With
-    "block" such an answer is one segment, so that `rloo` compares it with the whole turns of its siblings.
+    one). What the profile earned is the environment's ``reward/profile_share``, of which a cost of privacy falls due at the
+    block's end; whatever a wrapper made of the reward is the reply's. Every line costs ``line_cost``, or that for each point where
+    it lists several, due with what it earned, also where the block was never closed. With "block" such an answer is one segment,
+    so that `rloo` compares it with the whole turns of its siblings.
+
+    Raises:
+        ConfigError: of a turn of this environment without ``reward/profile_share``, which an earlier version left out.
     """
 
     def payments(turn: Turn) -> tuple[tuple[int, float], ...]:
@@ -27,33 +33,53 @@ def profile_payments(chat: Chat, weight: float, paid_at: str, line_cost: float =
         end = chat.prefix_with(ids, "</profile>")
         block = ids[: end or chat.prefix_with(ids, "<response>") or len(ids)]
         lines = _lines(chat, block) if paid_at == "line" or line_cost else []
+        whole = line_cost * sum(line.price for line in lines)
         if paid_at == "turn":
-            return ((len(ids), turn.reward - line_cost * len(lines)),)
-        full = weight * turn.parts.get("reward/profile", 0.0)
-        earned = min(turn.reward, full)
+            return ((len(ids), turn.reward - whole),)
+        earned = _share(turn)
         rest = (len(ids), turn.reward - earned)
         if paid_at == "block":
-            return (end or len(ids), earned - line_cost * len(lines)), rest
-        known = bool(turn.partial) and earned == full
-        sums = [0.0, *(weight * each for each in turn.partial)] if known else [0.0]
+            return (end or len(ids), earned - whole), rest
+        unpaid, last = turn.parts.get("privacy/cost", 0.0), turn.partial[-1] if turn.partial else 0.0
+        weight = (earned + unpaid) / last if last else 0.0
+        sums = [0.0, *(weight * each for each in turn.partial)]
         paid, before = [], 0.0
-        for tokens, listed in lines:
-            so_far = sums[min(listed, len(sums) - 1)]
-            paid.append((tokens, so_far - before - line_cost))
+        for line in lines:
+            so_far = sums[min(line.listed, len(sums) - 1)]
+            paid.append((line.tokens, so_far - before - line_cost * line.price))
             before = so_far
         return (*paid, (len(block) if end or lines else 0, earned - before), rest)
 
     return payments
 
 
-def _lines(chat: Chat, block: list[int]) -> list[tuple[int, int]]:
-    """(tokens up to its end, different points listed so far) of every finished line of a block that lists something."""
-    texts = chat.decode(block).split("\n")[:-1]
-    found = []
-    for number, text in enumerate(texts, 1):
-        if text.lstrip().startswith("-"):
-            listed = len(parse_action("\n".join(texts[:number]) + "</profile>").profile)
-            found.append((chat.prefix_where(block, partial(_has_lines, number)), listed))
+def _share(turn: Turn) -> float:
+    if "reward/profile" in turn.parts and "reward/profile_share" not in turn.parts:
+        raise ConfigError("credit: expected reward/profile_share among the parts of a turn; this one was held by an earlier version. Hold new dialogues.")
+    return turn.parts.get("reward/profile_share", 0.0)
+
+
+class _Line(NamedTuple):
+    tokens: int  # up to its end
+    listed: int  # different points so far
+    price: int  # its own points, or 1 where it lists what was listed, or nothing that can be read
+
+
+def _lines(chat: Chat, block: list[int]) -> list[_Line]:
+    """Every line of a block that lists something, in whatever form the environment reads; one that is not finished only if the block is."""
+    text = chat.decode(block)
+    head, closed, _ = text.partition("</profile>")
+    texts = head.split("\n")
+    found, before = [], 0
+    for number, line in enumerate(texts, 1):
+        finished = number < len(texts)
+        if not finished and not closed:
+            break
+        listed = len(parse_action("\n".join(texts[:number]) + "</profile>").profile)
+        if line.strip().startswith(LINE_MARKS) or listed > before:
+            tokens = chat.prefix_where(block, partial(_has_lines, number)) if finished else len(block)
+            found.append(_Line(tokens, listed, max(1, listed - before)))
+        before = listed
     return found
 
 

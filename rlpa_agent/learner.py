@@ -249,11 +249,9 @@ class Learner:
                 self._set_rates(iteration + (epoch + (number + 1) / len(plan)) / passes, done)
                 ok = self._step(batch, rows, estimates, stats, critic_only, first=epoch == number == 0)
                 self.failures_running = 0 if ok else self.failures_running + 1
-                target = self.config.ppo.target_kl
                 if not ok and self.failures_running >= 3:
                     raise FloatingPointError("three optimizer steps running had a non-finite loss or gradient")
-                if target is not None and not critic_only and stats.approx_kl > target:
-                    stats.stopped_by_kl = True
+                if stats.stopped_by_kl:
                     break
             if stats.stopped_by_kl:
                 break
@@ -287,10 +285,8 @@ class Learner:
     def _step(
         self, batch: Batch, rows: list[int], estimates: Estimates, stats: UpdateStats, critic_only: bool, first: bool
     ) -> bool:
-        """One optimizer step over micro-batches; False if it was skipped for a non-finite loss or gradient."""
-        row_set = torch.zeros(len(batch.rows), dtype=torch.bool)
-        row_set[rows] = True
-        tokens = int(row_set[batch.row_A].sum())
+        """One optimizer step over micro-batches, none from beyond ``target_kl``; False if it was skipped for a non-finite loss or gradient."""
+        tokens = int(torch.isin(batch.row_A, torch.tensor(rows)).sum())
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         sums = dict.fromkeys(("policy", "value", "kl", "clipped", "entropy"), 0.0)
@@ -311,12 +307,15 @@ class Learner:
         stats.action_tokens += tokens
         totals = self.world.summed(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
         sums = dict(zip(sums, totals, strict=True))
+        target, stats.approx_kl = self.config.ppo.target_kl, sums["kl"] / tokens
+        stats.stopped_by_kl = target is not None and not critic_only and target < stats.approx_kl < math.inf
+        if stats.stopped_by_kl:
+            return True
         if not self._apply(sums, stats, critic_only):
             return False
         stats.steps += 1
         stats.policy_loss += sums["policy"] / tokens
         stats.value_loss += sums["value"] / tokens
-        stats.approx_kl = sums["kl"] / tokens
         stats.clip_fraction += sums["clipped"] / tokens
         stats.entropy += sums["entropy"] / tokens
         return True

@@ -1,4 +1,4 @@
-"""What the id of an environment stands for: the turn limit and the people that it is registered with."""
+"""What the id of an environment stands for: the people, turn limit, rewards and talk that it is registered with."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from rlpa_env.population import SPLIT_SIZES
 from rlpa_env.setting import full_id
 
 OWN: Any = None
-"""In the place of a turn limit or a split: the one that the environment's id is registered with."""
+"""In the place of an argument below: the one that the environment's id is registered with."""
 
-_USUAL = {"max_turns": 10, "split": "vanilla/train"}
+_USUAL: dict[str, Any] = {
+    "max_turns": 10, "split": "vanilla/train", "cues": "mixed", "style": None, "credit": "paper", "profile_weight": 1.0, "response_weight": 1.0,
+}  # fmt: skip
 
 Settings = TypeVar("Settings", bound=Any)
 
 
 def registered(env_id: str) -> dict[str, Any]:
-    """``max_turns`` and ``split`` of an id, usual ones where it names none or nobody knows it, which `gym.make` will say.
+    """What a run can set and an id may be registered with; the usual where it names nothing or nobody knows it, which `gym.make` will say.
 
-    >>> registered("RLPA-Long-v0")
-    {'max_turns': 70, 'split': 'vanilla/train'}
+    >>> found = registered("RLPA-Long-v0")
+    >>> found["max_turns"], found["split"], found["profile_weight"]
+    (70, 'vanilla/train', 1.0)
     """
     spec = gym.registry.get(full_id(env_id).rpartition(":")[2])
     named: dict[str, Any] = {} if spec is None else spec.kwargs
@@ -32,7 +35,7 @@ def registered(env_id: str) -> dict[str, Any]:
 def settle_own(settings: Any) -> None:
     """Put what its ``env_id`` is registered with in the place of every OWN of a frozen record under construction."""
     for name, value in registered(settings.env_id).items():
-        if getattr(settings, name) is OWN:
+        if hasattr(settings, name) and getattr(settings, name) is OWN:
             object.__setattr__(settings, name, value)
 
 
@@ -42,7 +45,7 @@ def moved(settings: Settings, env_id: str) -> Settings:
     The id itself stays, for whoever reads further options on top of these.
     """
     here, there = registered(settings.env_id), registered(env_id)
-    return dataclasses.replace(settings, **{name: there[name] for name in there if there[name] != here[name]})
+    return dataclasses.replace(settings, **{name: there[name] for name in there if hasattr(settings, name) and there[name] != here[name]})
 
 
 def sibling(split: str, kind: str) -> str:

@@ -95,7 +95,7 @@ class Trainer:
     ) -> None:
         self.config, self.policy, self.evaluate, self.quiet = config, policy, evaluate, quiet or not world.first
         self.world, self.generator = world, generator
-        for text in unread_settings(config):
+        for text in unread_settings(config, generator is not None):
             warnings.warn(text, stacklevel=2)
         if policy.chat.max_user_tokens is not None:  # else nobody knows how long a dialogue may be; rollouts cut it then
             policy.chat.check_fits(policy.context_limit, turns=config.rollout.max_turns, max_new_tokens=config.rollout.max_new_tokens)
@@ -263,7 +263,7 @@ class Trainer:
         if self.config.rollout.shuffle_rewards:
             trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
         paid_at, cost = self.config.profile_paid, self.config.ppo.line_cost
-        payments = profile_payments(self.policy.chat, self.config.rollout.profile_weight, paid_at, cost)
+        payments = profile_payments(self.policy.chat, paid_at, cost)
         batch = make_batch(
             trajectories,
             max_turns=self.config.rollout.max_turns,

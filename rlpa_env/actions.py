@@ -15,6 +15,7 @@ MAX_ACTION_CHARS = 16_384  # of a completion, as in the action space; of a longe
 MAX_REPLY_CHARS = 2_000
 MAX_POINTS = 64
 MAX_VALUE_CHARS = 200
+LINE_MARKS = ("-", "*", "•")  # one of them begins a line of a guess
 _LONGEST_CACHED = 400  # characters of a line
 
 NO_PROFILE = "no_profile"  # no <profile> tag
@@ -195,7 +196,7 @@ def _points(guess: str) -> tuple[tuple[Point, ...], str]:
         line = line.strip()
         if not line:
             continue
-        if line[0] not in "-*•":
+        if line[0] not in LINE_MARKS:
             error = error or BAD_LINE
             continue
         for key, point in _line_points(line) if len(line) <= _LONGEST_CACHED else _line_points.__wrapped__(line):

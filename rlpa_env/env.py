@@ -219,7 +219,7 @@ class RLPAEnv(gym.Env[str, str]):
         self._turn, self._stop, self._error, self._valid = 0, StopReason.RUNNING, "", True
         self._action, self._score, self._verdict = Action((), ""), _NO_SCORE, NO_VERDICT
         self._partial: tuple[float, ...] = ()
-        self._rewards, self._breaches = (0.0, 0.0), (0, 0)
+        self._rewards, self._breaches, self._cost = (0.0, 0.0), (0, 0), 0.0
         self._scored: Scored = (), (), ()
 
     def _check_begun(self, what: str) -> None:
@@ -268,16 +268,14 @@ class RLPAEnv(gym.Env[str, str]):
         counted = {g for g, t in pairs if not grounded or truth.points[t] in known}
         self._partial = () if act.error else partial_rewards(counted, len(act.profile), len(truth.points))
         profile = 0.0 if act.error else self._score.grounded_f1 if grounded else self._score.f1
-        self._rewards = (profile, float(self._verdict.passed and not act.error))
-        self._stop = (
-            StopReason.USER_LEFT
-            if answer.left
-            else StopReason.TURN_LIMIT if self._turn == self.max_turns else StopReason.RUNNING
-        )  # fmt: skip
+        self._rewards = (profile, 0.0 if act.error else self._verdict.paid)
+        last = StopReason.TURN_LIMIT if self._turn == self.max_turns else StopReason.RUNNING
+        self._stop = StopReason.USER_LEFT if answer.left else last
         if self.render_mode == "human":
             self.render()
-        cost = self.privacy_weight * sum(self._breaches)
-        reward = max(0.0, total_reward(*self._rewards, self.profile_weight, self.response_weight) - cost)
+        whole = total_reward(*self._rewards, self.profile_weight, self.response_weight)
+        reward = max(0.0, whole - self.privacy_weight * sum(self._breaches))
+        self._cost = whole - reward
         return self._observation, reward, answer.left, False, self._info()
 
     @property
@@ -312,6 +310,8 @@ class RLPAEnv(gym.Env[str, str]):
     def _begin(self, action: str) -> Asked:
         self.take_back()  # a turn whose step never came
         self._check_begun("step")
+        if self._stop in (StopReason.USER_LEFT, StopReason.FAILURE):
+            raise gym.error.ResetNeeded(f"RLPAEnv.step: expected reset() after an episode's end ({self._stop.value}); call reset(seed=...).")
         self._undo = self.snapshot() if self._keeps else _OVER
         self._turn += 1
         self._action = act = parse_action(action)
@@ -330,7 +330,7 @@ class RLPAEnv(gym.Env[str, str]):
         words = redacted(str(failure), [point.value for point in hidden])
         kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
         self._valid, self._error, self._stop = False, f"{kind}{words}", StopReason.FAILURE
-        self._rewards, self._breaches, self._verdict, self._score = (0.0, 0.0), (0, 0), NO_VERDICT, _NO_SCORE
+        self._rewards, self._breaches, self._cost, self._verdict, self._score = (0.0, 0.0), (0, 0), 0.0, NO_VERDICT, _NO_SCORE
         self._partial, self._scored = (), ((), self._before[0].points, self._before[1])
         return self._observation, 0.0, False, True, self._info()
 
@@ -342,6 +342,7 @@ class RLPAEnv(gym.Env[str, str]):
             "session": self._session,
             "reward/profile": self._rewards[0],
             "reward/response": self._rewards[1],
+            "reward/profile_share": self.profile_weight * self._rewards[0] - self._cost,
             "reward/valid": self._valid,
             "profile/precision": score.precision,
             "profile/recall": score.recall,
@@ -353,14 +354,13 @@ class RLPAEnv(gym.Env[str, str]):
             "profile/revealed": len(self._user.revealed) / len(self._user.profile.points),
             "privacy/untold": self._breaches[0],
             "privacy/withdrawn": self._breaches[1],
+            "privacy/cost": self._cost,
             "user/patience": self._user.patience,
             "parse_error": self._action.error,
             "stop_reason": self._stop.value,
             "error": self._error,
         }
-        for key, criterion in _JUDGE_KEYS:
-            info[key] = bool(getattr(verdict, criterion))
-        return info
+        return info | {key: bool(getattr(verdict, criterion)) for key, criterion in _JUDGE_KEYS}
 
     def render(self) -> str | None:
         """The dialogue, guess against truth, and the two rewards; ``ansi`` returns it, ``human`` prints it."""
@@ -375,7 +375,7 @@ class RLPAEnv(gym.Env[str, str]):
     def snapshot(self) -> Snapshot:
         """Everything that changes, copied; see `fork` for wrapped environments."""
         self._check_begun("snapshot")
-        names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_partial", "_verdict", "_rewards", "_breaches",
+        names = ("_turn", "_stop", "_error", "_valid", "_action", "_score", "_partial", "_verdict", "_rewards", "_breaches", "_cost",
                  "_observation", "_begun", "_session", "_scored", "_earlier")  # fmt: skip
         values = {name: getattr(self, name) for name in names}
         values |= {"_dialogue": self._dialogue[:], "_raw": self._raw[:]}

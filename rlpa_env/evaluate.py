@@ -39,6 +39,7 @@ REFERENCES = {"all": ("prior", "oracle"), "prior": ("prior",), "none": ()}  # th
 _BATCH = 32  # dialogues that a batching agent holds at once
 
 
+_UNPAID = {"reward/valid": False, "reward/profile": 0.0, "reward/response": 0.0, "reward/profile_share": 0.0, "privacy/cost": 0.0}
 _RECORDED = {
     **{name: f"reward/{name}" for name in ("profile", "response")},
     **{name: f"profile/{name}" for name in ("f1", "grounded_f1", "precision", "recall", "ceiling", "revealed", "invented")},
@@ -92,7 +93,7 @@ class _Run:
             except ModelError as failure:
                 kind = "off schema: " if isinstance(failure, OffSchemaError) else ""
                 told = {"error": f"{kind}{failure} (judging alignment)", "stop_reason": StopReason.FAILURE.value}
-                self.info = {**self.info, "reward/valid": False, "reward/profile": 0.0, "reward/response": 0.0, **told}
+                self.info = {**self.info, **_UNPAID, **told}
                 reward, self.done, self.left = 0.0, True, False
         self.turns.append(_turn_record(self.info, float(reward), al, completion, self.counter) | {"reasons": failed} | scored_on(core))
 
@@ -109,7 +110,7 @@ class _Run:
         core: Any = self.env.unwrapped
         truth = core.profile.points
         self.info = {**self.info, **dict.fromkeys((f"judge/{criterion}" for criterion in CRITERIA), False)}
-        self.info |= {"reward/valid": False, "reward/profile": 0.0, "reward/response": 0.0, "parse_error": "", "error": f"agent: {error}"}
+        self.info |= _UNPAID | {"parse_error": "", "error": f"agent: {error}"}
         self.info |= {"stop_reason": StopReason.FAILURE.value, "messages": [*self.messages, {"role": "assistant", "content": ""}]}
         told = [index for index, point in enumerate(truth) if point in core.revealed]
         scored = {"reasons": {}, "hits": [], "told": told, "points": [list(point) for point in truth]}

@@ -55,7 +55,9 @@ def check_judge(judge: Judge) -> None:
             for name, score in first.scores.items():
                 assert name in CRITERIA, f"scores: expected names among {CRITERIA}; got {name!r}"
                 assert 0.0 <= score <= 1.0, f"scores[{name!r}]: expected [0, 1]; got {score}"
-    assert not judge.judge(points, dialogues[0], "").passed, "an empty reply must not pass"
+    empty = judge.judge(points, dialogues[0], "")
+    assert not empty.passed, "an empty reply must not pass"
+    assert empty.paid == 0, f"an empty reply must not be paid; got {empty.paid}"
 
 
 def check_user(user: UserSimulator, profiles: tuple[Profile, ...] | None = None, turns: int = 6) -> None:

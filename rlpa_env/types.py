@@ -8,6 +8,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from rlpa_env.errors import ConfigError
+
 CRITERIA = ("naturalness", "relevance", "logic", "engagement", "informativeness")
 """The five verdicts of the response reward, in the paper's order (N, R, L, G, F)."""
 
@@ -56,7 +58,11 @@ class StopReason(str, Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judge's opinion of one reply: five booleans, whose product is the response reward."""
+    """A judge's opinion of one reply: five booleans, whose product is the response reward unless ``graded`` says another.
+
+    Raises:
+        ConfigError: ``graded`` is outside [0, 1].
+    """
 
     naturalness: bool
     relevance: bool
@@ -65,6 +71,21 @@ class Verdict:
     informativeness: bool
     scores: Mapping[str, float] = field(default_factory=lambda: NO_SCORES)  # criterion -> [0, 1], behind the booleans
     reasons: Mapping[str, str] = field(default_factory=lambda: NO_TEXT)  # criterion -> why, in plain words
+    graded: float | None = None  # what the reply is paid, in [0, 1], for instance by a reward model; None: 1 if it passed
+
+    def __post_init__(self) -> None:
+        """Check the grade."""
+        if self.graded is not None and not 0 <= self.graded <= 1:
+            raise ConfigError(f"Verdict graded: expected a number in [0, 1], or None; got {self.graded!r}.")
+
+    @property
+    def paid(self) -> float:
+        """The response reward, in [0, 1].
+
+        >>> Verdict(True, True, True, True, True).paid, Verdict(True, True, True, True, False, graded=0.4).paid
+        (1.0, 0.4)
+        """
+        return float(self.passed) if self.graded is None else float(self.graded)
 
     @property
     def passed(self) -> bool:

@@ -36,9 +36,9 @@ WAYS = [(paid, gamma) for gamma in (1.0, 0.3, 0.0) for paid in ("turn", "block",
 OPEN = (0.05, 0.95)  # probability of a token at a fork
 
 
-def paid_batch(policy: Policy, dialogues: list[Trajectory], paid: str, weight: float, turns: int) -> Batch:
+def paid_batch(policy: Policy, dialogues: list[Trajectory], paid: str, turns: int) -> Batch:
     """The dialogues with the profile paid at the turn's end, the block's, or line by line."""
-    return make_batch(dialogues, max_turns=turns, payments=profile_payments(policy.chat, weight, paid))
+    return make_batch(dialogues, max_turns=turns, payments=profile_payments(policy.chat, paid))
 
 
 def returns(batch: Batch, gamma_turn: float) -> np.ndarray:
@@ -54,9 +54,9 @@ def returns(batch: Batch, gamma_turn: float) -> np.ndarray:
     return raw.numpy()
 
 
-def forks(policy: Policy, dialogues: list[Trajectory], weight: float, turns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def forks(policy: Policy, dialogues: list[Trajectory], turns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokens at forks, as places in the chains: those that began a right line, a wrong or repeated one, or ended the block."""
-    batch = paid_batch(policy, dialogues, "line", weight, turns)
+    batch = paid_batch(policy, dialogues, "line", turns)
     ids = np.array([batch.rows[row][place] for row, place in zip(batch.row_A.tolist(), batch.pos_A.tolist(), strict=True)])
     segment, chance = batch.segment_A.numpy(), batch.logp_old_A.exp().numpy()
     earned = np.zeros(len(ids))
@@ -94,11 +94,11 @@ def main() -> None:
         policy, [make() for _ in range(min(count, rollout.concurrent))], seeds=np.random.default_rng(args.seed).integers(2**31, size=count).tolist(),
         sample_seed=args.seed, temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens, max_turns=turns,
     )  # fmt: skip
-    right, wrong, stop = forks(policy, dialogues, rollout.profile_weight, turns)
+    right, wrong, stop = forks(policy, dialogues, turns)
     figures: dict[str, Any] = {"dialogues": count, "forks": {"right": len(right), "wrong": len(wrong), "stop": len(stop)}, "ways": {}}
     table = Table("profile paid at", "γ between segments", "a line − the end", "a right line − a wrong one", title=f"difference / noise, {count} dialogues")
     for paid, gamma in WAYS:
-        values = returns(paid_batch(policy, dialogues, paid, rollout.profile_weight, turns), gamma)
+        values = returns(paid_batch(policy, dialogues, paid, turns), gamma)
         found = {"line": clearness(values, np.union1d(right, wrong), stop), "right": clearness(values, right, wrong)}
         figures["ways"][f"{paid}, {gamma:g}"] = found
         table.add_row(paid, f"{gamma:g}", *("–" if value is None else f"{value:.1f}" for value in found.values()))

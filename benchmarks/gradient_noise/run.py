@@ -108,7 +108,7 @@ def main() -> None:
         sample_seed=args.seed, temperature=rollout.temperature, max_new_tokens=rollout.max_new_tokens, max_turns=turns,
     )  # fmt: skip
     cost = config.ppo.line_cost if args.line_cost is None else args.line_cost
-    payments = profile_payments(policy.chat, rollout.profile_weight, config.profile_paid, cost)
+    payments = profile_payments(policy.chat, config.profile_paid, cost)
     batch = make_batch(dialogues, max_turns=turns, payments=payments)
     own = dataclasses.replace(config.ppo, beta=0.0, critic_steps=0)
     learner.config = dataclasses.replace(config, ppo=own)

@@ -7,10 +7,14 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import gymnasium as gym
 import pytest
 
 from rlpa_agent import cli
-from rlpa_agent.config import RolloutConfig
+from rlpa_agent.cli import load_policy
+from rlpa_agent.config import PRESETS, RolloutConfig
+from rlpa_agent.credit import profile_payments
+from rlpa_agent.rollout import collect
 from rlpa_env import ConfigError, evaluate, format_action
 
 
@@ -87,6 +91,54 @@ def test_an_id_of_a_module_of_ones_own_is_trained_in_and_scored(tmp_path, monkey
     assert (short, long) == (1.25, 0.25)
     (row,) = evaluate({"still": SimpleNamespace(act=lambda messages: format_action([], "Well."))}, env_id="my_task:Terse-v0", users=1, references="none")
     assert row["response"] == 1.0
+
+
+REGISTERED = {"split": "extended/train", "max_turns": 4, "cues": "implicit", "style": "terse", "credit": "grounded", "profile_weight": 3.0, "response_weight": 0.5}
+
+
+@pytest.fixture
+def own_id():
+    gym.register("Own-v0", "rlpa_env.env:RLPAEnv", max_episode_steps=4, kwargs=REGISTERED)
+    yield "Own-v0"
+    del gym.registry["Own-v0"]
+
+
+def test_what_an_id_is_registered_with_is_trained_in_unless_it_is_asked_otherwise(own_id):
+    rollout = RolloutConfig(env_id=own_id)
+    assert {name: getattr(rollout, name) for name in REGISTERED} == REGISTERED
+    core, usual = cli.environments(rollout)().unwrapped, gym.make(own_id).unwrapped
+    for name in ("max_turns", "credit", "profile_weight", "response_weight"):
+        assert getattr(core, name) == getattr(usual, name) == REGISTERED[name]
+    for env in (core, usual):
+        env.reset(seed=3)
+    assert core.profile == usual.profile
+    assert (core._user.cues, core._user.style_name) == (usual._user.cues, usual._user.style_name) == ("implicit", "terse")
+    asked = cli.parse_preset("train", ["tiny", "--rollout.env-id", own_id, "--rollout.cues", "explicit"]).config.rollout
+    assert (asked.cues, asked.credit, asked.profile_weight, asked.style) == ("explicit", "grounded", 3.0, "terse")  # not the 5 of the preset
+    plain = cli.parse_preset("train", ["tiny", "--rollout.env-id", "RLPA-Shift-v0"]).config.rollout
+    assert plain.profile_weight == PRESETS["tiny"].rollout.profile_weight != 1.0
+    sft = cli.parse_preset("sft", ["tiny", "--env-id", own_id])
+    assert (sft.data.cues, sft.data.profile_weight, sft.data.max_turns) == ("implicit", 3.0, 4)
+
+
+class Punished(gym.RewardWrapper):
+    """An own reward: 1.5 less for every reply."""
+
+    def reward(self, reward):
+        return reward - 1.5
+
+
+def test_credit_of_an_environment_made_in_python_needs_no_weight_in_the_configuration(tmp_path):
+    """The configuration says 5, the environment weighs profiles 2; a wrapper takes 1.5. Lines get 2·F1 less their price, replies the rest."""
+    env = Punished(gym.make("RLPA-v0", split="vanilla/val", profile_weight=2.0))
+    policy = load_policy(PRESETS["tiny"], cli.policy_path("shipped"))
+    dialogues = collect(policy, [env], seeds=range(4), max_new_tokens=160, max_turns=4)
+    payments, turns = profile_payments(policy.chat, "line", 0.0), [turn for dialogue in dialogues for turn in dialogue.turns]
+    assert any(turn.parts["reward/profile"] for turn in turns)
+    for turn in turns:
+        *profile, (_, reply) = payments(turn)
+        assert sum(paid for _, paid in profile) == pytest.approx(2.0 * turn.parts["reward/profile"])
+        assert reply == pytest.approx(turn.parts["reward/response"] - 1.5)
 
 
 def test_a_module_that_python_does_not_find_is_named_with_what_to_do():

@@ -16,9 +16,10 @@ from rlpa_env import ConfigError, parse_action
 CHAT = tiny_models.policy().chat
 
 
-def turn_of(text, reward, partial=(), profile=None):
+def turn_of(text, reward, partial=(), profile=None, weight=1.0, cost=0.0):
     ids = np.array([*CHAT.tokenizer.encode(text, add_special_tokens=False), CHAT.end_id])
-    parts = {"reward/profile": profile if profile is not None else partial[-1] if partial else 0.0}
+    earned = profile if profile is not None else partial[-1] if partial else 0.0
+    parts = {"reward/profile": earned, "reward/profile_share": weight * earned - cost, "privacy/cost": cost}
     return Turn(np.arange(2), ids, np.zeros(len(ids), np.float32), reward, parts=parts, partial=partial)
 
 
@@ -30,32 +31,49 @@ def batch_of(turn, payments):
     return make_batch([Trajectory((turn,), np.arange(5), True, False)], max_turns=1, payments=payments)
 
 
-def test_the_profile_block_decides_its_reward_and_never_more_than_was_paid():
-    turn = turn_of(tiny_models.ANSWER, 1.5, profile=0.25)
+def test_the_profile_block_decides_its_reward_and_the_reply_the_rest():
+    turn = turn_of(tiny_models.ANSWER, 1.5, profile=0.25, weight=2.0)
     size = len(turn.action_ids)
-    payments = profile_payments(CHAT, 2.0, "block")
+    payments = profile_payments(CHAT, "block")
     (tokens, early), rest = payments(turn)
     assert CHAT.decode(turn.action_ids[:tokens]).rstrip().endswith("</profile>")
     assert (early, rest) == (0.5, (size, 1.0))
-    assert payments(replace(turn, reward=0.1)) == ((tokens, 0.1), (size, 0.0))
-    assert payments(replace(turn, parts={})) == ((tokens, 0.0), (size, 1.5))
+    assert payments(replace(turn, parts={})) == ((tokens, 0.0), (size, 1.5))  # of an environment without profiles
     assert payments(replace(turn, action_ids=turn.action_ids[:3])) == ((3, 0.5), (3, 1.0))  # all of it is one segment
+
+
+@pytest.mark.parametrize("reward", [0.5, -3.0, 1.0, 7.0])
+@pytest.mark.parametrize("paid_at", ["block", "line"])
+def test_what_a_wrapper_takes_or_adds_is_the_replys(reward, paid_at):
+    """2.0 = 1.0 for the profile and 1.0 for the reply, before a wrapper made something else of it."""
+    turn = turn_of(answer("- Job: baker"), reward, (0.2,), weight=5.0)
+    *profile, (end, rest) = profile_payments(CHAT, paid_at)(turn)
+    assert sum(part for _, part in profile) == pytest.approx(1.0)
+    assert (end, rest) == (len(turn.action_ids), pytest.approx(reward - 1.0))
+
+
+def test_turns_of_an_earlier_version_are_not_credited_by_guess():
+    turn = replace(turn_of(tiny_models.ANSWER, 1.0), parts={"reward/profile": 0.5})
+    with pytest.raises(ConfigError, match="expected reward/profile_share"):
+        profile_payments(CHAT, "block")(turn)
+    assert profile_payments(CHAT, "turn")(turn) == ((len(turn.action_ids), 1.0),)
 
 
 @pytest.mark.parametrize(
     ("lines", "partial", "added"),
     [
         (["- Job: baker", "- Age: 30", "- Hobby: chess"], (0.25, 0.2, 0.5), [0.5, -0.1, 0.6]),
-        (["- Job: baker", "- Job: baker", "- Hobby: chess or go"], (0.25, 0.5, 0.4), [0.5, 0.0, 0.3]),  # repeated; two on a line
+        (["* Job: baker", "• Age: 30", "- Hobby: chess"], (0.25, 0.2, 0.5), [0.5, -0.1, 0.6]),  # whatever marks a line
+        (["- Job: baker", "- Job: baker", "- Hobby: chess"], (0.25, 0.4), [0.5, 0.0, 0.3]),  # repeated
         (["- Job: unknown", "", "- Job: baker"], (0.25,), [0.0, 0.5]),  # an empty line is none
     ],
 )
 @pytest.mark.parametrize("cost", [0.0, 0.15])
 def test_each_line_is_paid_what_it_added_less_what_a_line_costs(lines, partial, added, cost):
-    turn = turn_of(answer(*lines), 2 * partial[-1] + 1, partial)
+    turn = turn_of(answer(*lines), 2 * partial[-1] + 1, partial, weight=2.0)
     size = len(turn.action_ids)
     assert len(parse_action(answer(*lines)).profile) == len(partial)
-    payments = profile_payments(CHAT, 2.0, "line", cost)
+    payments = profile_payments(CHAT, "line", cost)
     *paid, (end, left), rest = payments(turn)
     assert [part for _, part in paid] == pytest.approx([each - cost for each in added])
     assert (end, left) == (CHAT.prefix_with(turn.action_ids.tolist(), "</profile>"), pytest.approx(0.0))
@@ -66,9 +84,9 @@ def test_each_line_is_paid_what_it_added_less_what_a_line_costs(lines, partial, 
     assert float(batch.reward_A.sum()) == pytest.approx(turn.reward - cost * len(added))
     assert float(batch.reward_A[-1]) == pytest.approx(1.0)
     assert len(set(batch.segment_A.tolist())) == len(paid) + 2  # the lines, the end of the block, the reply
-    costly = payments(replace(turn, reward=0.1))  # what each line added was not paid out
-    assert [part for _, part in costly] == pytest.approx([-cost] * len(added) + [0.1, 0.0])
-    block = profile_payments(CHAT, 2.0, "block", cost)
+    private = payments(turn_of(answer(*lines), turn.reward - 0.7, partial, weight=2.0, cost=0.7))
+    assert [part for _, part in private] == pytest.approx([*(each - cost for each in added), -0.7, 1.0])  # of the block, not of the reply
+    block = profile_payments(CHAT, "block", cost)
     assert block(turn) == ((end, pytest.approx(2 * partial[-1] - cost * len(added))), rest)
 
 
@@ -77,20 +95,43 @@ def test_a_line_that_goes_on_for_ever_costs_every_time_it_is_written():
     text = answer("- Job: baker", *["- Age: 30"] * 9).split("</profile>")[0]
     turn = turn_of(text, 0.0)
     for paid_at in ("turn", "block", "line"):
-        payments = profile_payments(CHAT, 2.0, paid_at, 0.1)
+        payments = profile_payments(CHAT, paid_at, 0.1)
         assert sum(part for _, part in payments(turn)) == pytest.approx(-1.0)
         assert float(batch_of(turn, payments).reward_A.sum()) == pytest.approx(-1.0)
     lines = [tokens for tokens, part in payments(turn) if part]
     assert len(lines) == 10
     assert lines == sorted(set(lines))
-    free = profile_payments(CHAT, 2.0, "block")(turn)
+    free = profile_payments(CHAT, "block")(turn)
     assert free == ((len(turn.action_ids), 0.0), (len(turn.action_ids), 0.0))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "- Job: baker\n- Age: 30\n- Hobby: chess\n",
+        "• Job: baker\n* Age: 30\n- Hobby: chess\n",
+        "- Job: baker, 30 or chess\n",
+        "- Job: baker\n- Age: 30, chess",  # closed on the line of its last point
+        '{"Job": "baker", "Age": 30, "Hobby": "chess"}',
+        '{\n"Job": "baker",\n"Age": [30, "chess"]\n}\n',
+    ],
+)
+def test_no_other_way_to_write_three_points_is_cheaper(block):
+    text = f"<profile>\n{block}</profile>\n\n<response>\nHi!\n</response>"
+    assert len(parse_action(text).profile) == 3
+    assert not parse_action(text).error
+    turn = turn_of(text, 2.5, (0.5, 1.0, 1.5))
+    for paid_at in ("turn", "block", "line"):
+        paid = profile_payments(CHAT, paid_at, 0.1)(turn)
+        assert sum(part for _, part in paid) == pytest.approx(2.5 - 0.3)
+    assert paid[-1] == (len(turn.action_ids), pytest.approx(1.0))
+    assert all(0 < tokens <= len(turn.action_ids) for tokens, _ in paid)
 
 
 def test_lines_of_a_reply_are_free():
     text = answer("- Job: baker").replace("Hi!", "- Age: 30\n- Hobby: chess")
     for whole in (text, text.replace("</profile>", "")):
-        paid = profile_payments(CHAT, 1.0, "block", 0.5)(turn_of(whole, 0.0))
+        paid = profile_payments(CHAT, "block", 0.5)(turn_of(whole, 0.0))
         assert sum(part for _, part in paid) == -0.5
 
 
@@ -108,14 +149,14 @@ def test_in_official_mode_a_sample_pays_for_its_lines():
     turn = turn_of(answer("- Job: baker", "- Job: baker"), 0.75, (0.25,))
     other = replace(turn, reward=0.5)
     whole = Trajectory((replace(turn, others=(other,)),), np.arange(5), True, False)
-    batch = make_batch([whole], max_turns=1, payments=profile_payments(CHAT, 1.0, "turn", 0.1), per_turn=True)
+    batch = make_batch([whole], max_turns=1, payments=profile_payments(CHAT, "turn", 0.1), per_turn=True)
     assert batch.reward_A[batch.reward_A != 0].tolist() == pytest.approx([0.55, 0.3])
 
 
 def test_a_block_that_was_never_closed_is_punished_by_comparison_with_whole_turns():
     """Were it compared with its sibling's reply only, it would cost nothing to leave out a profile that earns."""
-    good, bad = turn_of(answer("- Job: baker"), 5.0, profile=1.0), turn_of("- Job: baker", 0.0)
-    payments = profile_payments(CHAT, 5.0, "block")
+    good, bad = turn_of(answer("- Job: baker"), 5.0, profile=1.0, weight=5.0), turn_of("- Job: baker", 0.0)
+    payments = profile_payments(CHAT, "block")
     batch = make_batch([Trajectory((turn,), np.arange(5), True, False) for turn in (good, bad)], max_turns=1, payments=payments, group=2)
     returns_CK = turn_returns(batch.reward_A, batch.segment_A, batch.starts_C)
     advantage_CK = rloo(returns_CK, batch.group_C)

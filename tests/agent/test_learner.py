@@ -466,8 +466,28 @@ def test_target_kl_stops_the_epochs(tmp_path):
     learner = Learner(policy, toy_config(tmp_path, 3, ppo={"target_kl": 1e-6, "epochs": 10}, optim={"policy_lr": 3e-3}))
     _, stats = learner.update(batch, 0)
     assert stats.stopped_by_kl
-    assert stats.steps < 5
+    assert 0 < stats.steps < 5
+    assert stats.approx_kl > 1e-6
     assert PPOConfig().target_kl == 0.03
+
+
+def test_no_step_is_taken_from_beyond_target_kl(tmp_path):
+    """The step whose own tokens show that the policy is too far is not taken: what was measured is what is kept."""
+    policy = tiny_models.policy()
+    batch = make_batch(gathered(policy), max_turns=3)
+    learner = Learner(policy, toy_config(tmp_path, 3, ppo={"target_kl": 0.01}))
+    rows, stats = list(range(len(batch.rows))), UpdateStats()
+    estimates = learner.estimate(batch, 0)
+    with torch.no_grad():
+        for weight in policy.parameters_policy():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    moved = [weight.detach().clone() for weight in policy.parameters_policy()]
+    assert learner._step(batch, rows, estimates, stats, critic_only=False, first=False)
+    assert (stats.stopped_by_kl, stats.steps) == (True, 0)
+    assert stats.approx_kl > 0.01
+    assert all(torch.equal(a, b) for a, b in zip(moved, policy.parameters_policy(), strict=True))
+    assert learner._step(batch, rows, estimates, stats, critic_only=True, first=False)  # the critic may go on
+    assert (stats.stopped_by_kl, stats.steps) == (False, 1)
 
 
 @pytest.mark.parametrize("warmup", [0, 1])

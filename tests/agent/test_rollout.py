@@ -172,7 +172,7 @@ def test_rewards_parts_and_ends_are_recorded():
     assert (limit.terminated, limit.truncated, len(limit.turns)) == (False, True, 3)
     assert one.options == {"profile": "x"}
     assert (one.seed, two.seed) == (5, 6)
-    assert left.turns[0].parts == {"turn": 1.0, "reward/profile": 0.25, "reward/valid": 1.0, "tokens/profile": 0.0}
+    assert left.turns[0].parts == {"turn": 1.0, "reward/profile": 0.25, "reward/profile_share": 0.25, "reward/valid": 1.0, "tokens/profile": 0.0}
     assert left.episode == "Script#5"
     assert left.messages[:2] == (("system", "sys"), ("user", "Hello"))
 

@@ -116,7 +116,7 @@ def test_the_settings_named_are_those_of_the_command():
         f"(`--rollout.profile-weight {weight:g}`): 0.714",
         f"and β = {PPO.beta:g};",
         f"clip(w, {1 - PPO.clip_low:g}, {1 + PPO.clip_high:g})",
-        f"`target_kl` = {PPO.target_kl:g} after every step",
+        f"`target_kl` = {PPO.target_kl:g} before every step",
         f"in at most {PPO.minibatches} minibatches",
         f"then {PPO.critic_steps} times more on {CRITIC_TOKENS:,} tokens at most",
         f"the run where that exceeds {PPO.max_kl:g}.",

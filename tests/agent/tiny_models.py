@@ -102,6 +102,7 @@ class Script:
             "messages": list(self.messages),
             "turn": turn + 1,
             "reward/profile": np.float64(0.25),
+            "reward/profile_share": np.float64(0.25),
             "reward/valid": valid,
             "parse_error": "",
             "stop_reason": "user_left" if turn == self.leave_at else "",

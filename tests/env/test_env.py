@@ -12,8 +12,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import rlpa_env
-from rlpa_env import ModelError, Point, Profile, fork, format_action, restore
+from rlpa_env import ConfigError, ModelError, Point, Profile, Verdict, fork, format_action, restore
 from rlpa_env.agents import make_agent
+from rlpa_env.testing import check_judge
 
 IDS = ("RLPA-v0", "RLPA-Extended-v0", "RLPA-Shift-v0", "RLPA-Long-v0")
 INFO_TYPES = {
@@ -22,6 +23,8 @@ INFO_TYPES = {
     "turn": int,
     "reward/profile": float,
     "reward/response": float,
+    "reward/profile_share": float,
+    "privacy/cost": float,
     "reward/valid": bool,
     "profile/precision": float,
     "profile/recall": float,
@@ -101,8 +104,47 @@ def test_reward_is_the_weighted_sum_of_its_parts():
     trace, *_ = play(env)
     for _, reward, info in trace[1:]:
         assert reward == pytest.approx(0.5 * info["reward/profile"] + 2.0 * info["reward/response"])
+        assert info["reward/profile_share"] == 0.5 * info["reward/profile"]
     assert any(info["reward/response"] for _, _, info in trace)
     assert any(info["reward/profile"] for _, _, info in trace)
+
+
+def test_after_the_user_left_only_a_reset_goes_on():
+    env = gym.make("RLPA-v0").unwrapped
+    _, info = env.reset(seed=0)
+    left = False
+    while not left:
+        _, _, left, _, info = env.step(format_action([], "You are so wonderful, amazing and perfect, I adore you!"))
+    for _ in range(2):
+        with pytest.raises(gym.error.ResetNeeded, match="user_left"):
+            env.step(GOOD)
+    assert env.turn == info["turn"]
+    env.reset(seed=0)
+    assert env.step(GOOD)[4]["turn"] == 1
+
+
+def test_a_judge_may_grade_instead_of_passing():
+    class Grades:
+        def judge(self, points, dialogue, reply):
+            return Verdict(True, True, True, True, True, graded=0.25) if reply else Verdict(False, False, False, False, False)
+
+    check_judge(Grades())
+    env = gym.make("RLPA-v0", judge=Grades(), response_weight=2.0)
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(format_action([], "Hi there, I just made tea."))
+    assert (info["reward/response"], reward) == (0.25, 0.5)
+    _, reward, _, _, info = env.step("no form at all")
+    assert (info["reward/response"], reward) == (0.0, 0.0)
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match=r"graded: expected a number in \[0, 1\]"):
+            Verdict(True, True, True, True, True, graded=wrong)
+
+    class PaysSilence:
+        def judge(self, points, dialogue, reply):
+            return Verdict(bool(reply), True, True, True, True, graded=0.1)
+
+    with pytest.raises(AssertionError, match=r"must not be paid; got 0\.1"):
+        check_judge(PaysSilence())
 
 
 def test_a_perfect_guess_earns_1_and_grounded_credit_does_not():
@@ -253,7 +295,7 @@ def test_a_fork_does_not_move_the_original():
     env.step(GOOD)
     before = env.unwrapped.snapshot()
     twin = fork(env)
-    for _ in range(4):
+    for _ in range(2):
         twin.step(GOOD)
     twin.reset(seed=9)
     after = env.unwrapped.snapshot()

@@ -204,6 +204,8 @@ def test_listing_what_was_never_told_and_is_sensitive_costs_and_is_reported():
         env.reset(seed=0, options={"profile": PERSON})
         _, rewards[weight], _, _, info = env.step(guess)
         assert (info["privacy/untold"], info["privacy/withdrawn"]) == (1, 0)
+        assert info["privacy/cost"] == pytest.approx(min(weight, rewards[0.0]))
+        assert info["reward/profile_share"] == pytest.approx(rewards[weight] - info["reward/response"])  # the reply pays for nothing
     assert rewards[0.1] == pytest.approx(rewards[0.0] - 0.1)
     assert rewards[5.0] == 0.0  # never below
 

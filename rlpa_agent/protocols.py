@@ -105,7 +105,7 @@ class Generator(Protocol):
         """Sample one turn after a context; ``key`` names its random stream. Returns at once."""
 
     def update(self, policy: Any) -> str:
-        """Take over the policy's weights; the new version, which every later answer has to carry."""
+        """Take over the policy's weights; the new version. Answers of older weights are for the generator to refuse, as `VllmGenerator` does."""
 
 
 class Learner(Protocol):
@@ -123,7 +123,10 @@ class Learner(Protocol):
         """
 
     def state(self) -> dict[str, Any]:
-        """Plain JSON-able data that a resumed run needs beside the optimizers' tensors; kept in ``state.json``."""
+        """Plain JSON-able data that a resumed run needs beside the optimizers' tensors; kept in ``state.json``.
+
+        Keys of the trainer's own win: iteration, dialogues, action_tokens, best, config_hash, base_dtype, machine, random.
+        """
 
     def load_state(self, state: Mapping[str, Any], /) -> None:
         """Undo `state`; gets all of ``state.json``."""

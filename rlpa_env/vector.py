@@ -18,6 +18,7 @@ from rlpa_env.flows import begin, finished, run
 from rlpa_env.wrappers import RecordEpisodes
 
 T = TypeVar("T")
+_FLOWS, _MATCHING = 3, 0  # of a turn, and the place of the matcher's; see `RLPAEnv.flows`
 Transition = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
 
@@ -34,10 +35,12 @@ def make_calls(envs: Sequence[gym.Env], actions: Sequence[str]) -> None:
         if (core := _hearing(env)) is not None and (core.waits or core.on_error == "raise")
     ]
     try:
-        flows = [core.flows(action) for core, action in waiting]
-        outcomes = iter(run([flow for own in flows for flow in own]) if flows else ())
-        for (core, action), own in zip(waiting, flows, strict=True):
-            core.take(action, [next(outcomes) for _ in own])
+        flows = [flow for core, action in waiting for flow in core.flows(action)]
+        # Matching last: most matchers are arithmetic, to be done while users and judges have been asked.
+        order = sorted(range(len(flows)), key=lambda index: index % _FLOWS == _MATCHING)
+        outcomes = dict(zip(order, run([flows[index] for index in order]), strict=True))
+        for turn, (core, action) in enumerate(waiting):
+            core.take(action, [outcomes[_FLOWS * turn + part] for part in range(_FLOWS)])
     except BaseException:
         for core, _ in waiting:
             core.take_back()

@@ -679,6 +679,29 @@ def test_one_failing_dialogue_leaves_the_others_alone():
     assert valid == [True, False, True]
 
 
+def test_all_are_asked_before_any_profile_is_matched():
+    order = []
+
+    class Matcher(rlpa_env.LexicalMatcher):
+        def scores(self, guess, truth):
+            order.append("matched")
+            return super().scores(guess, truth)
+
+    def asked(*_):
+        order.append("asked")
+        return verdict()
+
+    envs = [gym.make("RLPA-v0", judge=LLMJudge(Canned(asked)), matcher=Matcher()) for _ in range(3)]
+    profiles = []
+    for seed, env in enumerate(envs):
+        env.reset(seed=seed)
+        profiles.append(env.unwrapped.profile.points)
+    steps = step_all(envs, [format_action([points[0]], "Hi there.") for points in profiles])
+    assert order == ["asked"] * 3 + ["matched"] * 3
+    assert [step[4]["reward/profile"] for step in steps] == [2 / (1 + len(points)) for points in profiles]
+    assert [step[4]["reward/response"] for step in steps] == [1.0] * 3
+
+
 class Loud(gym.Wrapper):
     def step(self, action):
         return self.env.step(action.upper())

@@ -45,19 +45,20 @@ _UNKNOWN = frozenset(
 )
 
 _INSTRUCTIONS = """You are talking with a person you do not know yet{limit}. Get to know them and be good company.
-After every message of theirs write what you believe about them, then your reply, in exactly this form:
+After every message of theirs write what you believe about them, then your reply, in exactly this form, with all four tags:
 
 <profile>
-- Slot: value
-- Slot: value
+- Occupation: what they do for a living
+- Interests: something they like
 </profile>
 
 <response>
 your reply
 </response>
 
-One trait a line. Slots: {slots}; other slot names are allowed. List only what you have reason to believe. \
-They see your reply only, never the profile."""
+One trait a line, as many lines as you have reason to believe, none while you know nothing. Slots: {slots}; other slot names are allowed. \
+They see your reply only, never the profile. End every answer with </response>."""
+# Measured (docs/experiments.md): small models take "- Slot: value" for a name, and leave the last tag out unless it is asked for at the end.
 
 
 class Action(NamedTuple):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rlpa_env  # noqa: F401 - registers the ids
-from rlpa_env import Point, format_action, load_split, parse_action
+from rlpa_env import Point, format_action, instructions, load_split, parse_action
 from rlpa_env.actions import MAX_ACTION_CHARS, MAX_POINTS, MAX_REPLY_CHARS, PARSE_ERRORS, listable
 from rlpa_env.population import SPLIT_SIZES
 
@@ -184,3 +184,15 @@ def test_other_things_than_text_are_scored_as_malformed(action):
     env.reset(seed=1)
     _, reward, _, _, info = env.step(action)
     assert (reward, info["parse_error"]) == (0, "no_profile")
+
+
+def test_the_form_shown_to_agents_is_one_that_is_read():
+    """Small models copy what they are shown, word for word."""
+    told = instructions(10)
+    shown = told[told.index("<profile>") : told.index("</response>") + len("</response>")]
+    action = parse_action(shown)
+    assert action.error == ""
+    assert action.reply == "your reply"
+    assert [point.slot for point in action.profile] == ["Occupation", "Interests"]  # names of slots, not the word
+    assert format_action(action.profile, action.reply) == shown
+    assert told.endswith("</response>.")

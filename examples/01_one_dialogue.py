@@ -19,7 +19,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two turns only")
     args = parser.parse_args()
 
-    env = gym.make("RLPA-v0", split="vanilla/test", max_episode_steps=2 if args.smoke else 10, render_mode="ansi")
+    turns = 2 if args.smoke else 10
+    env = gym.make("RLPA-v0", split="vanilla/test", max_turns=turns, max_episode_steps=turns, render_mode="ansi")  # what is told, and what holds
     agent = make_agent("attentive")
     _, info = env.reset(seed=args.seed)
     total, over = 0.0, False

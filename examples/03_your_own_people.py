@@ -28,7 +28,8 @@ def main() -> None:
         path = args.profiles or Path(folder) / "people.jsonl"
         if args.profiles is None:
             path.write_text("".join(json.dumps(person) + "\n" for person in PEOPLE))
-        env = gym.make("RLPA-v0", split=str(path), cues="explicit", max_episode_steps=3 if args.smoke else 10)
+        turns = 3 if args.smoke else 10
+        env = gym.make("RLPA-v0", split=str(path), cues="explicit", max_turns=turns, max_episode_steps=turns)
         for person in env.unwrapped.profiles[: 1 if args.smoke else None]:
             agent = make_agent("attentive")
             _, info = env.reset(seed=0, options={"profile": person.id})

@@ -308,7 +308,7 @@ class Learner:
         totals = self.world.summed(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
         sums = dict(zip(sums, totals, strict=True))
         target, stats.approx_kl = self.config.ppo.target_kl, sums["kl"] / tokens
-        stats.stopped_by_kl = target is not None and not critic_only and target < stats.approx_kl < math.inf
+        stats.stopped_by_kl = target is not None and target < stats.approx_kl < math.inf
         if stats.stopped_by_kl:
             return True
         if not self._apply(sums, stats, critic_only):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
@@ -390,6 +391,11 @@ def test_settings_that_are_read_are_not_told(tmp_path):
     grouped = toy_config(tmp_path, TURNS, algo="grpo", rollout={"group": 2, "context": "window", "window": 2}, ppo={"baseline": "turn"})
     assert unread_settings(grouped) == []
     Trainer(grouped, tiny_models.policy(), lambda: Script(("Well.",)), quiet=True)  # a warning would be an error here
+    capped = toy_config(tmp_path, TURNS, ppo={"importance_cap": 7.0})
+    assert unread_settings(capped, sampled_elsewhere=True) == []
+    Trainer(capped, tiny_models.policy(), lambda: Script(("Well.",)), quiet=True, generator=SimpleNamespace())
+    with pytest.warns(UserWarning, match="importance_cap"):
+        Trainer(capped, tiny_models.policy(), lambda: Script(("Well.",)), quiet=True)
 
 
 if __name__ == "__main__":

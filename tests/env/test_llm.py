@@ -509,6 +509,8 @@ def test_a_failing_model_ends_the_episode_without_a_reward():
     assert (reward, terminated, truncated, info["reward/valid"]) == (0.0, False, True, False)
     assert info["stop_reason"] == "failure"
     assert "server is down" in info["error"]
+    with pytest.raises(gym.error.ResetNeeded, match="failure"):
+        env.step(format_action([], "Hi there."))
     env = gym.make("RLPA-v0", judge=LLMJudge(Canned(down)), on_error="raise")
     env.reset(seed=0)
     with pytest.raises(ModelError, match="server is down"):

@@ -43,7 +43,7 @@ GAINS = ("return", "grounded_f1", "response")
 def config_of(arm: str, seed: int, args: argparse.Namespace) -> TrainConfig:
     """The preset tiny with adapters, which is what a server takes, at a rate for so few steps; all in float32."""
     preset = PRESETS["tiny"]
-    shorter: dict[str, Any] = {"dialogues": 4, "max_turns": 2, "max_new_tokens": 48} if args.smoke else {}
+    shorter: dict[str, Any] = {"dialogues": 2, "max_turns": 2, "max_new_tokens": 48} if args.smoke else {}
     return dataclasses.replace(
         preset,
         model=dataclasses.replace(preset.model, lora_rank=16, base_dtype="float32", rollout_dtype="float32", update_dtype="float32"),
@@ -84,9 +84,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=37, help="held-out people, the first of vanilla/test")
     parser.add_argument("--runs", type=Path, default=Path("runs/served_rollouts"))
     parser.add_argument("--out", type=Path, help="folder for the result as JSON")
-    parser.add_argument("--smoke", action="store_true", help="one iteration of four short dialogues, three people")
+    parser.add_argument("--smoke", action="store_true", help="one iteration of two short dialogues, two people")
     args = parser.parse_args()
-    users, seeds = (3, args.seeds[:1]) if args.smoke else (args.users, args.seeds)
+    users, seeds = (2, args.seeds[:1]) if args.smoke else (args.users, args.seeds)
 
     curves: dict[str, list[list[dict[str, float]]]] = {arm: [] for arm in ARMS}
     records: dict[str, list[dict[str, Any]]] = {name: [] for name in (BEFORE, *ARMS)}

@@ -98,7 +98,7 @@ def test_finished_parts_are_not_held_again_and_other_weights_are(clean, study, r
     assert study.fingerprint(str(tmp_path / "one")) != study.fingerprint(str(tmp_path / "two"))
 
 
-def test_policies_side_by_side_say_what_they_say_one_by_one(study, tmp_path):
+def test_policies_side_by_side_say_what_they_say_one_by_one(study, tmp_path, monkeypatch):
     short = {"max_turns": 2, "max_episode_steps": 2}
     held = {}
     for workers in (1, 2):
@@ -112,6 +112,12 @@ def test_policies_side_by_side_say_what_they_say_one_by_one(study, tmp_path):
     assert said[1] == said[2]
     assert said[1]["start"] == said[1]["again"] != said[1]["script"]
     assert said[1]["start"][0] != said[1]["start"][1]  # another seed, other words
+    alone, quiet = study.read(study.parser("", ("script",)), ["--users", "2", "--seeds", "0"]), []
+    alone.runs = tmp_path / "alone"
+    collect = study.collect
+    monkeypatch.setattr(study, "collect", lambda *parts, **more: quiet.append(more["quiet"]) or collect(*parts, **more))
+    study.hold(alone, study.VANILLA, **short)
+    assert quiet == [False]  # one part alone has its own bar
     with pytest.raises(SystemExit):
         study.read(study.parser(""), ["--workers", "0"])
     assert study.read(study.parser(""), ["--base-url", "http://x/v1", "--model-name", "m"]).workers == 1
@@ -159,9 +165,9 @@ def server():
 
 @pytest.mark.parametrize("name", ["table6_users", "table8_matcher", "table9_judge", "fig5_efficiency"])
 def test_the_parts_for_a_served_model(name, clean, server, runs, monkeypatch, capsys):
-    figures = run(name, runs, monkeypatch, capsys, "--base-url", server, "--model-name", "stand-in")
+    figures = run(name, runs, monkeypatch, capsys, "--users", "2", "--base-url", server, "--model-name", "stand-in")
     if name == "table6_users":
-        assert [rating["value"] for rating in figures["ratings"]["scripted, with attentive"]] == pytest.approx([3.0] * 4)
+        assert [rating["value"] for rating in figures["ratings"]["scripted, with attentive"]] == [3.0] * 4
         assert list(figures["shares"]) == ["scripted, with attentive", "worded by stand-in, with attentive"]
     elif name == "table8_matcher":  # the stand-in matches by the lexical rules
         by_words, by_model = ([r for r in figures["rows"] if r["matcher"] == who] for who in ("lexical", "llm stand-in"))

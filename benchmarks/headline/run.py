@@ -111,7 +111,7 @@ def main() -> None:
     found.add_argument("--aloe", type=Path, help="folder with ALOE's two files")
     found.add_argument("--methods", nargs="+", choices=METHODS, default=["base", "reminder", "self-critic", "cot"], help="how the larger one is asked")
     found.add_argument("--only", nargs="+", metavar="NAME", help="leave out all contestants but these")
-    found.set_defaults(users=20, seeds=[0], max_new_tokens=LONGEST, runs=Path("runs/headline"))
+    found.set_defaults(users=20, seeds=[0], max_new_tokens=LONGEST, workers=1, runs=Path("runs/headline"))
     args = study.read(found)
     if args.aloe is None and not args.smoke:
         found.error("--aloe: expected the folder with ALOE's profile.jsonl and personality.jsonl; got none.")

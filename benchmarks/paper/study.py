@@ -250,8 +250,9 @@ def hold(
     """
     wanted = {(name, seed): source_of(source, seed, args, turns).key for name, source in args.contestants.items() for seed in args.seeds}
     parts = {(key, seed): (args.contestants[name], seed) for (name, seed), key in wanted.items()}
-    one = partial(_held, args=args, task=task, turns=turns, env_kwargs=env_kwargs)
-    if args.workers > 1 and len(parts) > 1:
+    beside = args.workers > 1 and len(parts) > 1
+    one = partial(_held, args=args, task=task, turns=turns, env_kwargs=env_kwargs, beside=beside)
+    if beside:
         spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         with ProcessPoolExecutor(args.workers, spawn, _share_cores, (args.workers,)) as pool:
             going = pool.map(one, *zip(*parts.values(), strict=True))
@@ -268,12 +269,15 @@ def _share_cores(workers: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
-def _held(source: str, seed: int, *, args: argparse.Namespace, task: tuple[str, str], turns: int | None, env_kwargs: Mapping[str, Any]) -> Records:
+def _held(
+    source: str, seed: int, *, args: argparse.Namespace, task: tuple[str, str], turns: int | None, env_kwargs: Mapping[str, Any], beside: bool
+) -> Records:
+    """The dialogues of one part; ``beside`` others in a process of its own it shows no bar and starts no further processes."""
     found = source_of(source, seed, args, turns)
     setting = Setting(*task, args.users, (seed,), tuple(sorted(env_kwargs.items())))
     folder = args.runs / f"{task[0]}-{setting.key}" / f"{found.key}-seed{seed}"
-    aside = args.workers > 1 or args.users < 9
-    records = collect({found.key: found.agent}, setting, folder, 1 if aside else 2, quiet=args.smoke or args.workers > 1)[found.key]
+    workers = 1 if beside or args.users < 9 else 2
+    records = collect({found.key: found.agent}, setting, folder, workers, quiet=args.smoke or beside)[found.key]
     if all(record["stop_reason"] == "failure" for record in records):
         raise SystemExit(f"{source}: expected dialogues without a failure; all failed, the first with: {records[0]['error']}")
     return records

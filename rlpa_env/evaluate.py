@@ -39,7 +39,7 @@ REFERENCES = {"all": ("prior", "oracle"), "prior": ("prior",), "none": ()}  # th
 _BATCH = 32  # dialogues that a batching agent holds at once
 
 
-_UNPAID = {"reward/valid": False, "reward/profile": 0.0, "reward/response": 0.0, "reward/profile_share": 0.0, "privacy/cost": 0.0}
+_UNPAID = {"reward/valid": False, "reward/profile": 0.0, "reward/response": 0.0}
 _RECORDED = {
     **{name: f"reward/{name}" for name in ("profile", "response")},
     **{name: f"profile/{name}" for name in ("f1", "grounded_f1", "precision", "recall", "ceiling", "revealed", "invented")},

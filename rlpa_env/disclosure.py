@@ -164,7 +164,7 @@ def _linked(facts: tuple[Fact, ...]) -> tuple[Fact, ...]:
 @lru_cache(maxsize=8192)
 def style_of(profile: Profile) -> Style:
     """The style that somebody's personality suggests; plain where it suggests none."""
-    traits = {stem for point in profile.points for stem in stems(point.value) if "ersonality" in point.slot}
+    traits = {stem for point in profile.points if "ersonality" in point.slot for stem in stems(point.value)}
     for name, words in _STYLE_OF_TRAIT.items():
         if traits & stems(words):
             return STYLES[name]
@@ -221,7 +221,8 @@ def _picked_up(mind: Mind, heard: Heard) -> tuple[int, ...]:
     found = []
     for index, said in mind.sentence.items():
         fact = mind.facts[index]
-        if heard.stems & said or heard.stems & fact.stems or (index in mind.last and heard.topics & fact.topics):
+        own = heard.stems
+        if not (own.isdisjoint(said) and own.isdisjoint(fact.stems)) or (index in mind.last and not heard.topics.isdisjoint(fact.topics)):
             found.append(index)
     return tuple(found)
 
@@ -230,14 +231,14 @@ def _asked(mind: Mind, heard: Heard) -> tuple[int, ...]:
     """Untold facts that a question aims at: by slot, then by topic."""
     if not heard.questions:
         return ()
-    question_stems = heard.question_stems
+    slots, asked, topics = heard.asks_slots, heard.question_stems, heard.question_topics
     by_slot, by_topic = [], []
     for index, (fact, status) in enumerate(zip(mind.facts, mind.status, strict=True)):
         if status != HIDDEN:
             continue
-        if fact.slot in heard.asks_slots or (fact.slot_stems and fact.slot_stems <= question_stems):
+        if fact.slot in slots or (fact.slot_stems and fact.slot_stems <= asked):
             by_slot.append(index)
-        elif fact.topics & heard.question_topics or fact.stems & question_stems:
+        elif not (topics.isdisjoint(fact.topics) and asked.isdisjoint(fact.stems)):
             by_topic.append(index)
     return (*by_slot, *by_topic)
 

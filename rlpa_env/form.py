@@ -7,7 +7,7 @@ import re
 from rlpa_env.evidence import GENERIC
 from rlpa_env.hearing import Heard
 from rlpa_env.text import STOP_WORDS, words
-from rlpa_env.topics import topics_of_stem
+from rlpa_env.topics import topics_of_each
 
 _MOST_WORDS = 60
 _MOST_SUGGESTIONS = 2
@@ -87,7 +87,6 @@ def _piled(heard: Heard) -> bool:
     """Whether many of the words belong to topics that no other word of the reply shares."""
     if len(heard.stems) < _MOST_TOPICAL:
         return False
-    each = [topics_of_stem(part) for part in heard.stems - GENERIC]
-    each = [found for found in each if found]
+    each = topics_of_each(heard.stems - GENERIC)
     alone = sum(all(found.isdisjoint(other) for other in each if other is not found) for found in each)
     return alone >= _MOST_TOPICAL - 2 or (len(each) >= _MOST_TOPICAL and len(heard.topics) > 3 * len(heard.sentences) + 24)

@@ -15,7 +15,7 @@ from rlpa_env.evidence import COMMON, GENERIC, History, PointTraits, Said, is_tr
 from rlpa_env.hearing import Heard, hear
 from rlpa_env.moves import Moves, moves
 from rlpa_env.text import stems
-from rlpa_env.topics import topic_weights, topics_of_stem, topics_of_stems
+from rlpa_env.topics import topic_weights, topics_of_each, topics_of_stems
 from rlpa_env.types import Point
 
 _WEAK = 0.1  # weight of a shared word that any conversation contains
@@ -29,7 +29,8 @@ _STEEP = 2.0  # of the logistic that maps evidence to [0, 1]
 def _shared(ours: frozenset[str], theirs: frozenset[str]) -> float:
     """Weight of the shared content words."""
     common = ours & theirs
-    return sum(_WEAK if word in COMMON else 1.0 for word in common) if common else 0.0
+    weak = len(common & COMMON)  # counted, for a sum would round as the words happen to lie in the set
+    return len(common) - weak + _WEAK * weak
 
 
 def _taken_up(reply: Heard, theirs: frozenset[str]) -> float:
@@ -42,16 +43,14 @@ def _taken_up(reply: Heard, theirs: frozenset[str]) -> float:
 
 def _same_topic(ours: frozenset[str], theirs: frozenset[str]) -> float:
     """How clearly words that are *not* shared belong to one topic, in [0, 1]; less, the more other topics come up."""
-    mine, yours = topic_weights(ours - theirs), topic_weights(theirs)
-    if not mine or not yours:
-        return 0.0
-    both = mine.keys() & yours.keys()
+    yours = topic_weights(theirs)
+    mine = topic_weights(ours - theirs) if yours else yours
+    both = [min(weight, yours[name]) for name, weight in mine.items() if name in yours]
     if not both:
         return 0.0
-    best = max([min(mine[name], yours[name]) for name in both])
-    topical = [topics for word in ours if (topics := topics_of_stem(word))]
+    topical = topics_of_each(ours)
     fitting = sum([not topics.isdisjoint(yours) for topics in topical])
-    return best * min(1.0, 2.0 * fitting / len(topical))
+    return max(both) * min(1.0, 2.0 * fitting / len(topical))
 
 
 def _kind_of_answer(message: Said, cues: Moves, ours: Moves, reply: Heard) -> float:

@@ -144,7 +144,8 @@ def _sentences(text: str) -> tuple[str, ...]:
             found[-1] = f"{found[-1]} {piece}"
         else:
             found.append(piece)
-        glue = bool(_ABBREVIATION.search(found[-1])) or not any(map(str.isalnum, found[-1]))
+        end = found[-1][-9:]  # no abbreviation is longer, with what stands before it
+        glue = (end[-1] == "." and _ABBREVIATION.search(end) is not None) or not any(map(str.isalnum, found[-1]))
     return tuple(found)
 
 

@@ -83,6 +83,13 @@ def topics_of_stem(found: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=32_768)
+def topics_of_each(found: frozenset[str]) -> tuple[frozenset[str], ...]:
+    """The topics of each of these content stems that has any."""
+    table = _by_stem()
+    return tuple([table[key] for key in found if key in table])
+
+
+@lru_cache(maxsize=32_768)
 def topics_of_stems(found: frozenset[str]) -> frozenset[str]:
     """The same for content stems that are already known."""
     table = _by_stem()

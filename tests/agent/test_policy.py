@@ -197,6 +197,31 @@ def test_bf16_autocast_keeps_heads_in_fp32():
     assert float(logp.detach().exp().sum()) == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize(("longest", "width"), [(50, 64), (64, 64), (65, 128), (130, 150), (150, 150)])
+def test_widths_of_bf16_passes_repeat_and_change_nothing(monkeypatch, longest, width):
+    made = awake(tiny_models.policy(context=150))
+    ids, lengths, _ = packed([row[:longest] for row in rows(3, shortest=151, longest=170)])
+    widths = []
+    forward = made.lm.base_model.forward
+
+    def noted(*, input_ids, **others):
+        widths.append(input_ids.shape[1])
+        return forward(input_ids=input_ids, **others)
+
+    def scored():
+        place = (torch.tensor([0, 1, 2]), torch.tensor([3, 17, longest - 1]))
+        with torch.no_grad():
+            found = made.score(ids, lengths, *place, torch.zeros(3), temperature=1.0)
+        return torch.stack([found.logp, found.value, found.entropy])
+
+    monkeypatch.setattr(made.lm.base_model, "forward", noted)
+    exact = scored()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near = scored()
+    assert widths == [longest, width]  # fp32 compiles nothing, so it is as narrow as can be
+    torch.testing.assert_close(near, exact, atol=0.05, rtol=0)
+
+
 def test_reference_stays_while_the_policy_moves():
     made = tiny_models.policy()
     (row,) = rows(1)

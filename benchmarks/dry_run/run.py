@@ -2,7 +2,7 @@
 
     python benchmarks/dry_run/run.py [--preset tiny] [--model PATH] [--iterations 5] [--out benchmarks/results/dry_run] [--smoke]
 
-Predicts, trains, and predicts again on the same machine. The first iteration is left out (the critic learns alone), and
+Predicts, trains, and predicts again on the same machine, each in a process of its own, whose memory is nobody else's. The first iteration is left out (the critic learns alone), and
 the epochs always run to their end (`target_kl` off), since the prediction counts all of them. The error is that of the
 first prediction, the one that a user sees, against the median iteration. The policy learns to say more meanwhile, which no
 prediction can know; the second, of the shipped start again, says what other load did.
@@ -14,8 +14,12 @@ import argparse
 import dataclasses
 import sys
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -24,8 +28,27 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import finish
 
 from rlpa_agent.cli import build_trainer
-from rlpa_agent.config import PRESETS
-from rlpa_agent.dry_run import predict
+from rlpa_agent.config import PRESETS, TrainConfig
+from rlpa_agent.dry_run import Forecast, predict
+
+T = TypeVar("T")
+
+
+def foretold(config: TrainConfig, budget: float) -> Forecast:
+    """What the dry run says after so many seconds of trying."""
+    return predict(build_trainer(config, quiet=True), budget)
+
+
+def held(config: TrainConfig, iterations: int) -> list[dict[str, Any]]:
+    """Figures of the iterations behind the first."""
+    trainer = build_trainer(config, quiet=True)
+    return [trainer.one_iteration() for _ in range(iterations)][1:]
+
+
+def apart(task: Callable[..., T], *arguments: Any) -> T:
+    """The result of a task in a new process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as other:
+        return other.submit(task, *arguments).result()
 
 
 def main() -> None:
@@ -49,10 +72,9 @@ def main() -> None:
     budget = 3.0 if args.smoke else 20.0
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, out=Path(folder) / "run")
-        before = predict(build_trainer(config, quiet=True), budget)
-        trainer = build_trainer(config, quiet=True)
-        taken = [trainer.one_iteration() for _ in range(2 if args.smoke else args.iterations)][1:]
-        after = predict(build_trainer(config, quiet=True), budget)
+        before = apart(foretold, config, budget)
+        taken = apart(held, config, 2 if args.smoke else args.iterations)
+        after = apart(foretold, config, budget)
     keys = {
         "seconds": ("seconds", "seconds an iteration"),
         "rollout_seconds": ("rollout_seconds", "seconds of rollout"),

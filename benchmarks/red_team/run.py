@@ -177,7 +177,8 @@ def rankings(records: dict[str, Records], setting: Setting, options: argparse.Na
     if options.base_url:
         people = list(dict.fromkeys(record["profile"] for record in records["attentive"]))[: options.rated]
         some = {name: [record for record in own if record["profile"] in people] for name, own in records.items()}
-        scores, none = rated(some, ChatClient(base_url=options.base_url, model=options.model_name))
+        patient = ChatClient(base_url=options.base_url, model=options.model_name, concurrency=8, timeout=600.0)  # whole dialogues, on a processor
+        scores, none = rated(some, patient)
         figures = ranking(some, scores, f"ratings by {options.model_name}", say)
         found["ranking_by_model"] = figures | {"model": options.model_name, "people": len(people), "no_number": none}
     return found

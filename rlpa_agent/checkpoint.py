@@ -51,9 +51,8 @@ def _restore_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: M
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        if kind == prefix:
-            index, _, name = rest.partition(".")
+        index, _, name = key.removeprefix(f"{prefix}.").partition(".")
+        if key.startswith(f"{prefix}.") and index.isdigit():  # else it is of one whose name begins like this one's
             state.setdefault(int(index), {})[name] = spread_like(value.clone(), parameters[int(index)])
     full = optimizer.state_dict()
     optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
@@ -92,7 +91,7 @@ def save_checkpoint(
     save_context(work / "policy", policy.chat.kept)
     save_file(tensors, work / "state.safetensors", metadata={"format": "pt"})
     weights = [path for path in work.rglob("*") if path.suffix in (".safetensors", ".weights")]  # what is cut elsewhere does not parse
-    content = {"format": FORMAT, **state, "crc32": {path.relative_to(work).as_posix(): _crc32(path) for path in weights}}
+    content = {**state, "format": FORMAT, "crc32": {path.relative_to(work).as_posix(): _crc32(path) for path in weights}}
     content["crc32"]["state.json"] = zlib.crc32(_text(content))
     (work / "state.json").write_bytes(_text(content))
     for path in work.rglob("*"):
@@ -101,10 +100,11 @@ def save_checkpoint(
                 os.fsync(file.fileno())
     old = folder.with_name(folder.name + ".old")
     if old.exists():
-        _remove(folder)
+        _aside(folder)
     elif folder.exists():
         folder.rename(old)
     work.rename(folder)
+    shutil.rmtree(_gone(folder), ignore_errors=True)  # last, for it takes long: till then there is one of this name
     if not on_trial:
         _remove(old)
 
@@ -133,13 +133,20 @@ def settle(folder: Path, good: bool) -> None:
         old.rename(folder)
 
 
-def _remove(folder: Path) -> None:
-    """Delete under another name, so that a kill leaves no half of a checkpoint under its own."""
-    gone = folder.with_name(folder.name + ".gone")
-    shutil.rmtree(gone, ignore_errors=True)
+def _gone(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".gone")
+
+
+def _aside(folder: Path) -> None:
+    """Give a checkpoint that is to be deleted another name, so that a kill leaves no half of it under its own."""
+    shutil.rmtree(_gone(folder), ignore_errors=True)
     if folder.exists():
-        folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(_gone(folder))
+
+
+def _remove(folder: Path) -> None:
+    _aside(folder)
+    shutil.rmtree(_gone(folder), ignore_errors=True)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -264,6 +271,17 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         _set_random(before)
+
+
+@contextmanager
+def drawn_again() -> Iterator[None]:
+    """Where what is inside fails, the global generators are as before: it will be done once more, and draw the same."""
+    before = random_state()
+    try:
+        yield
+    except BaseException:
+        _set_random(before)
+        raise
 
 
 def checkpointed_policy(out: Path, which: str = "last") -> Path:

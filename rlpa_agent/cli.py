@@ -148,7 +148,7 @@ class Inspect:
 
 def policy_path(name: str) -> str:
     """Where a policy lies: the shipped start, the newest good checkpoint of a run, a policy folder, or a model's name."""
-    from rlpa_agent.checkpoint import checkpointed_policy
+    from rlpa_agent.checkpoint import checkpointed_policy, recovered
 
     if name == SHIPPED:
         return str(shipped_start())
@@ -156,16 +156,13 @@ def policy_path(name: str) -> str:
     if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1 or (path.parent != Path() and path.parent.is_dir())):
         beside = sorted(other.name for other in path.parent.iterdir() if other.is_dir()) if path.parent.is_dir() else []
         raise unknown_choice(f"policy: {path.parent}", path.name, beside) if beside else ConfigError(f"policy: expected a folder; {name} does not exist.")
-    return str(checkpointed_policy(path)) if path.is_dir() and not _plain_model(path) else name
-
-
-def _plain_model(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json")) and not (folder / "last").exists()
+    plain = any((path / part).is_file() for part in ("config.json", "adapter_config.json")) and not recovered(path / "last").exists()
+    return str(checkpointed_policy(path)) if path.is_dir() and not plain else name
 
 
 def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
     """A `Trainer` with its policy, environments and validation; nothing is written yet."""
-    from rlpa_agent.checkpoint import base_dtype, checkpointed_policy, seed_random
+    from rlpa_agent.checkpoint import base_dtype, checkpointed_policy, recovered, seed_random
     from rlpa_agent.policy import flush_denormals
     from rlpa_agent.served import VllmGenerator
     from rlpa_agent.trainer import Trainer
@@ -173,7 +170,7 @@ def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = Fa
 
     flush_denormals()
     world, rollout = World.from_environment(), config.rollout
-    if not resume and (config.out / "last").exists():
+    if not resume and recovered(config.out / "last").exists():
         raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")
     source = str(checkpointed_policy(config.out, "last")) if resume else policy_path(config.model.path)
     policy = load_policy(config, source, base_dtype(config, world, resume))

@@ -41,12 +41,13 @@ class PromptedPolicy:
         chat = agent.chat
         if method != "base":
             # The examples of cot stand in the system message, which a constant one would replace; and what is asked with a
-            # user's message must not be cut with it.
-            chat = Chat(chat.tokenizer, None if method == "cot" else chat.system_prompt, None, chat.kept)
+            # user's message must not be cut with it; nor may the drafts and exchanges that are shown again be left out.
+            kept = None if method in ("self-critic", "rag") else chat.kept
+            chat = Chat(chat.tokenizer, None if method == "cot" else chat.system_prompt, None, kept)
         self._agent = PolicyAgent(
             agent.policy, temperature=agent.temperature, seed=agent.seed, max_new_tokens=agent.max_new_tokens, chat=chat
         )
-        self._spent: dict[str, int] = {}  # completion -> tokens of all the answers behind it, of the newest batch
+        self._spent: dict[str, list[int]] = {}  # completion -> tokens of all the answers behind it, of the newest batch, in its order
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -84,9 +85,16 @@ class PromptedPolicy:
                 except StopIteration as stop:
                     texts[i] = stop.value
                     del asked[i]
-        self._spent = {text: count for text, count in zip(texts, spent, strict=True) if isinstance(text, str)}
+        self._spent = {}
+        for text, count in zip(texts, spent, strict=True):
+            if isinstance(text, str):
+                self._spent.setdefault(text, []).append(count)
         return texts
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a completion; of one of the newest batch with the thoughts, drafts and critiques that led to it."""
-        return self._spent[text] if text in self._spent else self._agent.count_tokens(text)
+        """Tokens of a completion; of one of the newest batch with the thoughts, drafts and critiques that led to it.
+
+        Of equal ones the first that was not asked for yet, of all but the last.
+        """
+        counts = self._spent.get(text, [])
+        return (counts.pop(0) if len(counts) > 1 else counts[0]) if counts else self._agent.count_tokens(text)

@@ -113,7 +113,7 @@ class Learner(Protocol):
 
     @property
     def optimizers(self) -> Mapping[str, Optimizer]:
-        """By name; checkpoints hold their tensors."""
+        """By name, none of them "reference"; checkpoints hold their tensors."""
 
     def update(self, batch: Batch, iteration: int, done: float, /) -> tuple[Estimates, UpdateStats]:
         """Change the policy's weights; what the rollout was worth before that, and what was done.
@@ -125,7 +125,7 @@ class Learner(Protocol):
     def state(self) -> dict[str, Any]:
         """Plain JSON-able data that a resumed run needs beside the optimizers' tensors; kept in ``state.json``.
 
-        Keys of the trainer's own win: iteration, dialogues, action_tokens, best, config_hash, base_dtype, machine, random.
+        Keys of the trainer's own win: iteration, dialogues, action_tokens, best, config_hash, base_dtype, machine, random, format, crc32.
         """
 
     def load_state(self, state: Mapping[str, Any], /) -> None:

@@ -241,7 +241,8 @@ def replay(
     """
     learner = open_run(run, load)
     config = learner.config
-    able = {"ppo": config.has_critic} | dict.fromkeys(GROUP_ALGOS, config.group > 1)
+    compared = config.rollout.samples if config.mode == "official" else config.group
+    able = {"ppo": config.has_critic} | dict.fromkeys(GROUP_ALGOS, compared > 1)
     algos = algos or [algo for algo in ALGOS if able.get(algo, True) and not one_objective(config, [config.algo, algo])]
     chosen = list(iterations) or kept_iterations(run)[-1:]
     kept = [load_rollout(run, number) for number in chosen] or [load_rollout(run)]  # which says what is missing

@@ -20,6 +20,7 @@ from rlpa_agent.batch import Batch, make_batch, valid_turns
 from rlpa_agent.checkpoint import (
     CheckpointError,
     check_machine,
+    drawn_again,
     load_tensors,
     machine,
     random_state,
@@ -250,7 +251,8 @@ class Trainer:
         """Collect, update, log. ``done``: see `protocols.Learner.update`."""
         began = time.perf_counter()
         try:
-            trajectories, counts = self.gather(log)
+            with drawn_again():
+                trajectories, counts = self.gather(log)
         except RLPAError:  # a server is down, say; of several processes the others hear nothing of it
             if self.iteration and self.world.size == 1:
                 self.save()
@@ -262,8 +264,7 @@ class Trainer:
         figures = rollout_figures(trajectories, self.config.rollout.max_turns)
         if self.config.rollout.shuffle_rewards:
             trajectories = shuffled_rewards(trajectories, self._seeds(3)[0])
-        paid_at, cost = self.config.profile_paid, self.config.ppo.line_cost
-        payments = profile_payments(self.policy.chat, paid_at, cost)
+        payments = profile_payments(self.policy.chat, self.config.profile_paid, self.config.ppo.line_cost)
         batch = make_batch(
             trajectories,
             max_turns=self.config.rollout.max_turns,
@@ -280,8 +281,7 @@ class Trainer:
         self.iteration += 1
         if self.config.keep_rollouts and self.world.first:
             save_rollout(self.config.out, self.iteration, batch, estimates, trajectories)
-        self.dialogues += len(trajectories)
-        self.action_tokens += counts.action_tokens
+        self.dialogues, self.action_tokens = self.dialogues + len(trajectories), self.action_tokens + counts.action_tokens
         seconds = time.perf_counter() - began
         self.training_seconds, self.last_seconds = self.training_seconds + seconds, seconds
         figures |= update_figures(batch, estimates, stats) | work_figures(counts, stats, rollout_seconds)

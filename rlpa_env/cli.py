@@ -101,8 +101,8 @@ class Play:
     env: str = "RLPA-v0"
     """Environment id; RLPA-LLM-v0 takes its user and judge from BASE_URL."""
     models: Annotated[Models, tyro.conf.arg(name="")] = field(default_factory=Models)
-    split: str = "vanilla/test"
-    """Whom to meet."""
+    split: str | None = None
+    """Whom to meet: a split, or a JSONL file of profiles; by default the environment's test split."""
     profile: str | None = None
     """A profile id; drawn if not given."""
     seed: int = 0
@@ -148,9 +148,7 @@ def _eval(args: Eval) -> None:
         raise ConfigError(f"--agent: expected at least one of {', '.join((*AGENTS, *METHODS))}; got none.")
     if unknown := [name for name in args.agent if name not in (*AGENTS, *METHODS)]:
         raise unknown_choice("--agent", unknown[0], (*AGENTS, *METHODS))
-    spec = gym.registry.get(args.env)
-    family = (spec.kwargs.get("split") if spec else None) or "vanilla/train"
-    split = args.split or f"{family.split('/')[0]}/test"
+    split = args.split or _test_split(args.env)
     methods = [name for name in args.agent if name in METHODS]
     env_kwargs = _env_kwargs(args.env, args.models, args.al_judge)
     prompted = {name: PromptingAgent(_llm(args.models, name), name, args.models.embedding_model) for name in methods}
@@ -171,12 +169,24 @@ def _eval(args: Eval) -> None:
     print(f"results: {args.out / 'results.json'}   episodes: {args.out / 'episodes.jsonl'}")
 
 
+def _test_split(env: str) -> str:
+    """The test split of the people whom an environment is registered with."""
+    family = _registered(env).get("split") or "vanilla/train"
+    return f"{family.split('/')[0]}/test"
+
+
+def _registered(env: str) -> dict[str, Any]:
+    """The arguments that an id is registered with."""
+    return gym.spec(full_id(env).rpartition(":")[2]).kwargs
+
+
 def _env_kwargs(env: str, models: Models, al_judge: str = "rules") -> dict[str, Any]:
     """Arguments of the environment that name its models, and that of ``al_judge``."""
     found: dict[str, Any] = {"matcher": models.matcher} if models.matcher else {}
     if models.matcher == "embedding":
         found["embedding_model"] = models.embedding_model
-    asks = env if env == "RLPA-LLM-v0" else "matcher llm" if models.matcher == "llm" else "al-judge llm" if al_judge == "llm" else ""
+    parts = _registered(env)
+    asks = env if "llm" in (parts.get("user"), parts.get("judge")) else "matcher llm" if models.matcher == "llm" else "al-judge llm" if al_judge == "llm" else ""
     llm_settings(models.llm)  # a setting with a typing error is one, whether or not anybody is asked
     return found | ({"llm": _llm(models, asks)} if asks else {})
 
@@ -230,7 +240,8 @@ def llm_settings(texts: tuple[str, ...]) -> dict[str, Any]:
 
 def _play(args: Play) -> None:
     models = _env_kwargs(args.env, args.models)
-    env: Any = gym.make(full_id(args.env), split=args.split, style=args.style, **models)
+    given = models if args.style is None else {**models, "style": args.style}
+    env: Any = gym.make(full_id(args.env), split=args.split or _test_split(args.env), **given)
     options = {"profile": args.profile} if args.profile else None
     _, info = env.reset(seed=args.seed, options=options)
     agent = make_agent(args.agent) if args.agent else None

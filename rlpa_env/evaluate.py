@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import operator
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import rlpa_env  # noqa: F401 - registers the ids, in worker processes too
@@ -33,7 +35,7 @@ from rlpa_env.results import budget_spent, off_schema, result_rows
 from rlpa_env.setting import Setting as Setting  # and so is this
 from rlpa_env.types import CRITERIA, Message, StopReason
 from rlpa_env.vector import make_calls
-from rlpa_env.wrappers import append_line, described, end_torn_line, read_episodes, scored_on
+from rlpa_env.wrappers import append_line, described, digest, end_torn_line, read_episodes, scored_on
 
 REFERENCES = {"all": ("prior", "oracle"), "prior": ("prior",), "none": ()}  # the floor and the scale of every normalised score
 _BATCH = 32  # dialogues that a batching agent holds at once
@@ -199,6 +201,21 @@ def _play_one(name: str, setting: Setting, episode: tuple[str, int]) -> dict[str
     return records[0]
 
 
+def _identity(agent: Agent, unread: list[str]) -> Any:
+    """What tells an agent from others: `described`, and of a class of somebody's own a digest of its source, where that can be read."""
+    found = described(agent, unread)
+    if isinstance(getattr(agent, "identity", None), Mapping) or not isinstance(found, dict):
+        return found
+    try:
+        texts = [inspect.getsource(cls) for cls in type(agent).__mro__ if cls.__module__.partition(".")[0] not in _NO_SOURCE]
+    except (OSError, TypeError):  # written at a prompt
+        return found
+    return found | ({"code": digest(texts)} if texts else {})
+
+
+_NO_SOURCE = ("builtins", "typing", "abc", "rlpa_env", "rlpa_agent")  # whose classes are what they are called
+
+
 def collect(
     agents: Mapping[str, Agent | None], setting: Setting, out: Path | None = None, workers: int = 2, quiet: bool = False
 ) -> dict[str, list[dict[str, Any]]]:
@@ -221,7 +238,7 @@ def collect(
     """
     episodes = setting.episodes()
     unread: dict[str, list[str]] = {name: [] for name in agents}
-    identities = {name: None if agent is None else described(checked_agent(name, agent), unread[name]) for name, agent in agents.items()}
+    identities = {name: None if agent is None else _identity(checked_agent(name, agent), unread[name]) for name, agent in agents.items()}
     path = out / "episodes.jsonl" if out else None
     if path:
         _warn_of({f"agent {name!r}": own for name, own in unread.items()} | setting.unread)
@@ -235,7 +252,7 @@ def collect(
     with Progress(*columns, disable=quiet) as progress:
         for name, agent in agents.items():
             missing = [e for e in episodes if (name, *e) not in found]
-            task = progress.add_task(name, total=len(episodes), completed=len(episodes) - len(missing))
+            task = progress.add_task(escape(name), total=len(episodes), completed=len(episodes) - len(missing))
 
             def done(record: dict[str, Any], task=task, identity=identities[name]) -> None:
                 record |= {} if identity is None else {"identity": identity}

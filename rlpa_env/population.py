@@ -9,6 +9,7 @@ import numpy as np
 
 from rlpa_env.errors import unknown_choice
 from rlpa_env.profiles import Profile
+from rlpa_env.text import normalise
 from rlpa_env.types import Point
 from rlpa_env.world import SlotSpec, Value, world
 
@@ -199,7 +200,7 @@ def shifted(
     first = order[: max(1, wanted - 1)]
     chosen = (*first, *(*rest, *order[len(first) :])[: wanted - len(first)])
     new = list(points)
-    taken = frozenset(point.value for point in points)  # nothing comes back under another number
+    taken = frozenset(normalise(point.value) for point in points)  # nothing comes back under another number
     for index in chosen:
         new[index] = _another(points[index], new, taken, kind, rng)
     slots: dict[str, list[str]] = {}
@@ -228,11 +229,11 @@ def _another(
     So does somebody who has every value of a slot already.
     """
     own = world().slot(point.slot) if point.slot else None
-    there = {other.value for other in points} | taken
+    there = {normalise(other.value) for other in points} | taken
     kept = [value for other in points if other != point and (value := world().find(other.slot, other.value))]
     for spec in (own, *map(world().slots.__getitem__, ("Interests", "Other Information")), *world().slots.values()):
         values = spec.values if spec else ()
-        pool = [value for value in values if value.value not in there and (kind in value.splits or "train" in value.splits)]
+        pool = [value for value in values if normalise(value.value) not in there and (kind in value.splits or "train" in value.splits)]
         if pool:
             break
     fitting = [value for value in pool if coherent(value, kept)] or pool

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -99,7 +100,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
 
     Where turns were off schema each score stands there twice: with them missing, and below it with them as 0.
     """
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=escape(title), title_justify="left", caption_justify="left")
     table.add_column("agent")
     for _, heading, _ in _COLUMNS:
         table.add_column(heading, justify="right")
@@ -107,7 +108,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         cells = [f"{row[k]:.{d}f} [dim]{row[f'{k}_lo']:.{d}f}…{row[f'{k}_hi']:.{d}f}[/]" if k in row else "–" for k, _, d in _COLUMNS]
         if zeroed := row.get("off_schema_as_0"):
             cells = [f"{cell}\n[dim]{zeroed[k]:.{d}f} as 0[/]" if k in zeroed else cell for cell, (k, _, d) in zip(cells, _COLUMNS, strict=True)]
-        equal = "".join(f"\n[dim]tied with {other}[/]" for other in row.get("tied_with", ()))
+        equal = "".join(f"\n[dim]tied with {escape(other)}[/]" for other in row.get("tied_with", ()))
         if row.get("off_schema") and row.get("ranked", True):
             equal += f"\n[dim]{row['off_schema']} turns off schema, left out[/]"
         if not row.get("ranked", True):
@@ -118,7 +119,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> Table:
             equal += f"\n[red]{row['context_stops']} episodes outgrew the context[/]"
         if row.get("failures", 0) > row.get("off_schema", 0):
             equal += f"\n[red]{row['failures'] - row['off_schema']} episodes failed, not counted[/]"
-        table.add_row(f"{row['agent']}{equal}", *cells)
+        table.add_row(f"{escape(row['agent'])}{equal}", *cells)
     if not all("normalised" in row for row in rows):
         table.caption = _NO_SCALE
     return table

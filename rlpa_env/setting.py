@@ -73,9 +73,9 @@ class Setting:
     def key(self) -> str:
         """Short name of the setting, for caches and resumed files. Another model, another judge of alignment, or a file of
         other profiles, is another setting; another server is not."""
-        own: list[Any] = [self.env_id, self.split, list(map(list, self.arguments.items()))]
-        if self.split not in SPLIT_SIZES:  # a file may have changed under its name
-            own.append(hashlib.sha256(Path(self.split).read_bytes()).hexdigest())
+        # Of a file it is the content that counts: it may have changed under its name, or have several.
+        people = self.split if self.split in SPLIT_SIZES else hashlib.sha256(Path(self.split).read_bytes()).hexdigest()
+        own: list[Any] = [self.env_id, people, list(map(list, self.arguments.items()))]
         if "al_judge" in self.named:
             own.append({"al_judge": self.named["al_judge"]})
         return digest(own)

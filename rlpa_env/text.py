@@ -85,11 +85,18 @@ _WHOLE = frozenset(_WHOLE_WORDS.split())
 
 _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00b4": "'", "`": "'"})
 _IDEOGRAPHS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # scripts without spaces between words
-_WORD = re.compile(rf"[{_IDEOGRAPHS}]+|[^\W_{_IDEOGRAPHS}]+(?:'[^\W_{_IDEOGRAPHS}]+)*")
+# Python's \w knows no marks, but Indic and Southeast Asian scripts spell with them. Those of Latin, Hebrew and Arabic may be left out.
+_SPELLING_MARKS = "".join(
+    chr(code) for part in (range(0x900, 0x1D00), range(0xA800, 0xAC00)) for code in part if unicodedata.category(chr(code)) in ("Mn", "Mc")
+)
+_LETTER = rf"[^\W_{_IDEOGRAPHS}]"
+_WORD, _MARKED_WORD = (
+    re.compile(rf"[{_IDEOGRAPHS}]+|{letter}+(?:'{letter}+)*") for letter in (_LETTER, rf"(?:{_LETTER}|[{_SPELLING_MARKS}])")
+)
 _VOWEL = re.compile(r"[aeiouy]")
 _SENTENCE_END = re.compile(r"(?:(?<=[.!?\u2026])|(?<=[.!?\u2026][\"')\u201d]))\s+|\s*\n\s*|(?<=[\u3002\uff01\uff1f])(?![\u3002\uff01\uff1f\u201d\u300d])")
 _ABBREVIATION = re.compile(r"(?:^|\s|\()(?:mr|mrs|ms|dr|prof|st|vs|no|jr|sr|e\.g|i\.e|approx|[A-Za-z])\.$", re.IGNORECASE)
-_NOT_NORMAL = re.compile(r"[^\w\s+#]+|_")
+_NOT_NORMAL = re.compile(rf"[^\w\s+#{_SPELLING_MARKS}]+|_")
 
 _AUXILIARY = (
     r"(?:am|is|are|was|were|do|does|did|have|has|had|can|could|will|would|should|shall|may|might|ca|wo|"
@@ -162,7 +169,7 @@ def words(text: str) -> tuple[str, ...]:
 
 @_cached()
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(text.translate(_APOSTROPHES).lower()))
+    return tuple((_WORD if text.isascii() else _MARKED_WORD).findall(text.translate(_APOSTROPHES).lower()))
 
 
 @_cached()

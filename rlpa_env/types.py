@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,6 +13,13 @@ from rlpa_env.errors import ConfigError
 
 CRITERIA = ("naturalness", "relevance", "logic", "engagement", "informativeness")
 """The five verdicts of the response reward, in the paper's order (N, R, L, G, F)."""
+
+
+def _read_only(own: dict[str, Any]) -> MappingProxyType[str, Any]:
+    return MappingProxyType(own)
+
+
+copyreg.pickle(MappingProxyType, lambda own: (_read_only, (dict(own),)))  # so that records and environments can be copied and sent
 
 NO_TEXT: Mapping[str, str] = MappingProxyType({})
 NO_SCORES: Mapping[str, float] = MappingProxyType({})

@@ -115,7 +115,7 @@ def fitting(parts: Sequence[tuple[int, str]], most: int) -> list[int]:
 
     ``parts`` are (priority, sentence) in speaking order; the least important (highest number) are left out first.
     """
-    sizes = [_length(line) for _, line in parts]
+    sizes = [min(_length(line), most) for _, line in parts]  # who has a trait of more sentences tells it in a message of its own
     if sum(sizes) <= most:
         return list(range(len(parts)))
     kept, room = [], most

@@ -10,6 +10,7 @@ import tiny_models
 import torch
 
 from rlpa_agent import cli
+from rlpa_agent.contexts import ContextKind
 from rlpa_agent.evaluate import PolicyAgent
 from rlpa_agent.prompted import PromptedPolicy
 from rlpa_env import ConfigError, ContextError
@@ -121,3 +122,26 @@ def test_eval_scores_a_policy_with_and_without_prompting(tmp_path):
     rows = rows if isinstance(rows, list) else rows["rows"]
     assert {"shipped", "shipped, reminder", "shipped, cot"} <= {row["agent"] for row in rows}
     assert set(METHODS) == {"base", "reminder", "self-critic", "cot", "rag"}  # those that the flag lists
+
+
+def test_equal_completions_of_a_batch_have_each_their_own_tokens():
+    made, _ = prompted("base")
+    made._spent = {"same": [29, 6], "other": [4]}
+    assert [made.count_tokens(text) for text in ("same", "other", "same", "same")] == [29, 4, 6, 6]
+
+
+def test_equal_completions_are_counted_in_the_order_of_the_batch():
+    made, _ = prompted("self-critic")
+    drafts = [["a long draft with many words in it", "short"]]
+    made._agent.act_batch = lambda batch: drafts.pop() if drafts else ["Hi."] * len(batch)
+    first, second = made.act_batch([dialogue(0), dialogue(0)])
+    assert first == second
+    counts = [made.count_tokens(first), made.count_tokens(second)]
+    assert counts[0] > counts[1] > 0
+
+
+@pytest.mark.parametrize(("method", "kind"), [("reminder", "latest"), ("self-critic", "append"), ("rag", "append")])
+def test_what_a_method_shows_again_is_not_left_out_of_a_rewritten_context(method, kind):
+    policy = tiny_models.policy(context=4096, system_prompt=None, max_user_tokens=12)
+    policy.chat.kept = ContextKind("latest")
+    assert PromptedPolicy(PolicyAgent(policy, max_new_tokens=6), method, encoder)._agent.chat.kept.kind == kind

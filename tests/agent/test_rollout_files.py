@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from tiny_models import Script
 from toy import toy_config
 
 from rlpa_agent import cli
+from rlpa_agent import replay as replay_module
 from rlpa_agent.batch import make_batch, micro_batches
-from rlpa_agent.config import TrainConfig
+from rlpa_agent.config import PRESETS, TrainConfig
 from rlpa_agent.replay import (
     Sketch,
     _under,
@@ -382,3 +384,17 @@ def test_a_run_that_took_sampled_logp_is_replayed_by_scoring(tmp_path, monkeypat
     found = replay(trainer.config.out, cli.load_policy, ["ppo", "reinforce"])
     assert [row["algo"] for row in found["rows"]] == ["ppo", "reinforce"]
     assert found["sampling_mismatch"] > 1e-3  # scored by the last policy
+
+
+@pytest.mark.parametrize(("group", "samples", "compared"), [(2, 1, False), (1, 2, True)])
+def test_answers_of_a_turn_are_the_groups_of_official_mode(monkeypatch, tmp_path, group, samples, compared):
+    config = PRESETS["qwen2.5-3b-paper"]
+    config = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, samples=samples, group=group))
+    asked = []
+    monkeypatch.setattr(replay_module, "open_run", lambda *_: SimpleNamespace(config=config))
+    monkeypatch.setattr(replay_module, "load_rollout", lambda *_: SimpleNamespace(batch=None, episodes=()))
+    monkeypatch.setattr(replay_module, "joined", lambda *_: None)
+    monkeypatch.setattr(replay_module, "compare", lambda learner, batch, algos, seed: asked.extend(algos) or {})
+    replay_module.replay(tmp_path, None)
+    assert "ppo" in asked
+    assert bool({"grpo", "rloo"} & set(asked)) is compared

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +22,21 @@ from tiny_models import Script
 from toy import toy_config
 
 from rlpa_agent import cli
-from rlpa_agent.checkpoint import CheckpointError, checkpointed_policy, read_state, save_checkpoint, settle
+from rlpa_agent.checkpoint import (
+    CheckpointError,
+    checkpointed_policy,
+    load_tensors,
+    read_state,
+    save_checkpoint,
+    seed_random,
+    settle,
+)
 from rlpa_agent.checks import another_end, unread_settings
-from rlpa_agent.config import EvalConfig
+from rlpa_agent.config import PRESETS, EvalConfig
 from rlpa_agent.policy import Policy
 from rlpa_agent.progress import RunLog
 from rlpa_agent.trainer import DivergedError, Trainer
-from rlpa_env import RLPAError
+from rlpa_env import ConfigError, RLPAError
 
 TURNS = 3
 FILES = ("policy/model.safetensors", "policy/value_head.weights", "state.safetensors", "state.json")
@@ -468,3 +478,75 @@ def test_the_command_says_how_to_go_on_after_ctrl_c(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["train", "tiny"])
     assert (caught.value.code, capsys.readouterr().err) == (130, "rlpa-agent: interrupted; --resume goes on.\n")
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "error"])
+def test_what_an_environment_draws_from_global_generators_is_drawn_again_after_a_stop_within_a_rollout(tmp_path, way):
+    drawn, stop_at = [], None
+
+    def pay(text, turn):
+        drawn.append(random.random())
+        if len(drawn) == stop_at:
+            terminate({}) if way == "SIGTERM" else lost()
+        return drawn[-1]
+
+    def lost():
+        raise RLPAError("the server is down")
+
+    def returns(folder):
+        (metrics,) = folder.rglob("metrics.jsonl")
+        return [json.loads(line)["return"] for line in metrics.read_text().splitlines()]
+
+    seed_random(0, 0)
+    trainer_of(tmp_path / "whole", pay=pay, iterations=3).run()
+    stop_at = len(drawn) + 2 * TURNS + 3  # in the second of two dialogues' turns, second iteration
+    seed_random(0, 0)
+    with pytest.raises((SystemExit, RLPAError)):
+        trainer_of(tmp_path / "stopped", pay=pay, iterations=3).run()
+    assert len(returns(tmp_path / "stopped")) == 1
+    random.seed(99)  # another process has another state
+    trainer_of(tmp_path / "stopped", pay=pay, iterations=3, resume=True).run()
+    assert returns(tmp_path / "stopped") == returns(tmp_path / "whole")
+
+
+def test_a_kill_while_the_checkpoint_before_is_deleted_leaves_one_of_the_name(tmp_path, monkeypatch):
+    small, last = tiny_models.policy(seed=0, context=256), tmp_path / "last"
+    for iteration in (1, 2):
+        save_checkpoint(last, policy=small, optimizers={}, state={"iteration": iteration}, on_trial=True)
+    rmtree = shutil.rmtree
+
+    def killed(folder, **options):
+        if Path(folder).name == "last.gone" and Path(folder).exists():
+            raise KeyboardInterrupt
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(last, policy=small, optimizers={}, state={"iteration": 3}, on_trial=True)
+    assert read_state(last)["iteration"] == 3
+    assert read_state(last.with_name("last.old"))["iteration"] == 1
+
+
+def test_a_run_of_which_a_kill_left_only_the_checkpoint_before_is_a_run(tmp_path):
+    trainer_of(tmp_path, iterations=1).run()
+    out = next(path.parent for path in tmp_path.rglob("last"))
+    (out / "last").rename(out / "last.old")
+    assert cli.policy_path(str(out)) == str(out / "last.old/policy")
+    with pytest.raises(ConfigError, match="holds a run"):
+        cli.build_trainer(dataclasses.replace(PRESETS["tiny"], out=out))
+
+
+@pytest.mark.parametrize("names", [("policy", "policy.heads"), ("a.b", "a.c")])
+def test_optimizers_of_ones_own_may_have_any_name(tmp_path, names):
+    small = tiny_models.policy(seed=0, context=256)
+    weights = {name: torch.nn.Parameter(torch.ones(2)) for name in names}
+    optimizers = {name: torch.optim.AdamW([weight]) for name, weight in weights.items()}
+    for number, (name, optimizer) in enumerate(optimizers.items(), 1):
+        weights[name].grad = torch.full((2,), float(number))
+        optimizer.step()
+    save_checkpoint(tmp_path / "last", policy=small, optimizers=optimizers, state={"format": "mine", "iteration": 1})
+    assert read_state(tmp_path / "last")["iteration"] == 1
+    fresh = {name: torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]) for name in names}
+    load_tensors(tmp_path / "last", small, fresh)
+    for name in names:
+        assert [e["exp_avg"].tolist() for e in fresh[name].state.values()] == [e["exp_avg"].tolist() for e in optimizers[name].state.values()]

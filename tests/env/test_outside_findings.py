@@ -49,12 +49,19 @@ def test_an_agent_whose_code_was_edited_is_played_again(tmp_path):
     assert kind > 0
 
 
-def test_people_of_ones_own_change_to_something_else_however_it_is_written():
-    own = {"Marital Status": ["Married"], "Occupation": ["Baker"], "Interests": ["Chess", "Hiking", "Photography", "Gardening"]}
-    person = Profile("me", {**own, "Personality Traits": ["Shy", "Curious", "Patient"]})
+@pytest.mark.parametrize(
+    ("slots", "told"),
+    [
+        ({"Marital Status": ["Married"], "Occupation": ["Baker"], "Interests": ["Chess", "Hiking", "Photography", "Gardening"], "Personality Traits": ["Shy", "Curious", "Patient"]}, [0, 1, 2]),
+        ({"Location": ["Lisbon"], "Occupation": ["Baker"], "Pets": ["a cat"]}, [0]),
+        ({"Languages": ["Esperanto", "Klingon", "Latin"], "Occupation": ["Baker"]}, [0, 1, 2]),
+    ],
+)  # fmt: skip
+def test_people_of_ones_own_change_to_something_else_however_it_is_written(slots, told):
+    person = Profile("me", slots)
     before = {normalise(point.value) for point in person.points}
-    for seed in range(300):
-        new, chosen = shifted(person, [0, 1, 2], gym.utils.seeding.np_random(seed)[0])
+    for seed in range(400):
+        new, chosen = shifted(person, told, gym.utils.seeding.np_random(seed)[0])
         assert chosen
         assert len({normalise(point.value) for point in new.points} - before) == len(chosen)
 

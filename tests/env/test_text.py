@@ -15,6 +15,7 @@ from rlpa_env.topics import related, topic_words, topics_of
         (" \n\t ", ()),
         ("One. Two! Three?", ("One.", "Two!", "Three?")),
         ("hey . how are you . . . fine", ("hey .", "how are you . . .", "fine")),
+        ("It is (approx. Ten) miles to Prof. Lee. Or approx. Two.", ("It is (approx. Ten) miles to Prof. Lee.", "Or approx. Two.")),
         ("Dr. Lee and Mr. Wu left at 3.50.", ("Dr. Lee and Mr. Wu left at 3.50.",)),
         ('She said "Go." Then silence.', ('She said "Go."', "Then silence.")),
         ("I'm a baker... kidding, not even close.", ("I'm a baker... kidding, not even close.",)),

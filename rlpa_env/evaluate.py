@@ -201,19 +201,19 @@ def _play_one(name: str, setting: Setting, episode: tuple[str, int]) -> dict[str
     return records[0]
 
 
+_NO_SOURCE = ("builtins", "typing", "abc", "rlpa_env", "rlpa_agent")  # whose classes are what they are called
+
+
 def _identity(agent: Agent, unread: list[str]) -> Any:
     """What tells an agent from others: `described`, and of a class of somebody's own a digest of its source, where that can be read."""
     found = described(agent, unread)
-    if isinstance(getattr(agent, "identity", None), Mapping) or not isinstance(found, dict):
+    if not isinstance(found, dict) or found.get("class") != type(agent).__qualname__:  # it says itself what it is
         return found
     try:
         texts = [inspect.getsource(cls) for cls in type(agent).__mro__ if cls.__module__.partition(".")[0] not in _NO_SOURCE]
     except (OSError, TypeError):  # written at a prompt
         return found
     return found | ({"code": digest(texts)} if texts else {})
-
-
-_NO_SOURCE = ("builtins", "typing", "abc", "rlpa_env", "rlpa_agent")  # whose classes are what they are called
 
 
 def collect(

@@ -207,7 +207,7 @@ def load_policy(config: TrainConfig, source: str, base_dtype: Any = None) -> Any
     )
     if policy.adapter is not None and not model.lora_rank:
         has = f"expected {policy.adapter.rank}, that of the adapter in {source}"
-        raise ConfigError(f"model.lora_rank: {has}; got 0, which would train all weights. Add --model.lora-rank {policy.adapter.rank}.")
+        raise ConfigError(f"model.lora_rank: {has}; got 0, which would train all weights. Add --model.lora-rank {policy.adapter.rank} (of sft and dpo: --lora-rank).")
     if policy.system_prompt is None:
         policy.chat = Chat(policy.tokenizer, instructions(rollout.max_turns), rollout.max_user_tokens)
     policy.chat.kept = config.context

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import operator
 import os
@@ -35,7 +34,7 @@ from rlpa_env.results import budget_spent, off_schema, result_rows
 from rlpa_env.setting import Setting as Setting  # and so is this
 from rlpa_env.types import CRITERIA, Message, StopReason
 from rlpa_env.vector import make_calls
-from rlpa_env.wrappers import append_line, described, digest, end_torn_line, read_episodes, scored_on
+from rlpa_env.wrappers import append_line, described, end_torn_line, read_episodes, scored_on, source
 
 REFERENCES = {"all": ("prior", "oracle"), "prior": ("prior",), "none": ()}  # the floor and the scale of every normalised score
 _BATCH = 32  # dialogues that a batching agent holds at once
@@ -201,19 +200,13 @@ def _play_one(name: str, setting: Setting, episode: tuple[str, int]) -> dict[str
     return records[0]
 
 
-_NO_SOURCE = ("builtins", "typing", "abc", "rlpa_env", "rlpa_agent")  # whose classes are what they are called
-
-
 def _identity(agent: Agent, unread: list[str]) -> Any:
-    """What tells an agent from others: `described`, and of a class of somebody's own a digest of its source, where that can be read."""
+    """What tells an agent from others: `described`, and of a class of somebody's own its `source`."""
     found = described(agent, unread)
     if not isinstance(found, dict) or found.get("class") != type(agent).__qualname__:  # it says itself what it is
         return found
-    try:
-        texts = [inspect.getsource(cls) for cls in type(agent).__mro__ if cls.__module__.partition(".")[0] not in _NO_SOURCE]
-    except (OSError, TypeError):  # written at a prompt
-        return found
-    return found | ({"code": digest(texts)} if texts else {})
+    code = source(agent)
+    return found | ({"code": code} if code else {})
 
 
 def collect(

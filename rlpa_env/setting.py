@@ -16,7 +16,7 @@ from rlpa_env.errors import ConfigError
 from rlpa_env.judges import Judge
 from rlpa_env.parts import check_choice, judge_of, profiles_of
 from rlpa_env.population import SPLIT_SIZES
-from rlpa_env.wrappers import described, digest
+from rlpa_env.wrappers import described, digest, source
 
 
 def full_id(env_id: str) -> str:
@@ -76,6 +76,7 @@ class Setting:
         # Of a file it is the content that counts: it may have changed under its name, or have several.
         people = self.split if self.split in SPLIT_SIZES else hashlib.sha256(Path(self.split).read_bytes()).hexdigest()
         own: list[Any] = [self.env_id, people, list(map(list, self.arguments.items()))]
+        own += [code for part in (*dict(self.env_kwargs).values(), self.al_judge) if (code := source(part))]  # judges, users, matchers
         if "al_judge" in self.named:
             own.append({"al_judge": self.named["al_judge"]})
         return digest(own)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copyreg
 import hashlib
+import inspect
 import io
 import json
 import logging
 import operator
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -155,6 +157,22 @@ def described(value: Any, unread: list[str] | None = None) -> Any:
     return _Reader([] if unread is None else unread).read(value, _DEEPEST)
 
 
+def source(value: Any) -> str | None:
+    """A digest of the source of an object's class and its bases.
+
+    None where all are Python's or ours, where it cannot be read (written at a prompt), and of what says itself what it is, by ``identity``.
+    `described` tells what an object holds, this what it does: methods and class attributes, not functions that they call.
+    """
+    own = [cls for cls in type(value).__mro__ if cls.__module__.partition(".")[0] not in _NO_SOURCE]
+    if hasattr(type(value), "identity"):
+        return None
+    try:
+        return digest([inspect.getsource(cls) for cls in own]) if own else None
+    except (OSError, TypeError):
+        return None
+
+
+_NO_SOURCE = sys.stdlib_module_names | {"rlpa_env", "rlpa_agent"}  # of these the name of a class is enough
 _DEEPEST = 16  # objects in objects, as the layers of a network are
 _ASIDE = (
     np.random.Generator, np.random.RandomState, np.random.BitGenerator, logging.Logger, Executor, type(threading.Lock()), type(threading.RLock())

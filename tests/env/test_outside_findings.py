@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import pickle
+import sys
 
 import gymnasium as gym
 import pytest
@@ -30,16 +31,46 @@ class Mine:
 """
 
 
-def test_an_agent_whose_code_was_edited_is_played_again(tmp_path):
-    def reward(reply):
+JUDGE = """
+class Mine:
+    def judge(self, points, dialogue, reply):
+        return {verdict}
+"""
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """The object that a file of somebody's own makes, as it is now."""
+
+    def load(text):
         path = tmp_path / "mine.py"
-        path.write_text(AGENT.format(reply=reply))
+        path.write_text(text)
         spec = importlib.util.spec_from_file_location("mine", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(__import__("sys").modules, "mine", module)
-            rows = evaluate({"mine": module.Mine()}, users=2, references="none", out=tmp_path / "out", quiet=True)
+        monkeypatch.setitem(sys.modules, "mine", module)
+        return module.Mine()
+
+    return load
+
+
+@pytest.mark.parametrize("part", ["judge", "al_judge"])
+def test_a_judge_whose_code_was_edited_is_another_setting(written, part):
+    def key(verdict):
+        mine = written(JUDGE.format(verdict=verdict))
+        return (Setting(al_judge=mine) if part == "al_judge" else Setting(env_kwargs=(("judge", mine),))).key
+
+    assert key("None") == key("None") != key("1 / 0")
+
+
+def test_who_says_what_it_is_is_not_told_by_its_source(written):
+    keys = {Setting(env_kwargs=(("judge", written(JUDGE.format(verdict=v) + "    identity = {'is': 'mine'}\n")),)).key for v in ("None", "1 / 0")}
+    assert len(keys) == 1
+
+
+def test_an_agent_whose_code_was_edited_is_played_again(written, tmp_path):
+    def reward(reply):
+        rows = evaluate({"mine": written(AGENT.format(reply=reply))}, users=2, references="none", out=tmp_path / "out", quiet=True)
         return rows[0]["response"], len((tmp_path / "out/episodes.jsonl").read_text().splitlines())
 
     kind, lines = reward("I just baked a fresh loaf of bread. What do you do for work?")

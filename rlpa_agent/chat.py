@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from rlpa_agent.contexts import ContextKind, Pieces
-from rlpa_env.actions import instructions
+from rlpa_env.actions import cut_block, instructions
 from rlpa_env.errors import ConfigError
 
 ENDS = ("<|im_end|>", "<|endoftext|>")
 """Tokens that end a turn wherever a tokenizer has them, beside its own end-of-sequence token."""
 
-BLOCK_END = "</profile>"
 
 SYSTEM, FIRST, ANSWER, SECOND = "sysprobe", "probe one", "<profile>\n- A: b\n</profile>", "probe two"
 """Probe texts for reading the glue off a template; the answer has tags, because some templates rewrite them."""
@@ -174,10 +173,6 @@ class Chat:
             ids.pop()
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def prefix_with(self, action_ids: Sequence[int], text: str) -> int:
-        """Number of leading ids of an answer with which ``text`` is complete for the first time; 0 if it never is."""
-        return self.prefix_where(action_ids, lambda decoded: text in decoded)
-
     def prefix_where(self, action_ids: Sequence[int], passes: Callable[[str], bool]) -> int:
         """Number of leading ids whose text is the first to pass a test that every longer text passes too; 0: none does."""
         if not passes(self.decode(action_ids)):
@@ -189,8 +184,13 @@ class Chat:
 
         Where the token that completes the block also begins the reply, it stays with the reply: no word of it is lost.
         """
-        count = self.prefix_with(action_ids, BLOCK_END)
-        return count if self.decode(action_ids[:count]).rstrip().endswith(BLOCK_END) else max(0, count - 1)
+        count = self.block_end(action_ids)
+        block = cut_block(self.decode(action_ids[:count]))
+        return count - bool(block.rest.strip()) if block.closed else 0
+
+    def block_end(self, action_ids: Sequence[int]) -> int:
+        """Number of leading ids with which the guess ends, be it closed or cut off by another tag; all of them where no tag ends it."""
+        return self.prefix_where(action_ids, lambda text: bool(cut_block(text).tag)) or len(action_ids)
 
     def state_limit(self, turns: int) -> None:
         """Make a system prompt that is the environment's instructions state this turn limit; any other stays as it is."""

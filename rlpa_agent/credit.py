@@ -9,7 +9,7 @@ from rlpa_agent.batch import Payments
 from rlpa_agent.chat import Chat
 from rlpa_agent.trajectory import Turn
 from rlpa_env import ConfigError, parse_action
-from rlpa_env.actions import LINE_MARKS
+from rlpa_env.actions import LINE_MARKS, Block, cut_block
 
 
 def profile_payments(chat: Chat, paid_at: str, line_cost: float = 0.0) -> Payments:
@@ -30,9 +30,10 @@ def profile_payments(chat: Chat, paid_at: str, line_cost: float = 0.0) -> Paymen
         ids = turn.action_ids.tolist()
         if paid_at == "turn" and not line_cost:
             return ((len(ids), turn.reward),)
-        end = chat.prefix_with(ids, "</profile>")
-        block = ids[: end or chat.prefix_with(ids, "<response>") or len(ids)]
-        lines = _lines(chat, block) if paid_at == "line" or line_cost else []
+        block = ids[: chat.block_end(ids)]
+        cut = cut_block(chat.decode(block))
+        end = len(block) if cut.closed else 0
+        lines = _lines(chat, block, cut) if paid_at == "line" or line_cost else []
         whole = line_cost * sum(line.price for line in lines)
         if paid_at == "turn":
             return ((len(ids), turn.reward - whole),)
@@ -65,15 +66,13 @@ class _Line(NamedTuple):
     price: int  # its own points, or 1 where it lists what was listed, or nothing that can be read
 
 
-def _lines(chat: Chat, block: list[int]) -> list[_Line]:
+def _lines(chat: Chat, block: list[int], cut: Block) -> list[_Line]:
     """Every line of a block that lists something, in whatever form the environment reads; one that is not finished only if the block is."""
-    text = chat.decode(block)
-    head, closed, _ = text.partition("</profile>")
-    texts = head.split("\n")
+    texts = cut.head.split("\n")
     found, before = [], 0
     for number, line in enumerate(texts, 1):
         finished = number < len(texts)
-        if not finished and not closed:
+        if not finished and not cut.closed:
             break
         listed = len(parse_action("\n".join(texts[:number]) + "</profile>").profile)
         if line.strip().startswith(LINE_MARKS) or listed > before:

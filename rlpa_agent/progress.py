@@ -18,6 +18,7 @@ from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.rollout import PROFILE_TOKENS, RolloutCounts
 from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env import parse_action
+from rlpa_env.actions import cut_block
 from rlpa_env.metrics import sameness
 
 _TURN_FIGURES = (
@@ -102,7 +103,7 @@ def _text_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[st
     if not texts:
         return {}
     actions = [[parse_action(text) for text in dialogue] for dialogue in dialogues]
-    profile_chars = sum(text.find("</profile>") + len("</profile>") for text in texts if "</profile>" in text)
+    profile_chars = sum(len(block.head) + len(block.tag) for block in map(cut_block, texts) if block.closed)
     return {
         "by_turn/guessed_points": _by_turn(actions, max_turns, lambda action: len(action.profile)),
         "guessed_points": float(np.mean([len(action.profile) for dialogue in actions for action in dialogue])),

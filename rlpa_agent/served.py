@@ -13,12 +13,13 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class VllmGenerator:
         self.base_url, self.folder = base_url.rstrip("/"), Path(folder)
         self.end_ids, self.timeout, self.tries = tuple(map(int, end_ids)), timeout, tries
         self._bias = {str(int(i)): -100.0 for i in banned_ids}
-        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="generator")
+        self._slots = threading.BoundedSemaphore(concurrency)
         self._run, self._updates, self.version = uuid.uuid4().hex[:8], 0, ""  # a server may outlive a run that stopped
 
     def begin(self, context_ids: Sequence[int], key: Sequence[int], max_new_tokens: int, temperature: float) -> Future[Sampled]:
@@ -81,7 +82,10 @@ class VllmGenerator:
             "stop_token_ids": list(self.end_ids),
             "logit_bias": self._bias or None,
         }
-        return self._pool.submit(self._sample, body)
+        future: Future[Sampled] = Future()
+        # A daemon: a run that is stopped, or fails, does not wait for answers that nobody will read.
+        threading.Thread(target=self._answer, args=(future, body), daemon=True).start()
+        return future
 
     def update(self, policy: Any) -> str:
         """Save the policy as a new version, load it under its name and drop the one before."""
@@ -100,9 +104,12 @@ class VllmGenerator:
             shutil.rmtree(self.folder / before)
         return name
 
-    def close(self) -> None:
-        """Wait for requests in flight and stop the threads."""
-        self._pool.shutdown()
+    def _answer(self, future: Future[Sampled], body: Mapping[str, Any]) -> None:
+        with self._slots:
+            try:
+                future.set_result(self._sample(body))
+            except BaseException as error:
+                future.set_exception(error)
 
     def _sample(self, body: Mapping[str, Any]) -> Sampled:
         answer = self._post("/v1/completions", body)

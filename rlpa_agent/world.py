@@ -8,6 +8,7 @@ whole step: so the steps are those of one process, however many there are, and a
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
 from collections.abc import Iterable
@@ -46,6 +47,7 @@ class World:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         if not distributed.is_initialized():
             distributed.init_process_group("gloo", timeout=PATIENCE)  # on machines with GPUs too: all that is summed lies in main memory
+            atexit.register(leave)
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property
@@ -108,6 +110,17 @@ class World:
         total = self.summed(torch.cat([grad.flatten() for grad in grads]).cpu())
         for grad, part in zip(grads, total.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
+
+
+def leave() -> None:
+    """Leave the process group that `World.from_environment` joined, and wait for its threads; done at exit, before the interpreter ends.
+
+    One of them frees the tensors of the last exchange, for which it needs the interpreter: one that is late aborts a process whose work is done.
+    """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 ALONE = World()

@@ -69,6 +69,20 @@ class Action(NamedTuple):
     error: str = ""  # "" or one of PARSE_ERRORS: the turn earns 0
 
 
+class Block(NamedTuple):
+    """A completion cut at the tag that ends its guess: the first that is not an opening ``<profile>``."""
+
+    head: str  # what comes before that tag: all of it, where there is none
+    tag: str
+    rest: str
+
+    @property
+    def closed(self) -> bool:
+        """Whether a tag that closes a profile ended it."""
+        found = _TAG.fullmatch(self.tag)
+        return found is not None and found.group(2).lower() == "profile"
+
+
 def instructions(max_turns: int | None = None) -> str:
     """The system message: the task, the format, and the turn limit where there is one."""
     from rlpa_env.profiles import VANILLA_SLOTS
@@ -114,6 +128,19 @@ def parse_action(text: object) -> Action:
     if not error and len(reply) > MAX_REPLY_CHARS:
         error = REPLY_TOO_LONG
     return Action(points[:MAX_POINTS], reply[:MAX_REPLY_CHARS], error)
+
+
+def cut_block(text: str) -> Block:
+    """Cut a completion, or the beginning of one, where `parse_action` lets its guess end.
+
+    >>> cut_block("<profile>\n- Age: 30\n</Profile > Hello").tag
+    '</Profile >'
+    """
+    raw = _CONTROL.sub("", text)
+    for found in _TAG.finditer(raw):
+        if found.group(1) or found.group(2).lower() != "profile":
+            return Block(raw[: found.start()], found.group(), raw[found.end() :])
+    return Block(raw, "", "")
 
 
 def listable(point: Point) -> bool:

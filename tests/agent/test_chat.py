@@ -214,11 +214,11 @@ def test_a_dialogue_must_end_with_the_user(texts):
 def test_the_prefix_that_completes_a_text(make):
     chat = Chat(make())
     ids = [*chat.tokenizer.encode(ANSWER, add_special_tokens=False), chat.end_id]
-    n = chat.prefix_with(ids, "</profile>")
+    n = chat.prefix_where(ids, lambda text: "</profile>" in text)
     assert "</profile>" in chat.decode(ids[:n])
     assert "</profile>" not in chat.decode(ids[: n - 1])
     assert 1 < n < len(ids)
-    assert chat.prefix_with(ids, "</nothing>") == 0
+    assert chat.prefix_where(ids, lambda text: "</nothing>" in text) == 0
     whole = chat.decode(ids)
-    assert chat.prefix_with(ids, whole) == len(ids) - 1  # all but the end token, which has no text
-    assert chat.prefix_with(ids[:1], chat.decode(ids[:1])) == 1
+    assert chat.prefix_where(ids, lambda text: whole in text) == len(ids) - 1  # all but the end token, which has no text
+    assert chat.prefix_where(ids[:1], lambda text: whole[0] in text) == 1

@@ -76,7 +76,7 @@ def test_each_line_is_paid_what_it_added_less_what_a_line_costs(lines, partial, 
     payments = profile_payments(CHAT, "line", cost)
     *paid, (end, left), rest = payments(turn)
     assert [part for _, part in paid] == pytest.approx([each - cost for each in added])
-    assert (end, left) == (CHAT.prefix_with(turn.action_ids.tolist(), "</profile>"), pytest.approx(0.0))
+    assert (end, left) == (CHAT.prefix_where(turn.action_ids.tolist(), lambda text: "</profile>" in text), pytest.approx(0.0))
     assert rest == (size, pytest.approx(1.0))
     for tokens, _ in paid:
         assert CHAT.decode(turn.action_ids[:tokens]).endswith("\n")
@@ -126,6 +126,28 @@ def test_no_other_way_to_write_three_points_is_cheaper(block):
         assert sum(part for _, part in paid) == pytest.approx(2.5 - 0.3)
     assert paid[-1] == (len(turn.action_ids), pytest.approx(1.0))
     assert all(0 < tokens <= len(turn.action_ids) for tokens, _ in paid)
+
+
+@pytest.mark.parametrize("paid_at", ["turn", "block", "line"])
+@pytest.mark.parametrize("tag", ["</Profile>", "</profile >", "< /PROFILE>", "</pro\u200bfile>"])
+def test_a_block_is_paid_for_however_its_tag_is_written(tag, paid_at):
+    plain = answer("- Job: baker", "- Age: 30").replace("Hi!", "- Hobby: chess\n- Pet: cat")
+    written = plain.replace("</profile>", tag)
+    assert parse_action(written) == parse_action(plain)
+    ours, theirs = (turn_of(text, 2.5, (0.5, 1.0)) for text in (written, plain))
+    payments = profile_payments(CHAT, paid_at, 0.25)
+    assert [part for _, part in payments(ours)] == [part for _, part in payments(theirs)]
+    assert sum(part for _, part in payments(ours)) == 2.0  # two lines at a quarter: those of the reply are free
+    tokens = CHAT.block_tokens(ours.action_ids)
+    assert CHAT.decode(ours.action_ids[:tokens]).rstrip().endswith(tag)
+    assert paid_at == "turn" or payments(ours)[-2][0] == tokens
+
+
+def test_a_block_that_the_reply_cuts_off_ends_there():
+    turn = turn_of(answer("- Job: baker").replace("</profile>\n\n", "") + " </profile>", 0.0)
+    assert CHAT.block_tokens(turn.action_ids) == 0
+    assert CHAT.decode(turn.action_ids[: CHAT.block_end(turn.action_ids)]).rstrip().endswith("<response>")
+    assert profile_payments(CHAT, "block", 0.5)(turn)[0] == (len(turn.action_ids), -0.5)
 
 
 def test_lines_of_a_reply_are_free():

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -110,7 +114,6 @@ def held(server, generator, n=4, **options):
 def test_dialogues_from_a_server_are_those_of_the_policy(server, tmp_path):
     generator, counts = generator_of(server, tmp_path), RolloutCounts()
     trajectories = held(server, generator, counts=counts)
-    generator.close()
     assert [len(t.turns) for t in trajectories] == [len(t.turns) for t in held(server, None)] == [3, 3, 3, 3]
     batch = make_batch(trajectories, max_turns=3)
     with torch.no_grad():
@@ -128,10 +131,41 @@ def test_dialogues_from_a_server_are_those_of_the_policy(server, tmp_path):
     assert len({body["seed"] for body in server.seen}) == len(server.seen)
 
 
+def test_no_more_requests_are_in_flight_than_it_may_have(server, tmp_path):
+    generator, now, most = generator_of(server, tmp_path, concurrency=2), [0], [0]
+    counted, answer = threading.Lock(), server.answer
+
+    def slow(path, body):
+        with counted:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.05)
+        with counted:
+            now[0] -= 1
+        return answer(path, body)
+
+    server.answer = slow
+    futures = [generator.begin([5, 6], [i], 2, 1.0) for i in range(8)]
+    assert all(len(future.result(timeout=30).ids) for future in futures)
+    assert most == [2]
+
+
+def test_a_run_that_ends_does_not_wait_for_answers_in_flight(tmp_path):
+    """A server may take minutes for one, or never answer."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        script = f"""
+from rlpa_agent.served import VllmGenerator
+generator = VllmGenerator("http://127.0.0.1:{silent.getsockname()[1]}", {str(tmp_path)!r}, end_ids=[1], concurrency=1)
+generator.version = "policy"
+generator.begin([1], [0], 1, 1.0), generator.begin([1], [1], 1, 1.0)
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)  # it would be 900 s
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_same_streams_ask_for_the_same_seeds(server, tmp_path):
     generator = generator_of(server, tmp_path)
     first, second = held(server, generator, sample_seed=5), held(server, generator, sample_seed=5)
-    generator.close()
     for a, b in zip(first, second, strict=True):
         assert np.array_equal(a.final_context_ids, b.final_context_ids)
 
@@ -156,7 +190,6 @@ def test_an_answer_off_the_contract_is_refused(server, tmp_path, name):
         generator.begin([1, 2, 3], (0,), 4, 1.0).result()
     server.spoil = lambda answer: None
     assert len(generator.begin([1, 2, 3], (0,), 4, 1.0).result().ids) == 4
-    generator.close()
 
 
 def test_transport_failures_are_repeated_and_then_named(server, tmp_path, monkeypatch):
@@ -245,7 +278,6 @@ def test_a_run_on_a_server_hands_over_its_weights_every_iteration(tmp_path):
         return Script(LINES, turns=2, pay=lambda text, turn: float(len(text) % 3))
 
     Trainer(config, policy, make_env, quiet=True, generator=generator).run()
-    generator.close()
     server.http.shutdown()
     server.http.server_close()
     lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]

@@ -122,6 +122,25 @@ def test_T9_three_processes_of_which_one_has_nothing_are_one(tmp_path):
     assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 0.01 * moved
 
 
+def test_the_group_is_left_before_the_interpreter_ends(tmp_path):
+    """Else a thread of it now and then aborts a finished process (one run in forty), and the launcher calls the run failed."""
+    script = tmp_path / "leave.py"
+    script.write_text("""
+import atexit, os, pathlib, sys
+from torch import distributed
+from rlpa_agent.world import World
+
+def last():  # what is registered first is called last
+    pathlib.Path(sys.argv[1], os.environ["RANK"]).write_text(str(distributed.is_initialized()))
+
+atexit.register(last)
+world = World.from_environment()
+assert distributed.is_initialized() and world.gathered([world.rank]) == [0, 1]
+""")
+    assert launch(2, tmp_path, script=script) == [0, 0]
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["False", "False"]
+
+
 @pytest.mark.skipif(find_spec("accelerate") is None, reason="needs accelerate: pip install '.[agent]'")
 def test_two_processes_of_accelerate_launch_hold_the_dialogues_of_one_run(tmp_path):
     with socket.socket() as free:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import rlpa_env  # noqa: F401 - registers the ids
 from rlpa_env import Point, format_action, instructions, load_split, parse_action
-from rlpa_env.actions import MAX_ACTION_CHARS, MAX_POINTS, MAX_REPLY_CHARS, PARSE_ERRORS, listable
+from rlpa_env.actions import MAX_ACTION_CHARS, MAX_POINTS, MAX_REPLY_CHARS, PARSE_ERRORS, cut_block, listable
 from rlpa_env.population import SPLIT_SIZES
 
 
@@ -132,6 +132,24 @@ def test_any_text_is_a_turn_of_the_environment(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "head", "tag", "closed"),
+    [
+        ("<profile>\n- Age: 30\n</profile>\n\nHi", "<profile>\n- Age: 30\n", "</profile>", True),
+        ("<Profile>- Age: 30< / PROFILE >Hi", "<Profile>- Age: 30", "< / PROFILE >", True),
+        ("<profile>- Age: 30</profile x>", "<profile>- Age: 30", "</profile x>", True),  # it hides the guess, malformed as it is
+        ("<profile>- Age: 30<response>Hi</response></profile>", "<profile>- Age: 30", "<response>", False),
+        ("<profile>- Age: 30<profile>- Job: baker</profile>", "<profile>- Age: 30<profile>- Job: baker", "</profile>", True),
+        ("<profile>- Age: 30", "<profile>- Age: 30", "", False),
+        ("</response>Hi", "", "</response>", False),
+    ],
+)
+def test_a_completion_is_cut_where_its_guess_ends(text, head, tag, closed):
+    block = cut_block(text)
+    assert (block.head, block.tag, block.closed) == (head, tag, closed)
+    assert block.head + block.tag + block.rest == text
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "x" * 1_000_000,
@@ -161,9 +179,10 @@ def test_a_megabyte_is_read_in_little_time_and_scored(text):
 @pytest.mark.parametrize("frame", ["{}", "<{}", "<profile>{}", "<profile>\n- a{}b", '<profile>{{"{}": "{}"}}'])
 def test_any_repetition_is_read_in_linear_time(piece, frame):
     text = frame.replace("{{", "{").replace("}}", "}").replace("{}", piece * (100_000 // len(piece)))
-    began = time.perf_counter()
-    parse_action(text)
-    assert time.perf_counter() - began < 0.3
+    for read in (parse_action, cut_block):
+        began = time.perf_counter()
+        read(text)
+        assert time.perf_counter() - began < 0.3
 
 
 def test_what_is_kept_of_an_action_reads_like_the_action():

@@ -18,6 +18,7 @@ from rlpa_env.errors import ConfigError
 from rlpa_env.evaluate import Setting, collect
 from rlpa_env.flows import finished
 from rlpa_env.rewards import profile_reward
+from rlpa_env.wrappers import described
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "red_team"
 NAMES = ("guards", "tricks", "detectors", "grading", "evaluator", "rater", "ranking", "learned", "run")
@@ -204,6 +205,15 @@ def test_dropping_is_found_where_three_values_are_named(red):
 
     assert red.detectors.habits(said("Chess, golf, baker: I see."))["dropping"] == 1.0
     assert red.detectors.habits(said("Chess and golf, I see."))["dropping"] == 0.0
+
+
+def test_what_has_been_played_is_told_by_the_trick_and_not_played_again(red):
+    told = {}
+    for name, make in ({name: trick.make for name, trick in red.tricks.TRICKS.items()} | red.ranking.DEGRADED).items():
+        unread = []
+        told[name] = repr(described(make(), unread))
+        assert not unread, name
+    assert len(set(told.values())) == len(told)
 
 
 def test_no_detector_finds_a_trick_in_an_honest_agent(red, records):

@@ -304,15 +304,20 @@ def _as_json(messages: Messages) -> str:
     return f"<profile>\n{json.dumps(slots)}\n</profile>\n\n<response>\n{answer(messages)}\n</response>"
 
 
-def _shaped(shape: str) -> Callable[[], Agent]:
+@dataclass(frozen=True)
+class _Shape:
     """What attentive writes, put into another form."""
 
-    def write(messages: Messages) -> str:
+    shape: str
+
+    def __call__(self, messages: Messages) -> str:
         lines = "".join(f"- {slot}: {value}\n" for slot, value in listed(messages))
         more = "".join(f"- {slot}: {value}\n" for slot, value in _prior(messages))
-        return shape.format(lines=lines, more=more, reply=answer(messages))
+        return self.shape.format(lines=lines, more=more, reply=answer(messages))
 
-    return _written(write)
+
+def _shaped(shape: str) -> Callable[[], Agent]:
+    return _written(_Shape(shape))
 
 
 TRICKS = {

@@ -26,6 +26,12 @@ class _Asked:
         return [dict(message) for message in messages]
 
 
+class _Completion(str):
+    """A completion that knows the tokens of all the answers behind it: two of a batch may be equal and have cost different ones."""
+
+    tokens = 0
+
+
 class PromptedPolicy:
     """Implements ``act`` and ``act_batch`` of the Agent protocol with a policy that is prompted.
 
@@ -47,7 +53,6 @@ class PromptedPolicy:
         self._agent = PolicyAgent(
             agent.policy, temperature=agent.temperature, seed=agent.seed, max_new_tokens=agent.max_new_tokens, chat=chat
         )
-        self._spent: dict[str, list[int]] = {}  # completion -> tokens of all the answers behind it, of the newest batch, in its order
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -83,18 +88,11 @@ class PromptedPolicy:
                 try:
                     asked[i] = flows[i].send(answer)
                 except StopIteration as stop:
-                    texts[i] = stop.value
+                    texts[i] = completion = _Completion(stop.value)
+                    completion.tokens = spent[i]
                     del asked[i]
-        self._spent = {}
-        for text, count in zip(texts, spent, strict=True):
-            if isinstance(text, str):
-                self._spent.setdefault(text, []).append(count)
         return texts
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a completion; of one of the newest batch with the thoughts, drafts and critiques that led to it.
-
-        Of equal ones the first that was not asked for yet, of all but the last.
-        """
-        counts = self._spent.get(text, [])
-        return (counts.pop(0) if len(counts) > 1 else counts[0]) if counts else self._agent.count_tokens(text)
+        """Tokens of a text; of what `act` and `act_batch` returned with the thoughts, drafts and critiques that led to it."""
+        return text.tokens if isinstance(text, _Completion) else self._agent.count_tokens(text)

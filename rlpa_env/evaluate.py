@@ -325,8 +325,8 @@ def evaluate(
         out: folder for ``episodes.jsonl`` (resumed if it is there, see `collect`) and ``results.json``.
 
     Returns:
-        One row per agent, in the order given, then the references that were not asked for. ``tied_with`` names the
-        neighbours in the ranking by return whose paired interval covers 0; ``kwargs`` and ``identity`` say on which
+        One row per agent, in the order given, then the references that were not asked for. ``tied_with`` names the ranked agents
+        whose returns are not to be told apart from this one's (`results.ties`); ``kwargs`` and ``identity`` say on which
         models it rests.
 
     Raises:

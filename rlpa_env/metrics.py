@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_ROUNDING = 1e-9  # what means of the same number differ by, relative to it
+
 
 def alignment(passed_UK: Sequence[Sequence[float]]) -> list[float]:
     """AL(k) = 100 · mean over users of the 0/1 verdict at turn k. Shape [users, turns] -> [turns], in percent."""
@@ -27,7 +29,7 @@ def improvement(al: Sequence[float]) -> tuple[float, float]:
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"improvement: expected AL at two or more turns; got shape {values.shape}.")
     spread = values.max() - values.min()
-    if spread == 0:
+    if spread <= _ROUNDING * max(1.0, np.abs(values).max()):
         return 0.0, 0.0
     z = (values - values.min()) / spread
     k = np.arange(1, len(z) + 1, dtype=float)

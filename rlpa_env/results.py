@@ -6,7 +6,7 @@ Axes: U users (mean over their seeds first), K turns, B bootstrap draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -141,19 +141,24 @@ def _common(*episodes: np.ndarray) -> list[np.ndarray]:
 
 
 def ties(records: Mapping[str, Records]) -> list[tuple[str, str]]:
-    """Neighbours in the ranking by return whose paired 95 % interval covers 0: not to be told apart.
+    """Pairs of agents, the one with the larger return first, whose paired 95 % interval covers 0: not to be told apart.
 
-    Agents without a return have no place in it. Neighbours whose failures leave no user in common are no tie: nothing is
-    known of their difference.
+    Of one user in common every pair is a tie, since nothing says how much users differ. Agents without a return are in no pair,
+    nor are two whose failures leave no user in common: nothing is known of their difference.
     """
     found = {name: float(_nanmean(returns(own))) for name, own in records.items()}
     ranked = sorted((name for name in found if not np.isnan(found[name])), key=lambda name: -found[name])
     tied = []
-    for better, worse in pairwise(ranked):
+    for better, worse in combinations(ranked, 2):
         _, low, high = paired_difference(records[better], records[worse])
-        if low <= 0 <= high:
+        if low <= 0 <= high or _users_in_common(records[better], records[worse]) == 1:
             tied.append((better, worse))
     return tied
+
+
+def _users_in_common(a: Records, b: Records) -> int:
+    both = ~np.isnan(sum(map(returns, (a, b))))
+    return len({record["profile"] for record, whole in zip(a, both, strict=True) if whole})
 
 
 def normalised(
@@ -218,15 +223,17 @@ def summarise(
 
 def result_rows(records: Mapping[str, Records], seeds: Sequence[int]) -> tuple[list[dict[str, Any]], list[ModelError]]:
     """A row for each agent, normalised by those named prior and oracle, with ``tied_with``; an error in place of a row without any score."""
-    rows, errors, tied = [], [], ties(records)
+    rows, errors = [], []
     for name, own in records.items():
         try:
             row = summarise(name, own, records.get("prior"), records.get("oracle"), seeds)
         except ModelError as error:
             errors.append(error)
             continue
-        row["tied_with"] = [b if a == name else a for a, b in tied if name in (a, b)]
         rows.append(row)
+    tied = ties({row["agent"]: records[row["agent"]] for row in rows if row["ranked"]})
+    for row in rows:
+        row["tied_with"] = [b if a == row["agent"] else a for a, b in tied if row["agent"] in (a, b)]
     return rows, errors
 
 

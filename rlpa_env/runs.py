@@ -96,7 +96,7 @@ def _read(place: Path, name: str) -> Run:
             return Run(name, rows=rows, notes=notes)
         lines, notes = _lines(place)
         if lines and "iteration" in lines[0]:
-            return Run(name, metrics=tuple(lines), notes=notes)
+            return Run(name, metrics=_iterations(lines), notes=notes)
         episodes, more = _records(lines, place, place.stem)
         return Run(name, episodes=episodes, notes=(*notes, *more))
     parts: dict[str, tuple[dict[str, Any], ...]] = {}
@@ -108,11 +108,15 @@ def _read(place: Path, name: str) -> Run:
                 parts[key], more = _records(lines, place / file, name)
                 notes += more
             else:
-                parts[key] = tuple(line for line in lines if isinstance(line.get("iteration"), int))
+                parts[key] = _iterations(lines)
     if not parts.get("episodes") and (place / RESULTS).is_file():
         parts["rows"], more = _rows(place / RESULTS)
         notes += more
     return Run(name, notes=notes, **parts)
+
+
+def _iterations(lines: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    return tuple(line for line in lines if isinstance(line.get("iteration"), int))
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def _standing(env: str, split: str, detail: str, agents: Mapping[str, Mapping[st
 
 
 def _merged(agents: Mapping[str, Mapping[str, Sequence[Record]]]) -> Iterable[tuple[str, list[Record]]]:
-    """Agents of one name from several runs: one agent if no episode tells them apart, else each with its run's name."""
+    """Agents of one name from several runs: one agent if neither its identity nor an episode tells them apart, else each with its run's name."""
     for name, by_run in agents.items():
         if len(by_run) == 1 or _agree(by_run.values()):
             yield name, list({episode(r): r for records in by_run.values() for r in records}.values())
@@ -118,11 +119,12 @@ def episode(record: Record) -> tuple[str, Any]:
 
 def _agree(several: Iterable[Sequence[Record]]) -> bool:
     seen: dict[tuple[str, Any], Any] = {}
-    for records in several:
-        for record in records:
-            own = record["messages"], [turn["reward"] for turn in record["turns"]]
-            if seen.setdefault(episode(record), own) != own:
-                return False
+    identities = set()
+    for record in chain.from_iterable(several):
+        identities.add(json.dumps(record.get("identity"), sort_keys=True))
+        own = record["messages"], [turn["reward"] for turn in record["turns"]]
+        if len(identities) > 1 or seen.setdefault(episode(record), own) != own:
+            return False
     return True
 
 

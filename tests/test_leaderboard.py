@@ -158,12 +158,16 @@ def test_an_entry_from_a_result_and_its_episodes(board, tmp_path, capsys, monkey
     monkeypatch.setattr(add, "commit", lambda: "1a2b3c4+")
     with pytest.raises(SystemExit, match="commit first"):
         add.main([*mine, "--agent", "echo", "--command", "x"])
+    for other in ({"al_judge": {"class": "Lenient"}}, {"kwargs": {"matcher": "embedding"}}):
+        results.write_text(json.dumps([figures["echo"] | other]))
+        with pytest.raises(SystemExit, match="expected an evaluation of the environment as it is registered"):
+            add.main([*mine, "--agent", "echo", "--command", "x"])
     results.write_text("{}")
     with pytest.raises(SystemExit, match="expected results with rows of agents"):
         add.main([*mine, "--agent", "echo"])
 
 
-def test_returns_of_single_people_are_means_over_seeds_in_file_order(board, tmp_path):
+def test_returns_of_single_people_are_means_over_seeds_in_file_order(board, tmp_path, capsys):
     row = {"agent": "a", "env": "RLPA-v0", "split": "vanilla/test", "users": 2, "seed": [0, 1]}
     about = {"agent": "a", "env": "RLPA-v0", "split": "vanilla/test", "stop_reason": "turn_limit"}
     lines = [
@@ -173,6 +177,11 @@ def test_returns_of_single_people_are_means_over_seeds_in_file_order(board, tmp_
     path = tmp_path / "episodes.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert board["add"].paired_returns(path, row) == [1.5, 3.5]
+    others = [lines[1] | {"stop_reason": "failure", "turns": []}, lines[1] | {"identity": {"weights": "other"}, "turns": [{"reward": 9.0}]}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [others[0], *lines, others[1]]))  # one that failed was played again
+    assert board["add"].paired_returns(path, row) == [1.5, 3.5]
+    assert capsys.readouterr().out == ""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
     assert board["add"].paired_returns(path, row) is None
+    assert "expected 4 episodes of a; got 3" in capsys.readouterr().out
     assert board["add"].paired_returns(tmp_path / "nowhere.jsonl", row) is None

@@ -51,14 +51,15 @@ def paired_returns(episodes: Path, row: dict[str, Any]) -> list[float] | None:
     if not episodes.is_file():
         return None
     wanted = {seed * 1_000_003 + i for seed in row["seed"] for i in range(row["users"])}  # as Setting.episodes numbers them
-    found = [
-        record
+    last = {  # one that a failure ended was played again, and stands further down
+        record["seed"]: record
         for record in read_episodes(episodes)
-        if (record["agent"], record["env"], record["split"]) == (row["agent"], row["env"], row["split"]) and record["seed"] in wanted
-    ]
-    if len(found) != len(wanted):
+        if all(record.get(key) == row.get(key) for key in ("agent", "env", "split", "identity")) and record["seed"] in wanted
+    }
+    if len(last) != len(wanted):
+        print(f"{episodes}: expected {len(wanted)} episodes of {row['agent']}; got {len(last)}. The entry has no return of each person, and is ranked by its interval alone.")
         return None
-    found.sort(key=lambda record: record["seed"])
+    found = [last[seed] for seed in sorted(last)]
     return np.round(by_user(found, returns(found)), 6).tolist()
 
 
@@ -98,6 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
         row = rows[args.agent]
         if missing := [name for name in ("return", "normalised") if name not in row]:
             raise ConfigError(f"{args.agent}: expected a row with scores, of an evaluation with prior and oracle beside it; it has no {' and no '.join(missing)}.")
+        if asked := {key: row[key] for key in ("kwargs", "al_judge") if row.get(key, "rules") not in ("rules", {})}:
+            raise ConfigError(f"{args.agent}: expected an evaluation of the environment as it is registered, with alignment judged by the rules; got {asked}.")
         single = row.get("returns_by_user") or paired_returns(args.results.with_name("episodes.jsonl"), row)
         entry = entry_of(row, about, single)
         entry = checked(entry | ({"agent": args.name} if args.name else {}), "the entry")

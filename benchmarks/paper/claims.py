@@ -102,7 +102,7 @@ def alignment_figures(al_SUK: np.ndarray) -> dict[str, Any]:
 
 def _level(percent: float) -> float:
     """Rounded, so that rows of about the same alignment share a simulated band."""
-    return min(0.95, max(0.05, round(percent / 5) * 0.05)) if 0 < percent < 100 else percent / 100
+    return min(0.95, max(0.05, round(percent / 5) * 0.05)) if 1e-9 < percent < 100 - 1e-9 else round(percent / 100)
 
 
 def beyond_chance(figures: Mapping[str, Any]) -> bool:

@@ -176,6 +176,22 @@ def test_one_name_in_two_runs_is_one_agent_only_if_no_episode_tells_them_apart(t
     assert next(e for e in standing.entries if e.agent == "prior").row["episodes"] == 8
 
 
+@pytest.mark.parametrize(("weights", "rows"), [("a", {"policy": 16}), ("b", {"policy (one)": 8, "policy (two)": 8})])
+def test_further_seeds_are_added_to_the_same_policy_only(tmp_path, weights, rows):
+    """No episode of these two runs tells them apart, since no person and seed is in both; what the records say of the agent does."""
+    one = write(tmp_path / "one" / "episodes.jsonl", many("policy", [1.0] * 8, identity={"weights": "a"}))
+    two = write(tmp_path / "two" / "episodes.jsonl", many("policy", [0.0] * 8, identity={"weights": weights}, seed=1))
+    (standing,) = standings(read_runs([one, two]))
+    assert {entry.agent: entry.row["episodes"] for entry in standing.entries} == rows
+
+
+def test_a_metrics_file_may_hold_other_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"iteration": 1, "return": 2.0}\n{"note": "resumed"}\n{"iteration": 2, "return": 3.0}\n')
+    (run,) = read_runs([path])
+    assert [line["return"] for line in run.metrics] == [2.0, 3.0]
+
+
 def test_tasks_are_kept_apart(tmp_path):
     records = many("mine", [0.5] * 8) + many("mine", [0.9] * 8, setting="other") + many("mine", [0.9] * 8, env="RLPA-Long-v0")
     boards = standings(read_runs([write(tmp_path / "r" / "episodes.jsonl", records)]))

@@ -18,6 +18,7 @@ from rlpa_env.results import (
     paired_difference,
     paired_normalised,
     per_turn,
+    result_rows,
     returns,
     summarise,
     ties,
@@ -80,6 +81,24 @@ def test_agents_that_failed_on_each_others_people_have_no_difference_and_are_no_
     assert np.isnan(paired_difference(ours, theirs)).all()
     assert ties({"ours": ours, "theirs": theirs}) == []
     assert ties({"ours": ours, "broken": [failed("a"), failed("b")], "again": ours}) == [("ours", "again")]
+
+
+def test_every_pair_of_ranked_agents_that_cannot_be_told_apart_is_a_tie():
+    """b lies between a and c, whose interval covers 0 as well; an agent off schema is no neighbour that hides it."""
+    rewards = {"a": [1.0, 2.0, 3.0, 0.9] * 4, "b": [2.9, 0.9, 2.0, 1.0] * 4, "c": [2.0, 3.0, 0.8, 0.9] * 4, "worse": [-9.0] * 16}
+    records = {name: [whole(str(i), reward) for i, reward in enumerate(own)] for name, own in rewards.items()}
+    assert ties(records) == [("a", "b"), ("a", "c"), ("b", "c")]
+    rows, _ = result_rows(records, [0])
+    assert {row["agent"]: row["tied_with"] for row in rows} == {"a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"], "worse": []}
+    records["b"][12:] = [record(own["profile"], [turn(valid=False)], stop="failure", error="off schema: no JSON") for own in records["b"][12:]]
+    rows, _ = result_rows(records, [0])
+    assert {row["agent"]: row["tied_with"] for row in rows if row["ranked"]} == {"a": ["c"], "c": ["a"], "worse": []}
+
+
+def test_one_person_tells_nobody_apart():
+    assert ties({"better": [whole("x", 2.0)], "worse": [whole("x", 1.0)]}) == [("better", "worse")]
+    two = {name: [whole("x", reward), whole("y", reward)] for name, reward in (("better", 2.0), ("worse", 1.0))}
+    assert ties(two) == []
 
 
 LATE = [turn(f1, f1, f1) for f1 in (0.0, 0.3, 0.6)]  # guesses get better as people tell more

@@ -133,7 +133,7 @@ def parse_action(text: object) -> Action:
 def cut_block(text: str) -> Block:
     """Cut a completion, or the beginning of one, where `parse_action` lets its guess end.
 
-    >>> cut_block("<profile>\n- Age: 30\n</Profile > Hello").tag
+    >>> cut_block("<profile>- Age: 30</Profile > Hello").tag
     '</Profile >'
     """
     raw = _CONTROL.sub("", text)

@@ -241,6 +241,13 @@ def test_as_good_as_is_open_where_the_interval_holds_the_bound(say, clean):
     assert long._rises("s", {"rlpa": own}, 1, 4, share=1.0).outcome == say.NOT  # above it: no
 
 
+def test_a_row_that_always_passes_neither_rises_nor_has_a_band(say):
+    """Resampled means of ones are a rounding away from one, which is no shape."""
+    figures = say.alignment_figures(np.ones((3, 74, 10)))
+    assert (tuple(figures["n_ir"]), tuple(figures["n_r2"])) == ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    assert (figures["null"].n_ir, figures["null"].n_r2) == (0.0, 0.0)
+
+
 def test_what_cannot_be_said(say):
     assert "no policy named b" in say.above("s", {"a": table(0, 0.5)}, "a", "b").why
     few = {"a": np.ones((3, 19, 10)), "b": np.zeros((3, 19, 10))}

@@ -846,6 +846,13 @@ def test_the_most_common_reply_is_looked_for_after_the_first_turn():
     assert rollout_figures([held("Hi.")], max_turns=3)["most_common_reply"] == 0.0
 
 
+def test_the_share_of_the_block_is_that_of_its_characters_however_its_tag_is_written():
+    texts = ["<profile>\n- Job: baker\n</Profile >" + "x" * 34, "no block at all, so none of its 68 characters counts".ljust(68)]
+    held = Trajectory((), np.arange(1), False, True, messages=(("user", "Hello"), *(("assistant", text) for text in texts)))
+    assert [len(text) for text in texts] == [68, 68]
+    assert rollout_figures([held], max_turns=2)["profile_share"] == 0.25
+
+
 def test_what_a_failure_left_unscored_counts_nowhere_and_who_left_counts_0():
     def held(*rewards, failed=False, left=False):
         one = np.zeros(1, np.int64)

@@ -23,7 +23,6 @@ from rlpa_env.errors import ConfigError
 ENDS = ("<|im_end|>", "<|endoftext|>")
 """Tokens that end a turn wherever a tokenizer has them, beside its own end-of-sequence token."""
 
-
 SYSTEM, FIRST, ANSWER, SECOND = "sysprobe", "probe one", "<profile>\n- A: b\n</profile>", "probe two"
 """Probe texts for reading the glue off a template; the answer has tags, because some templates rewrite them."""
 

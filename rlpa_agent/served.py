@@ -106,6 +106,8 @@ class VllmGenerator:
 
     def _answer(self, future: Future[Sampled], body: Mapping[str, Any]) -> None:
         with self._slots:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(self._sample(body))
             except BaseException as error:

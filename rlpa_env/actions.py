@@ -131,7 +131,7 @@ def parse_action(text: object) -> Action:
 
 
 def cut_block(text: str) -> Block:
-    """Cut a completion, or the beginning of one, where `parse_action` lets its guess end.
+    """Cut a completion, or the beginning of one, where `parse_action` lets its guess end; one opened twice, which is malformed, goes on.
 
     >>> cut_block("<profile>- Age: 30</Profile > Hello").tag
     '</Profile >'

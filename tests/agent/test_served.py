@@ -148,6 +148,16 @@ def test_no_more_requests_are_in_flight_than_it_may_have(server, tmp_path):
     futures = [generator.begin([5, 6], [i], 2, 1.0) for i in range(8)]
     assert all(len(future.result(timeout=30).ids) for future in futures)
     assert most == [2]
+    server.answer, release = (lambda path, body: release.wait(60) and answer(path, body)), threading.Event()
+    running = [generator.begin([5, 6], [i], 2, 1.0) for i in range(2)]
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not all(future.running() for future in running):
+        time.sleep(0.01)
+    asked, waiting = len(server.seen), generator.begin([5, 6], [9], 2, 1.0)
+    assert waiting.cancel()  # as long as nothing was sent for it
+    release.set()
+    assert all(len(future.result(timeout=30).ids) for future in running)
+    assert len(server.seen) == asked + 2
 
 
 def test_a_run_that_ends_does_not_wait_for_answers_in_flight(tmp_path):

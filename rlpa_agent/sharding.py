@@ -8,6 +8,7 @@ backwards alike (`Learner` fills shares up with micro-batches without an action 
 
 from __future__ import annotations
 
+import atexit
 import copy
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +39,7 @@ class Shards:
         backend, patience = ("nccl", None) if device.type == "cuda" else ("gloo", PATIENCE)
         group = distributed.new_group(backend=backend, timeout=patience)
         self.world, self.mesh = world, DeviceMesh.from_group(group, device.type)
+        atexit.register(vars(self.mesh).get("_pg_registry", {}).clear)  # caches of torch keep the mesh, and this the group, beyond `world.leave`
         empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in lm.parameters()}
         self._plain = copy.deepcopy((lm, adapter), empty)  # all but the weights
         self.spread(lm)

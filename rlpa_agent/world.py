@@ -9,6 +9,7 @@ whole step: so the steps are those of one process, however many there are, and a
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import warnings
 from collections.abc import Iterable
@@ -41,6 +42,7 @@ class World:
                     stacklevel=2,
                 )
             return cls()
+        import torch.distributed.nn.functional  # before there is a group: its defaults would hold one beyond `leave`
         from torch import distributed
 
         if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # a GPU each: "cuda" means this one from now on
@@ -121,6 +123,7 @@ def leave() -> None:
 
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()  # a spread model that is still in a cycle holds the group, too
 
 
 ALONE = World()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import json
 import sys
@@ -13,7 +14,7 @@ import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
-from test_world import launch
+from test_world import launch, nothing_is_left
 from tiny_models import Script
 from toy import toy_config
 from transformers import LlamaConfig
@@ -267,4 +268,5 @@ def test_what_cannot_be_sharded_says_so(tmp_path):
 
 
 if __name__ == "__main__":
+    atexit.register(nothing_is_left)  # the first that is registered is called last
     main(*sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import json
 import os
@@ -54,6 +55,14 @@ def launch(size, *arguments, script=__file__):
         for rank in range(size)
     ]
     return [process.wait(timeout=400) for process in processes]
+
+
+def nothing_is_left() -> None:
+    """To be called last: that no thread of the process group outlives it, which could abort a process whose work is done."""
+    left = [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
+    if left:
+        print("threads of the process group are left:", *left, file=sys.stderr, flush=True)
+        os._exit(70)
 
 
 def main(out: str, iterations: str) -> None:
@@ -218,4 +227,5 @@ def test_gradients_of_a_process_with_none_are_zeros():
 
 
 if __name__ == "__main__":
+    atexit.register(nothing_is_left)  # the first that is registered is called last
     main(*sys.argv[1:])

@@ -275,8 +275,11 @@ def test_readable_in_light_and_dark_and_the_choice_is_kept(page, chromium, addre
         page.locator("#theme").click()
     assert grounds[0] != grounds[1]
     page.locator("#theme").click()
-    page.wait_for_timeout(500)  # the browser keeps what is stored in another process, a moment after the call
-    page.reload()
+    for _ in range(WAIT // 500):  # the browser keeps what is stored in another process, a moment after the call; how long, depends
+        page.wait_for_timeout(500)
+        page.reload()
+        if page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds[1]:
+            break
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds[1]
     dark = chromium.new_context(color_scheme="dark").new_page()
     dark.goto(address, timeout=WAIT)

@@ -26,6 +26,7 @@ from rlpa_env.errors import (
     ConfigError,
     ModelError,
     check_number,
+    excerpt,
     require,
     unknown_choice,
     without_credentials,
@@ -147,6 +148,7 @@ class ChatClient:
         self._purse = Purse(self.config.budget, 0.0)
         self._quiet_until = 0.0  # monotonic seconds; the server asked not to be asked before
         self._warned = False
+        self._keys: set[str] = set()  # that were sent; the environment may hold another by now
 
     def __repr__(self) -> str:
         return f"ChatClient({self.config.model!r} at {self.config.address!r}, {self.config.mode})"
@@ -168,7 +170,11 @@ class ChatClient:
 
     def ask(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
         """The answer to ``messages``; see ``begin``. Raises ModelError when every attempt failed."""
-        return self.begin(messages, **options).result()
+        future = self.begin(messages, **options)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # ctrl-C: nobody waits for it any more
 
     def begin(
         self,
@@ -328,7 +334,7 @@ class ChatClient:
         wait = retry_after(headers.get("retry-after", ""))
         self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
         again = status is None or status in _PASSING or status >= 500
-        words = f"{kind}: {self._scrubbed(str(error))[:300]}"
+        words = f"{kind}: {excerpt(self._scrubbed(str(error)), 300)}"
         if again and wait > self.config.longest_wait:
             raise ModelError(f"{self.config.address}: {self._too_long(wait)} It said {words}") from None
         return words, again
@@ -338,14 +344,16 @@ class ChatClient:
         self.usage.reasons[kind] = self.usage.reasons.get(kind, 0) + 1
 
     def _scrubbed(self, text: str) -> str:
-        key = os.environ.get(self.config.api_key_env, "")
-        return without_credentials(text.replace(key, "<key>") if key else text)
+        for key in sorted(self._keys, key=len, reverse=True):
+            text = text.replace(key, "<key>")
+        return without_credentials(text)
 
     def _connected(self) -> Connections:
         """The connections of this process, whose slots, breaker and budget are its own."""
         pid, pool = os.getpid(), self._open  # once: another thread may close them at any time
         if self._owner != pid or pool is None:
             self._open = pool = Connections(self.config.base_url, self.config.api_key_env, self.config.timeout)
+            self._keys |= {pool.key} - {""}
             self._hang_up = finalize(self, _close, pool, pid)
         if self._owner != pid:
             self._slots = asyncio.Semaphore(self.config.concurrency)

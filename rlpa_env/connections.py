@@ -23,8 +23,8 @@ class Connections:
 
     def __init__(self, base_url: str, key_variable: str, timeout: float) -> None:
         """Opens nothing. Raises ConfigError if the server is far away and the environment variable holds no key."""
-        self._key = os.environ.get(key_variable, "")
-        if not self._key and not _near(base_url):
+        self.key = os.environ.get(key_variable, "")
+        if not self.key and not _near(base_url):
             hint = f"A server that asks for none takes any value, for instance: export {key_variable}=none"
             raise ConfigError(f"llm: expected an API key in the environment variable {key_variable}; it is not set. {hint}")
         self._base_url, self._timeout = base_url, timeout
@@ -43,7 +43,7 @@ class Connections:
     def _another(self) -> Any:
         from openai import AsyncOpenAI
 
-        sdk = AsyncOpenAI(base_url=self._base_url, api_key=self._key or "none", max_retries=0, timeout=self._timeout)
+        sdk = AsyncOpenAI(base_url=self._base_url, api_key=self.key or "none", max_retries=0, timeout=self._timeout)
         self._busy[sdk] = 0
         return sdk
 

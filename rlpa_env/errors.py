@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -9,6 +11,9 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 
 _MOST_LISTED = 30  # choices that an error names one by one
+_CUT = "…"
+_LETTER = r"[^\W\u3400-\u9fff]"  # of a word; Chinese puts no spaces between words
+_START = rf"(?:(?<!{_LETTER})|(?<=\\[nrt])|(?<=\\u[0-9a-fA-F]{{4}}))"  # of a word, after an escape of JSON too
 
 
 class RLPAError(Exception):
@@ -70,7 +75,7 @@ def without_credentials(text: str) -> str:
     >>> without_credentials("m at https://me:secret@host/v1: no answer")
     'm at https://host/v1: no answer'
     """
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+    return re.sub(r"(?<=://)[^/\s]+@", "", text)  # up to the last of them: a password may hold one
 
 
 def check_number(name: str, value: object, least: float, *, whole: bool = True, optional: bool = False) -> None:
@@ -81,12 +86,27 @@ def check_number(name: str, value: object, least: float, *, whole: bool = True, 
         raise ConfigError(f"{name}: expected {'None or ' if optional else ''}{kind} >= {least}; got {value!r}.")
 
 
+def excerpt(text: str, most: int) -> str:
+    """The first ``most`` characters of a text, and "…" if there were more."""
+    return text if len(text) <= most else text[:most] + _CUT
+
+
 def redacted(text: str, values: Iterable[str]) -> str:
     """A text, such as the error of a server that quotes what it was sent, without these values.
 
+    Nor as JSON, Python and HTML write them; and if the text is an `excerpt`, its end is not the beginning of one.
+
     >>> redacted("HTTP 400: cannot read 'Age: 34, nurse'", ["34", "Nurse"])
     "HTTP 400: cannot read 'Age: …, …'"
+    >>> redacted("HTTP 400: cannot read 'Age: 3…", ["34"])
+    "HTTP 400: cannot read 'Age: …"
     """
-    for value in sorted(set(values), key=lambda value: (-len(value), value)):
-        text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text, flags=re.I)
-    return text
+    escaped = {value: json.dumps(value)[1:-1] for value in values if value}
+    twice = (json.dumps(form)[1:-1] for form in escaped.values())  # JSON that quotes JSON
+    spellings = {*escaped, *escaped.values(), *twice, *(form for value in escaped for form in (repr(value)[1:-1], html.escape(value)))}
+    for form in sorted(spellings, key=lambda form: (-len(form), form)):
+        text = re.sub(rf"{_START}{re.escape(form)}(?!{_LETTER})", "…", text, flags=re.I)
+    if not text.endswith(_CUT):
+        return text
+    begun = [found for form in spellings for end in range(1, len(form)) if (found := re.search(rf"{_START}{re.escape(form[:end])}…\Z", text, re.I))]
+    return text[: min(found.start() for found in begun)] + _CUT if begun else text

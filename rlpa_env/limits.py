@@ -129,7 +129,7 @@ def retry_after(header: str) -> float:
     except ValueError:
         try:
             date = parsedate_to_datetime(header)
-        except ValueError:
+            seconds = (date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds()
+        except (ValueError, TypeError, OverflowError):
             return 0.0
-        seconds = (date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else 0.0

@@ -45,7 +45,6 @@ _ASKS = re.compile(r"[?\uff1f]")
 # The first of them, whose opening tag may have been part of the prompt; one that is never closed ends where a profile begins.
 _THOUGHT = re.compile(r"\A(?!\s*(?:\{|```|<\s*profile)).*?</think>\s*|\A\s*<think>(?:.*(?=<profile>)|.*)", re.DOTALL | re.I)
 _LATER_THOUGHT = re.compile(r"<think>(?:(?!<think>).)*?</think>\s*", re.DOTALL | re.I)
-_FENCE = re.compile(r"\A```\w*\s*(.*?)\s*```\Z", re.DOTALL)
 _LEFT_OUT = "\u2026"  # stands for a turn that the judge does not get to see
 _ROUNDABOUT = 3  # words that another wording may need beyond the truth's own: "flies planes for a living"
 
@@ -78,8 +77,8 @@ def without_thoughts(written: str) -> str:
 def _answer(written: str) -> str:
     """What a model wrote, without its thoughts and the code fence around it."""
     text = without_thoughts(written).strip()
-    fenced = _FENCE.match(text)
-    return fenced.group(1) if fenced else text
+    fenced = len(text) >= 6 and text.startswith("```") and text.endswith("```")
+    return re.sub(r"\A```\w*", "", text[:-3]).strip() if fenced else text
 
 
 class LLMUser:
@@ -166,8 +165,9 @@ class LLMUser:
             self.counts[fault.split(":")[0]] += 1
             wish = prompt("user-rewrite-v1", self.client.config.language).replace("{fault}", fault)
             again = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": wish}]
-            text = _cleaned((yield self.client.begin(again, seed=second_seed, max_tokens=most)))
-            fault = _fault(text, quiet)
+            rewritten = _cleaned((yield self.client.begin(again, seed=second_seed, max_tokens=most)))
+            if _STAGE.sub(" ", rewritten).strip():  # else the first message is what there is
+                text, fault = rewritten, _fault(rewritten, quiet)
             self.counts["kept faults"] += bool(fault)
             text = draft.text if fault.startswith(("leak", "role")) else text  # or an agent that talks a model into either is paid for it
         text = _STAGE.sub(" ", text).strip()

@@ -306,4 +306,5 @@ class ScriptedUser:
             mind.sentence.pop(index, None)
             self._told_at.pop(index, None)
         self._withdrawn -= set(changed)
-        self._news = [index for index in changed if index in told] or list(changed[:1])
+        news = [index for index in changed if index in told] or list(changed[:1])
+        self._news = [*(index for index in self._news if index not in news), *news]  # a new session may have news of its own

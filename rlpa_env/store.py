@@ -34,8 +34,13 @@ class Store:
         """The recorded answer, or None. Raises ModelError if it cannot be read."""
         path = self.path(body)
         try:
-            return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))["answer"] if path.exists() else None
-        except (OSError, ValueError, KeyError) as error:
+            if not path.exists():
+                return None
+            answer = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))["answer"]
+            if not isinstance(answer, str):
+                raise ValueError(f"an answer that is {type(answer).__name__} and no text")
+            return answer
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"store {path}: expected a recorded answer; {_named(error)}. Delete the file to ask again.") from error
 
     def write(self, body: Mapping[str, Any], answer: str) -> str:

@@ -112,7 +112,7 @@ class RLPAVectorEnv(SyncVectorEnv):
 
         def one() -> gym.Env:
             own = {"user": copy.deepcopy(kwargs["user"])} if "user" in kwargs else {}  # a user is one person; models and judges are shared
-            return wrappers.TimeLimit(wrappers.OrderEnforcing(RLPAEnv(**kwargs | own)), max_episode_steps)
+            return wrappers.TimeLimit(wrappers.OrderEnforcing(RLPAEnv(**kwargs | own)), kwargs["max_turns"])
 
         super().__init__([one] * num_envs, autoreset_mode=autoreset_mode)
 

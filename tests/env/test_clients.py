@@ -3,8 +3,10 @@
 import asyncio
 import copy
 import json
+import os
 import pickle
 import random
+import signal
 import threading
 import time
 import warnings
@@ -19,7 +21,7 @@ from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelErro
 from rlpa_env.clients import _loop, client_of
 from rlpa_env.connections import Connections
 from rlpa_env.flows import _background
-from rlpa_env.limits import Breaker
+from rlpa_env.limits import Breaker, retry_after
 from rlpa_env.store import Store
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -138,6 +140,14 @@ def test_retry_after_is_waited_for(form):
     with scripted(lambda number: refusal(429, Retry_After=form()) if number == 0 else completion()) as (url, came):
         assert client(url).ask(HELLO) == "Hello there."
     assert came[1] - came[0] > 0.9  # a date has whole seconds: two from now are at least one
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "soon", "nan", "1e999", "-5", f"Wed, 31 Dec {'9' * 20} 00:00:00 GMT", "Wed, 31 Dec 2027 00:00:00 +99999999999", "Mon, 01 Jan 0001 00:00:00 +2300"],
+)
+def test_a_retry_after_that_names_no_time_to_come_is_none(header):
+    assert retry_after(header) == 0.0
 
 
 def test_a_retry_draws_nothing_from_the_global_generator_that_environments_may_draw_from():
@@ -352,6 +362,20 @@ def test_calls_in_flight_together_keep_to_the_budget():
     assert (own.usage.calls, own.usage.lost, own.usage.refused) == (3, 61, 61)
 
 
+def test_ctrl_c_while_an_answer_is_waited_for_calls_the_request_off():
+    with scripted(lambda number: (time.sleep(0.3), refusal(500))[1]) as (url, came):
+        own = client(url, retries=50)
+        begin, begun = own.begin, []
+        own.begin = lambda *args, **options: begun.append(begin(*args, **options)) or begun[0]
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            own.ask(HELLO)
+        sent = len(came)
+        assert begun[0].cancelled()
+        time.sleep(1.5)
+    assert 0 < sent <= len(came) <= sent + 1 < 50  # one may just have been on its way
+
+
 def test_what_is_set_aside_is_free_again_when_calls_fail_or_are_called_off():
     def reply(number):
         time.sleep(5 if number < 4 else 0)
@@ -401,14 +425,20 @@ def test_the_key_reaches_no_text(url, monkeypatch, tmp_path):
     kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
     assert "sk-secret" not in repr(own) + kept + repr(own.config) + pickle.dumps(own).decode("latin-1")
     assert own._failed(ValueError("bad key sk-secret-123"))[0] == "ValueError: bad key <key>"
+    monkeypatch.setenv("MY_KEY", "another")  # what was sent is what a server may quote
+    assert own._failed(ValueError("bad key sk-secret-123"))[0] == "ValueError: bad key <key>"
+    own.close()
+    own.ask([{"role": "user", "content": "again"}])
+    assert own._failed(ValueError("neither sk-secret-123 nor another"))[0] == "ValueError: neither <key> nor <key>"
 
 
-def test_the_password_of_an_address_is_not_shown():
-    own = client("http://me:secret@127.0.0.1:9/v1", retries=0, timeout=5.0)
+@pytest.mark.parametrize("password", ["secret", "p@secret", "@secret@"])
+def test_the_password_of_an_address_is_not_shown(password):
+    own = client(f"http://me:{password}@127.0.0.1:9/v1", retries=0, timeout=5.0)
     with pytest.raises(ModelError, match=r"at http://127\.0\.0\.1:9/v1: no answer") as caught:
         own.ask(HELLO)
     assert "secret" not in repr(own) + repr(own.config) + str(caught.value)
-    assert own.config.base_url == "http://me:secret@127.0.0.1:9/v1"
+    assert own.config.base_url == f"http://me:{password}@127.0.0.1:9/v1"
     with pytest.raises(ConfigError, match="base_url") as refused:
         ChatConfig(base_url="me:secret@127.0.0.1:9/v1")
     assert "secret" not in str(refused.value)
@@ -513,6 +543,15 @@ def test_a_store_that_cannot_be_written_or_read_is_named(url, tmp_path):
     with pytest.raises(ModelError, match=r"store .*JSONDecodeError.*[Dd]elete"):
         own.begin(HELLO).result()
     assert own.usage.lost == 1
+
+
+@pytest.mark.parametrize("damaged", ["[1]", "3", "null", '{"answer": 3}', '{"answer": null}', "{}", "[" * 100_000])
+def test_a_recorded_answer_that_is_none_is_a_named_failure(tmp_path, damaged):
+    store = Store(tmp_path)
+    store.write({"a": 1}, "x")
+    store.path({"a": 1}).write_text(damaged)
+    with pytest.raises(ModelError, match=r"store .*got \w+Error.*[Dd]elete"):
+        store.read({"a": 1})
 
 
 def test_recorded_answers_replay_without_a_server(tmp_path):

@@ -3,6 +3,7 @@
 import importlib.resources
 import json
 import re
+import time
 from concurrent.futures import Future
 
 import gymnasium as gym
@@ -338,6 +339,33 @@ def test_thoughts_and_fences_around_an_answer_are_cut_off():
         assert len(judge.client.seen) == 1
 
 
+@pytest.mark.parametrize("written", ["```json" + "\n" * 2_000 + "{", "```" + " " * 20_000, "```" * 7_000 + "{", "<think>" * 4_000, "`" * 20_000, "(" * 20_000])
+def test_no_answer_holds_the_thread_that_reads_all_of_them(written):
+    judge, user = LLMJudge(Canned(lambda *_: written)), user_with(lambda *_: written)
+    begun = time.process_time()
+    with pytest.raises(OffSchemaError):
+        judge.judge([], HELLO, "Hi there.")
+    try:
+        user.reply(HELLO, "How are you?")
+    except OffSchemaError:
+        assert user.counts["empty"]
+    assert time.process_time() - begun < 3.0
+
+
+def test_an_empty_rewrite_leaves_the_first_message_cut_to_form():
+    user = user_with(lambda messages, options: "Fine. Really. Quite so. Thanks." if len(messages) == 2 else " *nods* ")
+    assert user.reply(HELLO, "How are you?").message == "Fine. Really. Quite so."
+    assert (user.counts["rewrites"], user.counts["length"], user.counts["kept faults"]) == (1, 1, 1)
+
+
+def test_an_empty_rewrite_of_a_leak_is_no_way_to_the_leak():
+    user = user_with(lambda messages, options: LEAK if len(messages) == 2 else "")
+    turn = user.reply(HELLO, "Nice day. What do you do for work?")
+    assert turn.message
+    assert "Lisbon" not in turn.message
+    assert user.counts["kept faults"] == 1
+
+
 def test_the_llm_user_passes_the_conformance_checks():
     check_user(LLMUser(Canned(parrot)))
 
@@ -645,6 +673,14 @@ def test_the_smaller_turn_limit_is_the_one_that_agents_are_told():
     for envs, turns in ((gym.make_vec("RLPA-v0", num_envs=1, max_episode_steps=2), 2), (RLPAVectorEnv(1, max_turns=3), 3), (gym.make_vec("RLPA-Long-v0"), 70)):
         assert envs.envs[0].unwrapped.max_turns == turns
         assert f"for {turns} turns" in envs.reset(seed=0)[1]["messages"][0][0]["content"]
+
+
+@pytest.mark.parametrize("limits", [{"max_turns": 2}, {"max_turns": 2, "max_episode_steps": 5}, {"max_turns": 5, "max_episode_steps": 2}])
+def test_the_smaller_turn_limit_is_the_one_that_ends_a_dialogue(limits):
+    envs = RLPAVectorEnv(1, **limits)
+    envs.reset(seed=0)
+    ends = [envs.step([format_action([], "Hi, how was your day?")])[3].item() for _ in range(2)]
+    assert ends == [False, True]
 
 
 def test_partial_resets():

@@ -99,6 +99,22 @@ def test_changes_are_announced_in_the_next_session():
     assert heard >= 18
 
 
+def test_what_changed_between_two_talks_is_announced_although_more_changes_within_the_second():
+    env = gym.make("RLPA-Sessions-v0", cues="explicit", shift_turn=2)
+    heard = due = 0
+    for seed in range(20):
+        _, info = env.reset(seed=seed, options={"session": 1})
+        talk(env, info)
+        before, told = env.unwrapped.profile, {point.slot for point in env.unwrapped.revealed}
+        _, info = env.reset()
+        new = {point for point in set(env.unwrapped.profile.points) - set(before.points) if point.slot in told}  # the person said otherwise
+        talk(env, info)
+        still = new & set(env.unwrapped.profile.points)
+        due, heard = due + len(still), heard + len(still & set(env.unwrapped.revealed))
+    assert due >= 15
+    assert heard >= 0.8 * due
+
+
 def told_again(seed):
     """A second talk, and a plain occupation or place of the first that still holds; None where there is none."""
     env = gym.make("RLPA-Sessions-v0", cues="explicit")

@@ -166,9 +166,9 @@ def test_a_completion_is_cut_where_its_guess_ends(text, head, tag, closed):
 def test_a_megabyte_is_read_in_little_time_and_scored(text):
     env = gym.make("RLPA-v0")
     env.reset(seed=1)
-    began = time.perf_counter()
+    began = time.process_time()
     observation, reward, _, _, info = env.step(text)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert reward == 0
     assert info["parse_error"] in PARSE_ERRORS
     assert observation in env.observation_space
@@ -180,9 +180,9 @@ def test_a_megabyte_is_read_in_little_time_and_scored(text):
 def test_any_repetition_is_read_in_linear_time(piece, frame):
     text = frame.replace("{{", "{").replace("}}", "}").replace("{}", piece * (100_000 // len(piece)))
     for read in (parse_action, cut_block):
-        began = time.perf_counter()
+        began = time.process_time()
         read(text)
-        assert time.perf_counter() - began < 0.3
+        assert time.process_time() - began < 0.3
 
 
 def test_what_is_kept_of_an_action_reads_like_the_action():

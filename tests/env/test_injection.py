@@ -240,6 +240,6 @@ def test_nor_the_words_of_an_assistant_or_a_profile(text):
 
 @pytest.mark.parametrize("char", ["\u00ad", "\uff29", " ", "\ufdfa", "\u0301", "ignore "])
 def test_the_guard_takes_time_in_proportion_to_the_text(char):
-    started = time.perf_counter()
+    started = time.process_time()
     assert not is_machine_speak("a" + char * 5_000)
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3

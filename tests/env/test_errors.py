@@ -26,6 +26,7 @@ def test_a_cut_within_a_hidden_value_shows_nothing_of_it():
     for most in range(len("HTTP 400: cannot read 'Location: "), len(text) + 1):
         assert redacted(excerpt(text, most), HIDDEN).startswith("HTTP 400: cannot read 'Location: …")
         assert "Z" not in redacted(excerpt(text, most), HIDDEN)
+    assert redacted("he lives in New Yo…", ["York", "New York"]) == "he lives in …"
     assert redacted(excerpt("the end of an A…", 300), HIDDEN) == "the end of an A…"
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import gymnasium as gym
 import numpy as np
 import pytest
-from chat_servers import serving, stats
+from chat_servers import scripted, serving, stats
 
 import rlpa_env
 from rlpa_env import (
@@ -550,6 +550,21 @@ def test_off_schema_is_told_apart():
     env.reset(seed=0)
     info = env.step(format_action([], "Hi there."))[4]
     assert info["error"].startswith("off schema: judge")
+
+
+def test_nor_does_what_is_left_of_a_value_where_the_error_of_a_server_is_cut():
+    quoted, ends = "zorblaxer, keeps grumbits (two)", set()
+    with scripted(lambda number: (400, {}, {"error": {"message": "e" * (220 + number) + " " + quoted}})) as (url, came):
+        env = gym.make("RLPA-v0", user="llm", llm={"base_url": url, "model": "m", "retries": 0})
+        for _ in range(60):
+            env.reset(seed=0, options={"profile": {"id": "x", "slots": {"Occupation": "zorblaxer", "Notes": "Keeps grumbits (two)"}}})
+            *_, info = env.step(format_action([], "Hi there, I just made tea."))
+            assert "e" * 200 in info["error"]
+            assert not re.search(" z|, k|grum|two", info["error"])
+            ends.add(info["error"][-3:])
+    assert len(came) == 60
+    assert {", …", "e …"} <= ends  # the cut went through both values
+
 
 
 @pytest.mark.parametrize("part", ["judge", "matcher", "user"])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rlpa_env.text import normalise
+from rlpa_env.text import INVISIBLE, normalise
 from rlpa_env.types import Point
 
 MAX_ACTION_CHARS = 16_384  # of a completion, as in the action space; of a longer one no more is read, and it is malformed
@@ -36,7 +36,7 @@ PARSE_ERRORS = (
 # Linear on any text: nothing that repeats can reach over the next "<", or be split in two ways.
 _TAG = re.compile(r"<\s*(/\s*)?(profile|response)(\s*|[\s/][^<>]*)>", re.I)
 _ANY_TAG = re.compile(r"</?[A-Za-z|][^<>]{0,80}>")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff{INVISIBLE}]")
 _ALTERNATIVES = re.compile(r"(?:(?<!\s)\s+)?(?:[,;/|&]|\bor\b|\band\b)\s*", re.I)
 _RANGE = re.compile(r"(\d{1,4})\s*(?:[-–—~]|to)\s*(\d{1,4})(\s*(?:years?|yrs?)(?:[\s-]+old)?)?", re.I)
 _UNKNOWN = frozenset(

@@ -285,7 +285,7 @@ def listen(mind: Mind, style: Style, reply: str) -> Impression:
 
 def _dislike(mind: Mind, heard: Heard, reacts: bool | None, false_claim: bool) -> str:
     """The first thing this person would complain about, or ""."""
-    text = heard.normal
+    text = heard.letters
     if heard.rude:
         return "insult"
     if heard.pries:
@@ -302,7 +302,7 @@ def _dislike(mind: Mind, heard: Heard, reacts: bool | None, false_claim: bool) -
         return "lecture"
     if len(heard.questions) > 1 or (heard.questions and reacts is False and mind.cold_questions >= 2):
         return "interrogation"
-    if any(_recent(mind, mind.questions.get(question)) for question in heard.asked):
+    if any(_recent(mind, mind.questions.get(question.replace(" ", ""))) for question in heard.asked):
         return "asked_again"
     if heard.asks_slots & mind.answered:
         own = heard.asks_slots & {fact.slot for fact in mind.facts}
@@ -339,8 +339,8 @@ def remember(mind: Mind, impression: Impression) -> None:
         for index, fact in enumerate(mind.facts):
             if fact.gate in impression.takes_up:
                 mind.opened.add(index)
-    mind.heard[heard.normal] = mind.turn
-    mind.questions.update(dict.fromkeys(heard.asked, mind.turn))
+    mind.heard[heard.letters] = mind.turn
+    mind.questions.update((question.replace(" ", ""), mind.turn) for question in heard.asked)
     mind.answered.update(heard.asks_slots)
 
 

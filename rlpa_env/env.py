@@ -203,7 +203,7 @@ class RLPAEnv(gym.Env[str, str]):
         else:
             opening = self._user.again(stream)  # type: ignore[attr-defined]
         self._earlier = (*self._earlier, *(said for said in self._dialogue if said.role == "user")) if session > 1 else ()
-        self._session = session
+        self._session = int(session)
         notes = f"\n\nYour notes from earlier talks with this person:\n{memory}" if memory else ""
         self._dialogue = [Message("user", opening)]
         self._raw = [("system", instructions(self.max_turns) + notes), ("user", opening)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import operator
 import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,14 @@ from rlpa_env.results import budget_spent, off_schema, result_rows
 from rlpa_env.setting import Setting as Setting  # and so is this
 from rlpa_env.types import CRITERIA, Message, StopReason
 from rlpa_env.vector import make_calls
-from rlpa_env.wrappers import append_line, described, end_torn_line, read_episodes, scored_on, source
+from rlpa_env.wrappers import (
+    append_line,
+    described,
+    end_torn_line,
+    read_episodes,
+    scored_on,
+    source,
+)
 
 REFERENCES = {"all": ("prior", "oracle"), "prior": ("prior",), "none": ()}  # the floor and the scale of every normalised score
 _BATCH = 32  # dialogues that a batching agent holds at once
@@ -194,6 +202,29 @@ def _answers(agent: Any, running: Sequence[_Run]) -> list[str | ModelError]:
     return [one.answer() for one in running]
 
 
+def _play_apart(name: str, setting: Setting, episodes: Sequence[tuple[str, int]], workers: int, done: Callable[[dict[str, Any]], None]) -> None:
+    """Each in one of several processes; those that have ended are done, whatever comes of the others."""
+    with ProcessPoolExecutor(workers, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+        playing = [pool.submit(_play_one, name, setting, episode) for episode in episodes]
+        try:
+            for future in as_completed(playing):
+                done(future.result())
+        finally:
+            for future in playing:
+                future.cancel()
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that began it: nobody would read what it plays."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _play_one(name: str, setting: Setting, episode: tuple[str, int]) -> dict[str, Any]:
     records: list[dict[str, Any]] = []
     run_episodes(None, name, setting, [episode], records.append)
@@ -261,9 +292,7 @@ def collect(
                     kept = f"Finished episodes are in {path}; the same evaluation with a larger budget goes on from there."
                     raise BudgetError(f"{error} {kept if path else 'Finished episodes are lost: no folder `out` was given.'}") from error
             elif apart and len(missing) > 8:
-                with ProcessPoolExecutor(workers) as pool:
-                    for record in pool.map(partial(_play_one, name, setting), missing, chunksize=4):
-                        done(record)
+                _play_apart(name, setting, missing, workers, done)
             else:
                 for episode in missing:
                     done(_play_one(name, setting, episode))

@@ -132,8 +132,9 @@ class History(NamedTuple):
     authored: bool = False  # see ``Said``
     last: Said | None = None  # newest user message
     previous: Heard | None = None  # newest assistant message
-    lines: frozenset[str] = frozenset()  # normalised assistant sentences and questions
+    lines: frozenset[str] = frozenset()  # letters of assistant sentences and questions
     wordings: tuple[frozenset[str], ...] = ()  # of assistant replies, see ``wording``
+    replies: tuple[str, ...] = ()  # their letters
 
 
 @dataclass(frozen=True)
@@ -304,16 +305,21 @@ def said(message: str) -> Said:
     )
 
 
+_WITHIN = re.compile(r"(?<=[^\W\u3400-\u9fff])[^\w\s](?=[^\W\u3400-\u9fff])")  # a word: a hyphen, wherever it was put
+
+
 @lru_cache(maxsize=512)
 def wording(reply: str, answered: str) -> frozenset[str]:
     """The words of a reply without those it takes over from the message: what a template keeps from turn to turn."""
     theirs = said(answered).stems
+    if (joined := _WITHIN.sub("", answered)) != answered:
+        theirs |= stems(joined)
     return frozenset([word for word, stemmed in _stemmed(reply) if stemmed not in theirs])
 
 
 @lru_cache(maxsize=16_384)
 def _stemmed(reply: str) -> tuple[tuple[str, str], ...]:
-    return tuple((word, stem(word)) for word in dict.fromkeys(words(reply)))
+    return tuple((word, stem(word)) for word in dict.fromkeys(words(_WITHIN.sub("", reply))))
 
 
 _NOTHING = History()
@@ -346,6 +352,7 @@ def _history(dialogue: tuple[Message, ...]) -> History:
             previous=before.previous,
             lines=before.lines,
             wordings=before.wordings,
+            replies=before.replies,
         )
     if message.role != "assistant":
         return before
@@ -360,6 +367,7 @@ def _history(dialogue: tuple[Message, ...]) -> History:
         authored=before.authored,
         last=before.last,
         previous=heard,
-        lines=before.lines.union(heard.lines, heard.asked),
+        lines=before.lines.union(heard.lines, [question.replace(" ", "") for question in heard.asked]),
         wordings=(*before.wordings, wording(message.content, before.last.text if before.last else "")),
+        replies=(*before.replies, heard.letters),
     )

@@ -18,6 +18,7 @@ _ODD = re.compile(r"[^\w\s.,!?;:'\"()\-–—…&/%$€£+#’‘“”°]", re.
 _LETTERS = re.compile(r"[^\W\d_]")
 _VOWELS = re.compile(r"[aeiouyáàâäãåéèêëíìîïóòôöõøúùûüæœ]", re.IGNORECASE)
 _IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{5}")  # more than a foreign word
+_TWO_ALPHABETS = re.compile(r"[A-Za-z][\u0370-\u03a8\u03aa-\u03bb\u03bd-\u04ff]|[\u0370-\u03a8\u03aa-\u03bb\u03bd-\u04ff][A-Za-z]")  # but 10 k\u03a9, \u03bcm
 _RUN = re.compile(r"(\S)\1{4,}|([!?])(?:\s*[!?]){3,}")
 
 
@@ -62,6 +63,8 @@ def _odd_words(reply: str) -> str:
         _IDEOGRAPHS.search(reply) or sum(char.isascii() for char in reply if char.isalpha()) < 0.7 * letters
     ):
         return "not in the language of the dialogue"
+    if not reply.isascii() and _TWO_ALPHABETS.search(reply):
+        return "letters of two alphabets in one word"
     if len(tokens) > 3 and letters > 10 and sum(char.isupper() for char in reply) > 0.6 * letters:
         return "shouting"
     if _RUN.search(reply.replace("...", " ").replace(". . .", " ")):

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from rlpa_env.guard import is_machine_speak
 from rlpa_env.manners import asks_secrets, is_rude
-from rlpa_env.text import is_question, normalise, sentences, stem, stems, words
+from rlpa_env.text import is_question, letters, normalise, sentences, stem, stems, visible, words
 from rlpa_env.topics import topics_of
 from rlpa_env.world import world
 
@@ -22,8 +22,8 @@ class Heard:
     """One reply as heard. Sentences are verbatim; stems and topics as in ``text`` and ``topics``."""
 
     text: str
-    normal: str  # the text, normalised
-    lines: tuple[str, ...]  # the sentences, normalised
+    letters: str  # of the text; see `text.letters`
+    lines: tuple[str, ...]  # letters of each sentence
     asked: tuple[str, ...]  # the questions, normalised
     sentences: tuple[str, ...]
     questions: tuple[str, ...]  # whatever wants an answer, "tell me ..." included
@@ -140,14 +140,15 @@ def hear(reply: str) -> Heard:
     >>> heard.questions, sorted(heard.asks_slots), heard.flattery
     (('Do you like your work?',), ['Occupation'], 0)
     """
+    reply = visible(reply)
     found = sentences(reply)
     questions, statements = split_questions(found)
     asked = " ".join(questions)
     count = len(words(reply))
     return Heard(
         text=reply,
-        normal=normalise(reply),
-        lines=tuple(map(normalise, found)),
+        letters=letters(reply),
+        lines=tuple(map(letters, found)),
         asked=tuple(map(normalise, questions)),
         sentences=found,
         questions=questions,

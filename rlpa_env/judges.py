@@ -13,18 +13,21 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from rapidfuzz.distance import Indel
+
 from rlpa_env.evidence import COMMON, GENERIC, History, Said, history_of, point_traits, values_named, wording
 from rlpa_env.form import form_of
 from rlpa_env.hearing import Heard, echo, hear
 from rlpa_env.moves import moves
 from rlpa_env.relevance import clashes, evidence_of, fit_to_request, offered, squash
-from rlpa_env.text import is_question, normalise, stems, words
+from rlpa_env.text import is_question, letters, normalise, stems, visible, words
 from rlpa_env.topics import topics_of_stem, topics_of_stems
 from rlpa_env.types import CRITERIA, Dialogue, Point, Verdict
 from rlpa_env.world import world
 
 _MOST_POINTS = 2  # profile points that a natural reply names
 _SAME = 0.8  # word overlap (Jaccard) from which on two replies are the same reply
+_ALIKE, _SPELLED = 0.9, 30  # share of letters in common, and how many it takes, for a reply that is an earlier one in another spelling
 _ECHO = 0.7  # share of content words from the message, from which on a reply is an echo
 
 _FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|i'll|im|ive|my|me|mine|we|we're|our|us|myself)\b", re.IGNORECASE)
@@ -79,7 +82,7 @@ class Claim:
 class Remark(NamedTuple):
     """One statement of a reply."""
 
-    line: str  # normalised
+    line: str  # its letters
     words: int
     stems: frozenset[str]
     own: frozenset[str]  # stems that say something
@@ -124,7 +127,7 @@ def reply_traits(reply: str) -> ReplyTraits:
 def _remark(line: str) -> Remark:
     found = stems(line)
     personal, specific = bool(_FIRST_PERSON.search(line)), bool(_SPECIFIC.search(line))
-    return Remark(normalise(line), len(words(line)), found, found - GENERIC, personal, specific)
+    return Remark(letters(line), len(words(line)), found, found - GENERIC, personal, specific)
 
 
 def _claim(claim: str) -> Claim | None:
@@ -161,6 +164,7 @@ class RuleJudge:
         history = history_of(tuple(dialogue))
         if history.last is None:
             raise ValueError("judge: expected a dialogue that holds a user message; got none. Pass what reply answers.")
+        reply = visible(reply)
         traits = reply_traits(reply)
         again = _repeats(history, reply, traits)
         opinions: tuple[Opinion, ...] = (
@@ -264,9 +268,12 @@ def _answers(history: History, reply: str, traits: ReplyTraits) -> bool:
 
 
 def _repeats(history: History, reply: str, traits: ReplyTraits) -> bool:
-    """Whether the agent said (nearly) this before, be it with another word of the user's put in."""
-    lines = [line for line in traits.heard.lines if line.count(" ") >= 2]
+    """Whether the agent said (nearly) this before, be it with another word of the user's put in or with other slips of the pen."""
+    lines = [line for line, sentence in zip(traits.heard.lines, traits.heard.sentences, strict=True) if sentence.count(" ") >= 2]
     if lines and all(line in history.lines for line in lines):
+        return True
+    written = traits.heard.letters
+    if len(written) >= _SPELLED and any(Indel.normalized_similarity(written, earlier, score_cutoff=_ALIKE) for earlier in history.replies):
         return True
     own = wording(reply, history.last.text if history.last else "")
     size = len(own)
@@ -289,7 +296,7 @@ def _engagement(history: History, traits: ReplyTraits, again: bool) -> Opinion:
     if heard.flattery and (traits.praise or not heard.questions):
         return 0.3, "flattery instead of a hook"
     strong = any(_is_hook(remark, message.stems) for remark in hooks)
-    fresh = [question for question in heard.asked if question not in history.lines]
+    fresh = [question for question in heard.asked if question.replace(" ", "") not in history.lines]
     if heard.asked and not fresh and not strong:
         return 0.2, "asks what it asked before"
     asks = bool(fresh)
@@ -338,7 +345,7 @@ def _informativeness(history: History, reply: str, traits: ReplyTraits, again: b
         return 0.1, "an echo of the user's message"
     fresh = frozenset().union(*(remark.stems for remark in traits.remarks if remark.line not in history.lines))
     own = traits.content & fresh - theirs - GENERIC
-    asks = [q for q in heard.asked if q.count(" ") >= 2 and q not in history.lines and not _MINOR.issuperset(q.split())]
+    asks = [q for q in heard.asked if q.count(" ") >= 2 and q.replace(" ", "") not in history.lines and not _MINOR.issuperset(q.split())]
     if traits.content & theirs and not own and not heard.question_stems - GENERIC - theirs:
         return 0.2, "a template around the user's own word"
     if _only_praises(message, traits):

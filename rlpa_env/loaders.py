@@ -28,7 +28,7 @@ _LIKES = re.compile(r"^(?:(?:also|really|always|still|often|particularly|especia
 _LIVES = re.compile(r"^(?:currently\s+|now\s+)?lives? in (?P<what>.+)$", re.I)
 _WORKS = re.compile(r"^(?:currently\s+)?(?:works?|working) as (?:an? )?(?P<what>.+)$", re.I)
 _DEGREE = re.compile(r"^(?:has|holds?|earned) (?P<what>(?:an? )?[^,]*\b(?:degree|doctorate|ph\.?d|diploma|certificate|mba|bachelor|master)\b.*)$", re.I)
-_MARITAL = re.compile(r"^(?:(?:is|are)\s+)?(?P<what>single|married|divorced|widowed|engaged)\b(?P<rest>.*)$", re.I)
+_MARITAL = re.compile(r"^(?:(?:is|are)\s+)?(?P<what>single|married|divorced|widowed|engaged(?!\s+in\b|\s+with\s+(?:the|local|other)\b))\b(?!-)(?P<rest>.*)$", re.I)
 _LEADING = re.compile(r"^(?:(?:also|and|is|are|has|have)\s+)+", re.I)
 _LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+")
 _MOST_WORDS = 4  # longer list items are taken whole: "a walk by the sea and a long talk" is one thing
@@ -46,6 +46,8 @@ def load_aloe(folder: str | os.PathLike[str], *, personality: bool = True) -> tu
     folder = Path(folder)
     people = _strings(folder / "profile.jsonl")
     characters = _strings(folder / "personality.jsonl") if personality else [(0, "")]
+    if not characters:
+        raise ProfileError(f"{folder / 'personality.jsonl'}: expected personalities; got blank lines. Leave them out with `personality=False`.")
     profiles = []
     for i, (line, text) in enumerate(people):
         slots: dict[str, list[str]] = {}
@@ -96,7 +98,7 @@ def _of_sentence(sentence: str) -> list[tuple[str, str]]:
     points: list[tuple[str, str]] = []
     rest = _SUBJECT.sub("", sentence, count=1)
     aged = _AGE.search(rest)
-    if aged and aged.start() <= 6:
+    if aged and rest[: aged.start()].lower() in ("", "a ", "an "):  # and not her 7-year-old daughter
         points.append(("Age", aged["age"]))
         job, rest = _job(aged["rest"])
         if job:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from rlpa_env.guard import seen
 from rlpa_env.text import words
 
 _DULL = (
@@ -56,6 +57,7 @@ def is_rude(reply: str) -> bool:
     >>> is_rude("Only a fool would bother with chess."), is_rude("My stupid phone died again, I hate it.")
     (True, False)
     """
+    reply = seen(reply)
     return _holds(reply, _RUDE_WORDS) and bool(_RUDE.search(reply))
 
 
@@ -65,6 +67,7 @@ def asks_secrets(reply: str) -> bool:
     >>> asks_secrets("Which bank is it, and what is that PIN?"), asks_secrets("Did you ever forget a password?")
     (True, False)
     """
+    reply = seen(reply)
     return _holds(reply, _SECRET_WORDS) and bool(_SECRET.search(reply))
 
 

@@ -7,6 +7,7 @@ Every matcher asks `comparable` first. The words behind it (synonyms, negations,
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -30,9 +31,11 @@ _NUMBERS = {
 } | {word: 10 * (i + 2) for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
 _TIMES = {"twice": 2, "thrice": 3, "trio": 3, "dozen": 12}
 _NEARLY = frozenset("nearly almost soon approximately over under roughly".split())
-_INEXACT = 0.5  # stands beside a number that is not meant exactly; all others are whole
+_INEXACT = math.inf  # stands beside a number that is not meant exactly
 _SIGN = re.compile(r"(?<!\d )(?:(?<![^\s(:=])[-\u2212]|\bminus )(?=\d)", re.IGNORECASE)  # -5, but no 3-5, no 3 -5, no COVID-19
 _MINUS = "minus"  # what a sign becomes, so that it stays with its digits
+_FRACTION = re.compile(r"(?<![\d.])(\d+)\.(\d+)(?![\d.])")
+_DOT = "dot"  # what a decimal point becomes
 _ROMAN = re.compile(  # IV and the like, single letters after level and the like only
     r"\b(?:(?<=\b[Ll]evel )|(?<=\b[Tt]ype )|(?<=\b[Cc]lass )|(?<=\b[Gg]rade )|(?=[IVX]{2}))(?=[IVX]+\b(?!['-]))(X{0,3})(IX|IV|V?I{0,3})\b"
 )
@@ -69,7 +72,7 @@ class Meaning(NamedTuple):
     stems: frozenset[str]  # synonyms folded
     heads: frozenset[str]  # their beginnings: values without a common one share no word
     denied: frozenset[str]  # what is left of stems such as intolerant without their first syllable
-    numbers: frozenset[float]  # whole ones, and ``_INEXACT``
+    numbers: frozenset[float]  # and ``_INEXACT``
     negated: bool
     wished: bool  # wants to be a baker
     averse: bool  # allergic to cats
@@ -121,18 +124,20 @@ def _lexicon() -> _Lexicon:
 
 
 def _plain(value: str) -> str:
-    """Full-width letters and digits as plain ones, a sign as part of its number: "−５" is "minus5"."""
+    """Full-width letters and digits as plain ones, sign and point as part of their number: "−５.2" is "minus5dot2"."""
     if not value.isascii():
         value = unicodedata.normalize("NFKC", value.replace("\u00b4", "'"))  # an accent that serves as apostrophe
-    return _SIGN.sub(_MINUS, value)
+    return _FRACTION.sub(rf"\1{_DOT}\2", _SIGN.sub(_MINUS, value))
 
 
-def _number(token: str) -> int | None:
+def _number(token: str) -> float | None:
     """The number that digits write, however many they are; None for other tokens."""
-    digits = token.removeprefix(_MINUS)
-    if not digits.isdecimal():
+    digits, dot, fraction = token.removeprefix(_MINUS).partition(_DOT)
+    if not digits.isdecimal() or (dot and not fraction.isdecimal()):
         return None
-    size = int(digits) if len(digits) <= _DIGITS_OF_INT else int(digits, 16)  # another number, but each its own
+    size: float = int(digits) if len(digits) <= _DIGITS_OF_INT else int(digits, 16)  # another number, but each its own
+    if dot and size < 1e15:
+        size = float(f"{digits}.{fraction}")
     return -size if token.startswith(_MINUS) else size
 
 

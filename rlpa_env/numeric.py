@@ -54,7 +54,7 @@ class DialogueActs(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a dialogue with an empty profile."""
         _, info = self.env.reset(seed=seed, options=options)
-        self._messages = info["messages"]
+        self._messages = list(info["messages"])
         self._listed: dict[tuple[str, str], Point] = {}
         self._asked: list[int] = []
         return self._observation(), info
@@ -69,7 +69,7 @@ class DialogueActs(gym.Wrapper):
         _, reward, terminated, truncated, info = self.env.step(completion)
         self._listed = listed  # not before: a step that raises did not happen
         self._asked.append(ask)
-        self._messages = info["messages"]
+        self._messages = list(info["messages"])
         return self._observation(), reward, terminated, truncated, info
 
     def _new(self) -> tuple[Point, ...]:

@@ -7,11 +7,11 @@ _RELATIVES = {
     for base, others in {
         "parent": "mother mom mum mummy mommy mama father dad daddy papa parent parents stepmother stepmom stepmum stepfather stepdad",
         "sibling": "sister sisters stepsister stepsisters brother brothers stepbrother sibling siblings",
-        "grandparent": "grandparents grandmother grandfather grandma grandpa granny gran granddad nana nan gramps",
-        "spouse": "wife husband partner boyfriend girlfriend fiance fiancee",
+        "grandparent": "grandparent grandparents grandmother grandfather grandma grandpa granny gran granddad nana nan gramps",
+        "spouse": "spouse spouses wife husband partner boyfriend girlfriend fiance fiancee",
         "child": "son sons daughter daughters stepson stepdaughter grandson granddaughter grandchildren",
-        "relative": "uncle uncles aunt aunts cousin cousins nephew niece",
-        "acquaintance": "friend friends neighbour neighbours neighbor neighbors colleague colleagues boss roommate roommates flatmate "
+        "relative": "relatives uncle uncles aunt aunts cousin cousins nephew niece",
+        "acquaintance": "acquaintance acquaintances friend friends neighbour neighbours neighbor neighbors colleague colleagues boss roommate roommates flatmate "
         "flatmates postman landlord coworker classmate housemate buddy landlady roomie roomies mate mates pal pals bestie idol stranger",
     }.items()
     for word in others.split()

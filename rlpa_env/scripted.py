@@ -213,16 +213,16 @@ class ScriptedUser:
             say(4, pick(rng, voice["followup_lead" if impression.takes_up else "ack"], used))
 
     def _regretted(self) -> list[int]:
-        """A sensitive point, told earlier, that the user now asks to forget."""
+        """A sensitive point, told earlier by its value, that the user now asks to forget."""
         if self._withdrawn or self._rng.random() > _WITHDRAWS:
             return []
         private = self._profile.sensitive
-        told = [i for i in self._told_at if self._mind.facts[i].point in private and self._told_at[i] < self._mind.turn]
-        return told[:1]
+        plain = [i for i in self._told_at if self._mind.status[i] == PLAIN]
+        return [i for i in plain if self._mind.facts[i].point in private and self._told_at[i] < self._mind.turn][:1]
 
     def _clear_up(self, impression: Impression) -> list[int]:
         """Hinted points whose cue was taken up: the plain value follows."""
-        return [i for i in impression.takes_up if self._mind.status[i] == HINTED][:1]
+        return [i for i in impression.takes_up if self._mind.status[i] == HINTED and i not in self._withdrawn][:1]
 
     def _again(self, impression: Impression) -> list[int]:
         """In long dialogues a topic may be taken up again."""

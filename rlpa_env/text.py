@@ -11,6 +11,12 @@ import unicodedata
 from functools import lru_cache, partial
 
 _cached = partial(lru_cache, maxsize=32_768)
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""What is not drawn, as ranges of a character class."""
+_INVISIBLE = re.compile(f"[{INVISIBLE}]")
 _LONGEST_CACHED = 4_000  # characters; longer texts are computed anew, so that the caches stay bounded in bytes
 
 _STOP_WORDS = """
@@ -128,6 +134,20 @@ def normalise(text: str) -> str:
 def _normalise(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold().translate(_APOSTROPHES).replace("'", "")
     return " ".join(_NOT_NORMAL.sub(" ", folded).split())
+
+
+def letters(text: str) -> str:
+    """The normal form without its spaces: the same for a text that is hyphenated, spaced or punctuated anew.
+
+    >>> letters("Rock-climbing, mostly!") == letters("ro-ck climb ing mostly")
+    True
+    """
+    return normalise(text).replace(" ", "")
+
+
+def visible(text: str) -> str:
+    """A text without the characters that nobody sees, which part the words that hold them: soft hyphens, joiners, fillers, selectors."""
+    return text if text.isascii() else _INVISIBLE.sub("", text)
 
 
 def sentences(text: str) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ class RecordEpisodes(gym.Wrapper):
     """Append every finished episode to a JSONL file, one line an episode, flushed to disk as it ends.
 
     A line holds the environment id and arguments (`described`: of ``llm`` the model and how it is asked, never where), the
-    seed, the hidden profile, the messages with the agent's raw completions, and for each turn its reward, every scalar of
+    seed, the turn limit, the hidden profile, the messages with the agent's raw completions, and for each turn its reward, every scalar of
     ``info`` and what the guess was scored on (`scored_on`; ``points`` only where they are not those of the profile). An episode left by ``reset`` before its end is written
     with ``"finished": false``. One that `restore` takes back and that is then played to another end is written again.
     """
@@ -65,16 +65,17 @@ class RecordEpisodes(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a new record."""
+        observation, info = self.env.reset(seed=seed, options=options)  # one that raises leaves the dialogue as it is
         self._leave()
-        observation, info = self.env.reset(seed=seed, options=options)
         spec = self.env.spec
         self._episode = {
             "env": spec.id if spec else type(self.unwrapped).__name__,
             "kwargs": self._kwargs,
             "seed": seed,
+            "limit": min(filter(None, (self.unwrapped.max_turns, spec and spec.max_episode_steps)), default=None),  # type: ignore[attr-defined]
             "profile": self.unwrapped.profile.to_mapping(),  # type: ignore[attr-defined]
             "turns": [],
-            "messages": info["messages"],
+            "messages": list(info["messages"]),  # the caller may add to theirs
         }
         self._kept, self._dialogue = 0, self.unwrapped.dialogue  # type: ignore[attr-defined]
         self._points = [list(point) for point in self.unwrapped.profile.points]  # type: ignore[attr-defined]
@@ -84,17 +85,22 @@ class RecordEpisodes(gym.Wrapper):
         """Note the turn; write the line when the episode ends."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._episode is not None and "terminated" not in self._episode:
+            if info["turn"] > len(self._episode["turns"]):  # an action may be a token of one
+                self._note(reward, info)
+            if terminated or truncated:
+                self._episode |= {"terminated": bool(terminated), "truncated": bool(truncated)}
+                self._write(self._episode, finished=True)
+        return observation, reward, terminated, truncated, info
+
+    def _note(self, reward: Any, info: dict[str, Any]) -> None:
+        if self._episode is not None:
             scalars = {k: v for k, v in info.items() if isinstance(v, (bool, int, float, str))}
             scalars["error"] = without_credentials(info["error"])
             scored = scored_on(self.unwrapped)
             if scored["points"] == self._points:
                 del scored["points"]
             self._episode["turns"].append({"reward": float(reward), **scalars, **scored})
-            self._episode["messages"], self._dialogue = info["messages"], self.unwrapped.dialogue  # type: ignore[attr-defined]
-            if terminated or truncated:
-                self._episode |= {"terminated": bool(terminated), "truncated": bool(truncated)}
-                self._write(self._episode, finished=True)
-        return observation, reward, terminated, truncated, info
+            self._episode["messages"], self._dialogue = list(info["messages"]), self.unwrapped.dialogue  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Write the episode in flight, if any, and close the environment."""
@@ -179,6 +185,12 @@ _ASIDE = (
 )  # fmt: skip
 
 
+def _name(value: Any) -> str:
+    """Of a class or function; of somebody's own with its module, for equal names of two modules are two."""
+    module = value.__module__ or ""
+    return value.__qualname__ if module.partition(".")[0] in _NO_SOURCE else f"{module}.{value.__qualname__}"
+
+
 class _Reader:
     """One reading of one value, in which an object that is met again is read once."""
 
@@ -196,7 +208,7 @@ class _Reader:
         if isinstance(value, SentenceEncoder):
             return value.model
         if id(value) not in self._known:
-            self._known[id(value)] = value, {"class": type(value).__qualname__}  # all it is where it is met inside itself
+            self._known[id(value)] = value, {"class": _name(type(value))}  # all it is where it is met inside itself
             self._known[id(value)] = value, self._inside(value, depth)
         return self._known[id(value)][1]
 
@@ -221,10 +233,10 @@ class _Reader:
         inner = not isinstance(value, type) and ("<lambda>" in value.__qualname__ or "<locals>" in value.__qualname__)
         if inner or getattr(value, "__closure__", None) or isinstance(value, (GeneratorType, CoroutineType)):
             self.unread.append(value.__qualname__)
-        return value.__qualname__
+        return _name(value)
 
     def _object(self, value: Any, depth: int) -> Any:
-        found: dict[str, Any] = {"class": type(value).__qualname__}
+        found: dict[str, Any] = {"class": _name(type(value)) if depth < _DEEPEST else type(value).__qualname__}  # of the outermost there is `source`
         if isinstance(value, ModuleType):
             return {**found, "name": value.__name__}
         if isinstance(value, _ASIDE):

@@ -105,7 +105,7 @@ GUARDS = {
     "answers": Guard("judge", "the user's question is answered", (Patch("judges", "_answers", _answering(True)),)),
     "repeats": Guard(
         "judge", "no reply, remark or question again",
-        (Patch("judges", "history_of", lambda real: lambda talk: real(talk)._replace(lines=frozenset(), wordings=())),),
+        (Patch("judges", "history_of", lambda real: lambda talk: real(talk)._replace(lines=frozenset(), wordings=(), replies=())),),
     ),
     "flattery": Guard(
         "judge", "no compliment instead of a hook, no praise instead of content",

@@ -112,7 +112,7 @@ def test_concurrency_is_used_and_bounded(most):
 
 def test_failing_attempts_are_repeated_and_counted():
     with serving("--faults", "0.5", "--seed", "1") as url:
-        own = client(url, retries=12, timeout=0.5, longest_wait=0.2, breaker=1000)
+        own = client(url, retries=12, timeout=3.0, longest_wait=0.2, breaker=1000)
         answers = [future.result() for future in [own.begin(HELLO) for _ in range(40)]]
         served = stats(url)
     usage = own.usage

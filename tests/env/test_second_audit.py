@@ -1,0 +1,364 @@
+"""Faults that another reader from outside found: tricks that earned, and promises that were not kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from rlpa_env import (
+    ConfigError,
+    Message,
+    Point,
+    ProfileError,
+    RecordEpisodes,
+    RuleJudge,
+    format_action,
+    load_split,
+    parse_action,
+)
+from rlpa_env.agents import make_agent
+from rlpa_env.evaluate import evaluate
+from rlpa_env.loaders import load_aloe, split_text
+from rlpa_env.manners import asks_secrets, is_rude
+from rlpa_env.meaning import point_score
+from rlpa_env.numeric import DialogueActs, TokenLevel
+from rlpa_env.runs import read_runs
+from rlpa_env.scripted import ScriptedUser
+from rlpa_env.types import StopReason
+
+ACTION = format_action([], "Hi there, I just made tea. What do you do?")
+
+
+# What is not drawn, and other spellings -----------------------------------------------------------------------------------
+
+UNSEEN = "\u00ad\u034f\u061c\u115f\u1160\u17b4\u180b\u180e\u200b\u200d\u2060\u2063\u206a\u3164\ufe0f\ufeff\uffa0\ufffb\U000e0041\U000e0100"
+
+
+@pytest.mark.parametrize("char", UNSEEN, ids=[f"{ord(char):04x}" for char in UNSEEN])
+def test_what_nobody_sees_parts_no_word(char):
+    insult = "Only a fool would bother with chess, you idiot. What do you do?"
+    hidden = insult.replace("fool", f"f{char}ool").replace("idiot", f"id{char}iot")
+    assert parse_action(format_action([Point("Occupation", f"nur{char}se")], hidden)) == parse_action(format_action([Point("Occupation", "nurse")], insult))
+    assert is_rude(hidden)
+    assert asks_secrets(f"Which bank is it, and what is that P{char}IN?")
+    judge, talk = RuleJudge(), [Message("user", "I love chess.")]
+    assert judge.judge([], talk, hidden) == judge.judge([], talk, insult)
+    assert not judge.judge([], talk, hidden).naturalness
+
+
+SAME = "I spent my morning watching the rain, so I know that mood. What do you like doing in your free time?"
+LOOK_ALIKE = dict(zip("aceopxy", "асеорху", strict=True))
+
+
+def put_in(char, count):
+    def spelled(text, rng):
+        within = [i for i in range(1, len(text) - 1) if text[i - 1].isalpha() and text[i].isalpha()]
+        for place in sorted(rng.sample(within, count), reverse=True):
+            text = text[:place] + char + text[place:]
+        return text
+
+    return spelled
+
+
+def look_alike(text, rng):
+    for place in rng.sample([i for i, char in enumerate(text) if char in LOOK_ALIKE], 8):
+        text = text[:place] + LOOK_ALIKE[text[place]] + text[place + 1 :]
+    return text
+
+
+SPELLINGS = {
+    "hyphens": put_in("-", 4), "spaces": put_in(" ", 4), "many spaces": put_in(" ", 12), "slips": put_in("e", 4), "soft hyphens": put_in("\u00ad", 8),
+    "apostrophes": put_in("'", 4), "other alphabet": look_alike, "shouted words": lambda text, rng: text.replace("rain", "RAIN").replace(".", "!"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_same_reply_in_other_spellings_is_the_same_reply(spelling):
+    talk, judge, rng = [Message("user", "Hello")], RuleJudge(), random.Random(0)
+    for turn in range(6):
+        reply = SPELLINGS[spelling](SAME, rng)
+        verdict = judge.judge([], talk, reply)
+        if turn:
+            assert not verdict.passed
+            assert "said before" in verdict.reasons["engagement"] or "two alphabets" in verdict.reasons["naturalness"]
+        talk += [Message("assistant", reply), Message("user", "Reading fills my days.")]
+
+
+def test_it_earns_no_more_in_a_whole_dialogue_either():
+    env = gym.make("RLPA-v0", split="vanilla/test")
+    for spelling in SPELLINGS.values():
+        returns, rng = [], random.Random(1)
+        for seed in range(4):
+            env.reset(seed=seed)
+            over = total = 0
+            while not over:
+                _, reward, terminated, truncated, _ = env.step(format_action([], spelling(SAME, rng)))
+                over, total = terminated or truncated, total + reward
+            returns.append(total)
+        assert np.mean(returns) < 2.5
+
+
+@pytest.mark.parametrize("reply", ["I measured 10 kΩ and 5 μm there, odd numbers. Do you solder a lot?", "My friend Дмитрий bakes that too. What do you put in yours?"])
+def test_other_alphabets_as_people_use_them_are_natural(reply):
+    assert RuleJudge().judge([], [Message("user", "I bake bread and fix radios.")], reply).naturalness
+
+
+def test_a_reply_that_only_begins_alike_is_another_one():
+    talk = [Message("user", "Hello"), Message("assistant", "I keep thinking about the sea today. What do you do for work?"), Message("user", "I bake.")]
+    verdict = RuleJudge().judge([], talk, "I keep thinking about fresh bread now. What do you bake on a slow day?")
+    assert "before" not in verdict.reasons["engagement"]
+
+
+# Consent -------------------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_asks_to_forget_what_they_only_hinted_at_nor_says_it_again():
+    env, agent = gym.make("RLPA-v0", consent=True), make_agent("attentive")
+    people = [person for person in load_split("vanilla/train")[:700] if person.sensitive]
+    asked = 0
+    for seed, person in enumerate(people[:220]):
+        _, info = env.reset(seed=seed, options={"profile": person.id})
+        over, value, plain = False, "", set()
+        while not over:
+            *_, terminated, truncated, info = env.step(agent.act(info["messages"]))
+            over, message = terminated or truncated, info["messages"][-1]["content"].lower()
+            if value:
+                assert value not in message
+            elif env.unwrapped.withdrawn:
+                value = env.unwrapped.withdrawn[0].value.lower()
+                assert message.count(value) <= 1
+                assert env.unwrapped.withdrawn[0] in plain
+                asked += 1
+            plain = {fact.point for fact, status in zip(env.unwrapped._user._mind.facts, env.unwrapped._user._mind.status, strict=True) if status == 2}
+    assert asked >= 25
+
+
+def test_a_withdrawn_hint_that_is_taken_up_is_not_cleared_up():
+    user = ScriptedUser(consent=True, cues="implicit")
+    user.reset(load_split("vanilla/train")[0], np.random.default_rng(0))
+    impression = type("Taken", (), {"takes_up": (0,)})()
+    user._mind.status[0] = 1
+    assert user._clear_up(impression) == [0]
+    user._withdrawn.add(0)
+    assert user._clear_up(impression) == []
+
+
+# Records and reports -------------------------------------------------------------------------------------------------------
+
+
+def test_a_recorded_episode_is_as_long_as_its_own_limit(tmp_path):
+    path, f1 = tmp_path / "own.jsonl", []
+    env, agent = RecordEpisodes(gym.make("RLPA-v0", split="vanilla/test", max_episode_steps=5, max_turns=5), path), make_agent("attentive")
+    for seed in range(3):
+        _, info = env.reset(seed=seed)
+        over = False
+        while not over:
+            *_, terminated, truncated, info = env.step(agent.act(info["messages"]))
+            over = terminated or truncated
+            f1.append(info["profile/f1"])
+    (run,) = read_runs([path])
+    assert [episode["limit"] for episode in run.episodes] == [5, 5, 5]
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    old = tmp_path / "old.jsonl"  # of an earlier version
+    old.write_text("".join(json.dumps({key: value for key, value in record.items() if key != "limit"}) + "\n" for record in records))
+    assert [episode["limit"] for episode in read_runs([old])[0].episodes] == [5, 5, 5]
+    left = [{**record, "kwargs": {}} for record in map(json.loads, old.read_text().splitlines())]
+    old.write_text("".join(json.dumps(record) + "\n" for record in left))
+    assert [episode["limit"] for episode in read_runs([old])[0].episodes] == [10, 10, 10]  # of the id
+
+
+def test_tokens_are_no_turns_in_a_record(tmp_path):
+    env = RecordEpisodes(TokenLevel(gym.make("RLPA-v0", max_episode_steps=2, max_turns=2)), tmp_path / "tokens.jsonl")
+    env.reset(seed=0)
+    rng, over, total, steps = np.random.default_rng(0), False, 0.0, 0
+    while not over:
+        _, reward, terminated, truncated, _ = env.step(int(rng.integers(env.action_space.n)))
+        over, total, steps = terminated or truncated, total + reward, steps + 1
+    (record,) = map(json.loads, (tmp_path / "tokens.jsonl").read_text().splitlines())
+    assert len(record["turns"]) == 2 < steps
+    assert sum(turn["reward"] for turn in record["turns"]) == pytest.approx(total)
+    assert record["finished"]
+
+
+def test_a_reset_that_fails_leaves_the_dialogue_and_its_record(tmp_path):
+    env = RecordEpisodes(gym.make("RLPA-v0", max_episode_steps=3, max_turns=3), tmp_path / "own.jsonl")
+    env.reset(seed=0)
+    env.step(ACTION)
+    with pytest.raises(ConfigError):
+        env.reset(options={"profile": "nobody"})
+    env.step(ACTION)
+    env.step(ACTION)
+    env.close()
+    (record,) = map(json.loads, (tmp_path / "own.jsonl").read_text().splitlines())
+    assert len(record["turns"]) == 3
+
+
+def test_what_a_caller_adds_to_the_messages_is_theirs(tmp_path):
+    def talk(adds):
+        env = DialogueActs(gym.make("RLPA-v0"))
+        _, info = env.reset(seed=3)
+        for move in (1, 2, 1):
+            if adds:
+                info["messages"].append({"role": "user", "content": "I am a nurse and I love chess."})
+            *_, info = env.step(np.full(env.action_space.shape, move) if env.action_space.shape else move)
+        return [message for message in info["messages"] if message["role"] == "assistant"]
+
+    assert talk(True) == talk(False)
+    env = RecordEpisodes(gym.make("RLPA-v0"), tmp_path / "own.jsonl")
+    _, info = env.reset(seed=0)
+    info["messages"].append({"role": "assistant", "content": "never said"})
+    *_, info = env.step(ACTION)
+    info["messages"].append({"role": "assistant", "content": "never said"})
+    env.close()
+    assert "never said" not in (tmp_path / "own.jsonl").read_text()
+
+
+@pytest.mark.parametrize("number", [np.int64, float])
+def test_the_number_of_a_talk_is_an_integer_whatever_was_given(number):
+    env = gym.make("RLPA-Sessions-v0")
+    env.reset(seed=0, options={"session": number(1)})
+    env.step(ACTION)
+    _, info = env.reset(options={"session": number(2)})
+    assert type(info["session"]) is int
+
+
+# Evaluation ----------------------------------------------------------------------------------------------------------------
+
+
+def module(name, text):
+    found = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, None))
+    exec(text, found.__dict__)
+    return found
+
+
+@pytest.mark.parametrize("held", ["policy", "Brain()"])
+def test_equal_names_of_two_modules_are_two_agents(tmp_path, held, monkeypatch):
+    text = "def policy(): return {0!r}\nclass Brain:\n    def __call__(self): return {0!r}\n"
+
+    class Mine:
+        def __init__(self, part):
+            self.part = part
+
+        def act(self, messages):
+            return self.part()
+
+    settings = {"split": "vanilla/test", "users": 2, "references": "none", "out": tmp_path, "quiet": True}
+    returns = []
+    for name, action in (("here", ACTION), ("there", "nothing of any form")):
+        made = module(name, text.format(action))
+        monkeypatch.setitem(sys.modules, name, made)
+        returns.append(evaluate({"mine": Mine(eval(held, made.__dict__))}, **settings)[0]["return"])
+    assert returns[0] > 0.0 == returns[1]
+
+
+def test_an_episode_is_kept_as_soon_as_it_ends_whichever_ends_first(tmp_path, monkeypatch):
+    path, order = tmp_path / "episodes.jsonl", []
+
+    class Backwards:
+        """Workers of which the last ends first, and each only when the one before it is kept."""
+
+        def __init__(self, workers, **options):
+            self.submitted = []
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return False
+
+        def submit(self, play, *arguments):
+            future = Future()
+            self.submitted.append((future, play, arguments))
+            if len(self.submitted) == 10:
+                threading.Thread(target=self.end_all, daemon=True).start()
+            return future
+
+        def end_all(self):
+            for kept, (future, play, arguments) in enumerate(reversed(self.submitted)):
+                future.set_result(play(*arguments))
+                order.append(arguments[-1][0])
+                until = time.monotonic() + 20
+                while time.monotonic() < until and (len(path.read_text().splitlines()) if path.exists() else 0) <= kept:
+                    time.sleep(0.01)
+
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "ProcessPoolExecutor", Backwards)
+    evaluate(["script"], split="vanilla/test", users=10, references="none", out=tmp_path, workers=2, quiet=True)
+    assert [json.loads(line)["profile"] for line in path.read_text().splitlines()] == order
+    assert len(order) == 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+def test_workers_end_with_the_process_that_began_them(tmp_path):
+    play = f"evaluate(['oracle'], users=74, references='none', out={str(tmp_path)!r}, workers=2, quiet=True)"
+    running = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__':\n    from rlpa_env import evaluate\n    {play}"])
+    until, path = time.monotonic() + 60, tmp_path / "episodes.jsonl"
+    while not (path.exists() and path.read_text().count("\n") >= 2):
+        assert time.monotonic() < until
+        assert running.poll() is None
+        time.sleep(0.05)
+    workers = [int(child) for task in Path(f"/proc/{running.pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert len(workers) >= 2
+    until = time.monotonic() + 20
+    while alive := [pid for pid in workers if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.1)
+    assert all(json.loads(line)["stop_reason"] in list(StopReason) for line in path.read_text().splitlines())
+
+
+# Loading and matching ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "points"),
+    [
+        ("Her 7-year-old daughter plays the violin.", [("Other Information", "Her 7-year-old daughter plays the violin")]),
+        ("She is single-minded and driven.", [("Other Information", "single-minded and driven")]),
+        ("He is engaged in local politics and enjoys chess.", [("Other Information", "engaged in local politics"), ("Interests", "chess")]),
+        ("He is engaged to a nurse.", [("Marital Status", "engaged"), ("Family Background", "to a nurse")]),
+        ("A 34-year-old florist.", [("Age", "34"), ("Occupation", "florist")]),
+        ("She is single and lives in Rome.", [("Marital Status", "single"), ("Location", "Rome")]),
+    ],
+)
+def test_nothing_is_invented_of_a_description(text, points):
+    assert split_text(text) == points
+
+
+def test_personalities_of_blank_lines_are_named(tmp_path):
+    (tmp_path / "profile.jsonl").write_text(json.dumps("She is a 34-year-old florist.") + "\n")
+    (tmp_path / "personality.jsonl").write_text(json.dumps(" ") + "\n")
+    with pytest.raises(ProfileError, match=r"personality\.jsonl.*personality=False"):
+        load_aloe(tmp_path)
+    assert len(load_aloe(tmp_path, personality=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth"),
+    [
+        ("ain't married", "married"), ("aint married", "married"), ("wasnt married", "married"), ("couldn't swim", "swimming"), ("wont eat meat", "eats meat"),
+        ("shouldn't drink", "drinks"), ("nope, no dogs", "dogs"), ("runs 1.5 km daily", "runs 5 km daily"), ("runs 1.5 km daily", "runs 1.25 km daily"),
+        ("runs 1.5 km daily", "runs 1 km daily"), ("-2.5 diopters", "2.5 diopters"), ("spouse is a tree surgeon", "tree surgeon"), ("a grandparent who paints", "paints"),
+    ],
+)  # fmt: skip
+def test_the_opposite_another_number_and_another_person_match_nothing(guess, truth):
+    for slot in ("Other Information", "Occupation"):
+        assert point_score(Point(slot, guess), Point(slot, truth)) < 0.5
+
+
+@pytest.mark.parametrize(("guess", "truth"), [("runs 1.5 km a day", "runs 1.5 km daily"), ("owns 2 cats", "two cats"), ("2.0 stars", "2.0 stars"), ("about 2.5 km", "about 2.5 km")])
+def test_equal_numbers_still_match(guess, truth):
+    assert point_score(Point("Other Information", guess), Point("Other Information", truth)) >= 0.5

@@ -171,7 +171,8 @@ class _Layout:
             self._add(row, np.arange(start, start + size), k, segment, reward, turn.logp)
             self.states.append(turn.states)
         row = self._row(final, new=False) if boot else len(self.rows) - 1
-        self.boot.append((row, len(self.rows[row]) - 1, (first + len(turns)) / self.max_turns, boot))
+        place = min(first + len(turns), self.max_turns - 1) / self.max_turns  # beyond the limit no value is ever learned
+        self.boot.append((row, len(self.rows[row]) - 1, place, boot))
 
     def _row(self, context: np.ndarray, new: bool) -> int:
         """The row that ends with ``context``: the newest one if it is a prefix, else a new one."""

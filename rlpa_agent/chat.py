@@ -9,6 +9,7 @@ The pieces between the messages ("glue") are read off the tokenizer's own chat t
 from __future__ import annotations
 
 import re
+import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -254,10 +255,13 @@ def _pair(message: Any) -> tuple[str, str]:
     return role, content
 
 
+_DATE = "26 Jul 2024"  # for templates that tell a model the date (Llama 3 has this one at hand): the prompt would be another every day
+
+
 def _render(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:
     conversation = [{"role": role, "content": text} for role, text in messages]
     try:
-        return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, date_string=_DATE)
     except Exception as error:  # templates raise jinja errors, and ValueError when there is no template
         raise ConfigError(
             f"chat template: expected one that renders the roles {[role for role, _ in messages]}; it said "
@@ -281,6 +285,9 @@ def _split(text: str, probes: Sequence[str]) -> list[str]:
 
 def _read_glue(tokenizer: Any, *, with_system: bool) -> Glue:
     """Read the pieces around messages off the template, checking that a longer history only appends."""
+    template = str(tokenizer.chat_template)
+    if "strftime_now" in template and "date_string" not in template:
+        warnings.warn("chat template: expected the same prompt every day; it tells the date of today. Write a fixed one into it.", stacklevel=2)
     user, dialogue = [("user", FIRST)], [("user", FIRST), ("assistant", ANSWER), ("user", SECOND)]
     once, thrice = _render(tokenizer, user), _render(tokenizer, dialogue)
     if not thrice.startswith(once + ANSWER):

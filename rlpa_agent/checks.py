@@ -35,6 +35,7 @@ def unread_settings(config: TrainConfig, sampled_elsewhere: bool = False) -> lis
     unread = (
         (compared, ("gamma_token", "gamma_turn", "horizon"), f"{algo}, which compares whole returns"),
         (not config.has_critic, ("lam_token", "lam_turn", "lam_critic", "critic_warmup", "critic_steps", "value_clip"), f"{algo}, which has no critic"),
+        (config.algo == "reinforce", ("horizon",), algo),
         (config.mode == "official", ("gamma_turn", "lam_turn", "horizon", "profile_paid"), "mode='official', where every turn is a sample of its own"),
         (config.model.value_grad != "shared", ("vf_coef",), f"model.value_grad={config.model.value_grad!r}, whose critic learns by itself"),
         (config.rollout.server is None and not sampled_elsewhere, ("importance_cap",), "rollouts that are sampled in this process"),

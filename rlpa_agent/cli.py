@@ -156,7 +156,7 @@ def policy_path(name: str) -> str:
     if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1 or (path.parent != Path() and path.parent.is_dir())):
         beside = sorted(other.name for other in path.parent.iterdir() if other.is_dir()) if path.parent.is_dir() else []
         raise unknown_choice(f"policy: {path.parent}", path.name, beside) if beside else ConfigError(f"policy: expected a folder; {name} does not exist.")
-    plain = any((path / part).is_file() for part in ("config.json", "adapter_config.json")) and not recovered(path / "last").exists()
+    plain = any((path / part).is_file() for part in ("config.json", "adapter_config.json")) and not any(recovered(path / name).exists() for name in ("last", "best"))
     return str(checkpointed_policy(path)) if path.is_dir() and not plain else name
 
 
@@ -210,9 +210,8 @@ def load_policy(config: TrainConfig, source: str, base_dtype: Any = None) -> Any
         raise ConfigError(f"model.lora_rank: {has}; got 0, which would train all weights. Add --model.lora-rank {policy.adapter.rank} (of sft and dpo: --lora-rank).")
     if policy.system_prompt is None:
         policy.chat = Chat(policy.tokenizer, instructions(rollout.max_turns), rollout.max_user_tokens)
-    policy.chat.kept = config.context
     policy.chat.state_limit(rollout.max_turns)
-    policy.chat.check_fits(policy.context_limit, turns=rollout.max_turns, max_new_tokens=rollout.max_new_tokens)
+    policy.take_on(config)
     return policy
 
 

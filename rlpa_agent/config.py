@@ -311,7 +311,7 @@ class TrainConfig:
     @property
     def context(self) -> ContextKind:
         """What each turn is fed of its dialogue."""
-        usual = "latest" if self.mode == "official" else "window" if self.rollout.env_id.startswith("RLPA-Long") else "append"
+        usual = "latest" if self.mode == "official" else "window" if self.rollout.env_id.rpartition(":")[2].startswith("RLPA-Long") else "append"
         return ContextKind(self.rollout.context or usual, self.rollout.window)
 
     @property

@@ -57,14 +57,10 @@ def decoder(lm: Any, rows: int, capacity: int, dtype: torch.dtype | None = None)
     there is nothing to convert and nothing to add, a `GenericDecoder` copies nothing and reads the model itself.
     """
     config = lm.config
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        raise ConfigError(
-            f"model {type(lm).__name__}: expected full attention in every layer; got a sliding window"
-        )
-    plain = (
-        getattr(config, "rope_parameters", {}).get("rope_type") == "default" and config.hidden_act == "silu"
-    )
-    direct = type(lm).__name__ == "Qwen2ForCausalLM" and plain
+    layers, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if "sliding_attention" in (layers or ()) or (layers is None and window and window < capacity):
+        raise ConfigError(f"model {type(lm).__name__}: expected full attention in every layer; got a sliding window{f' of {window}' if window else ''}")
+    direct = type(lm).__name__ == "Qwen2ForCausalLM" and config.rope_parameters.get("rope_type") == "default" and config.hidden_act == "silu"
     return (Qwen2Decoder if direct else GenericDecoder)(lm, rows, capacity, dtype)
 
 
@@ -77,10 +73,8 @@ class _Cache:
     def __init__(self, lm: Any, rows: int, capacity: int, dtype: torch.dtype | None = None) -> None:
         config = lm.config
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.heads, self.groups = (
-            config.num_key_value_heads,
-            config.num_attention_heads // config.num_key_value_heads,
-        )
+        self.heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self.groups = config.num_attention_heads // self.heads
         self.size, self.rows, self.capacity = size, rows, capacity
         weight = lm.get_output_embeddings().weight
         self.dtype, self.device = dtype or weight.dtype, weight.device

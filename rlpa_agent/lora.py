@@ -109,7 +109,8 @@ class Adapter:
 
         config = copy.deepcopy(self.model.peft_config[TRAINED])
         config.inference_mode = True
-        config.target_modules = sorted(config.target_modules)  # a set, whose order would differ from run to run
+        if not isinstance(config.target_modules, str):  # a set, whose order would differ from run to run; else a regular expression
+            config.target_modules = sorted(config.target_modules)
         config.save_pretrained(folder)
         save_file({key: tensor.cpu() for key, tensor in self._tensors(TRAINED).items()}, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
@@ -186,4 +187,6 @@ def merged(lm: Any, dtype: torch.dtype) -> Any:
             plain, (parent, _, leaf) = module.base_layer, name.rpartition(".")
             plain.weight.data = merged_weight(module, dtype)
             setattr(twin.get_submodule(parent), leaf, plain)
-    return twin.to(dtype).eval().requires_grad_(False)
+    for parameter in twin.parameters():  # no buffer: rotary frequencies stay in fp32, or far positions are wrong ones
+        parameter.data = parameter.data.to(dtype)
+    return twin.eval().requires_grad_(False)

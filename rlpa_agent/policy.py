@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlpa_agent.chat import Chat
+from rlpa_agent.config import RolloutConfig, TrainConfig
 from rlpa_agent.head import token_logprobs
 from rlpa_agent.loading import (
     check_plain_head,
@@ -95,6 +96,17 @@ class Policy:
         check_plain_head(lm)
         if reference:
             self.freeze_reference()
+
+    def take_on(self, config: TrainConfig) -> None:
+        """What a run says of contexts and sampling, to be saved with the policy. Raises ConfigError where its dialogues do not fit.
+
+        The length of user messages is taken where the chat bounds none and the run does not leave it as it is by default: then it stays unknown.
+        """
+        self.temperature, self.chat.kept = config.rollout.temperature, config.context
+        if self.chat.max_user_tokens is None and config.rollout.max_user_tokens != RolloutConfig.max_user_tokens:
+            self.chat.max_user_tokens = config.rollout.max_user_tokens
+        if self.chat.max_user_tokens is not None:  # else nobody knows how long a dialogue may be; rollouts cut it then
+            self.chat.check_fits(self.context_limit, turns=config.rollout.max_turns, max_new_tokens=config.rollout.max_new_tokens)
 
     @property
     def device(self) -> torch.device:

@@ -98,8 +98,7 @@ class Trainer:
         self.world, self.generator = world, generator
         for text in unread_settings(config, generator is not None):
             warnings.warn(text, stacklevel=2)
-        if policy.chat.max_user_tokens is not None:  # else nobody knows how long a dialogue may be; rollouts cut it then
-            policy.chat.check_fits(policy.context_limit, turns=config.rollout.max_turns, max_new_tokens=config.rollout.max_new_tokens)
+        policy.take_on(config)
         self.learner = learning.Learner(policy, config, world, sampled_elsewhere=generator is not None) if learner is None else learner
         at_once = min(config.rollout.concurrent, len(world.share(range(config.rollout.dialogues))))
         self.envs = envs if isinstance(envs, EnvPool) else GymPool([envs() for _ in range(at_once)])

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from rlpa_env.guard import is_machine_speak
 from rlpa_env.manners import asks_secrets, is_rude
-from rlpa_env.text import is_question, letters, normalise, sentences, stem, stems, visible, words
+from rlpa_env.text import is_question, letters, normalise, sentences, stem, stems, words
 from rlpa_env.topics import topics_of
 from rlpa_env.world import world
 
@@ -140,7 +140,6 @@ def hear(reply: str) -> Heard:
     >>> heard.questions, sorted(heard.asks_slots), heard.flattery
     (('Do you like your work?',), ['Occupation'], 0)
     """
-    reply = visible(reply)
     found = sentences(reply)
     questions, statements = split_questions(found)
     asked = " ".join(questions)

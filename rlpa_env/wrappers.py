@@ -72,10 +72,10 @@ class RecordEpisodes(gym.Wrapper):
             "env": spec.id if spec else type(self.unwrapped).__name__,
             "kwargs": self._kwargs,
             "seed": seed,
-            "limit": min(filter(None, (self.unwrapped.max_turns, spec and spec.max_episode_steps)), default=None),  # type: ignore[attr-defined]
+            "limit": (spec.max_episode_steps if spec else None) or self.unwrapped.max_turns,  # type: ignore[attr-defined]
             "profile": self.unwrapped.profile.to_mapping(),  # type: ignore[attr-defined]
             "turns": [],
-            "messages": list(info["messages"]),  # the caller may add to theirs
+            "messages": info["messages"],
         }
         self._kept, self._dialogue = 0, self.unwrapped.dialogue  # type: ignore[attr-defined]
         self._points = [list(point) for point in self.unwrapped.profile.points]  # type: ignore[attr-defined]
@@ -100,6 +100,7 @@ class RecordEpisodes(gym.Wrapper):
             if scored["points"] == self._points:
                 del scored["points"]
             self._episode["turns"].append({"reward": float(reward), **scalars, **scored})
+            # A list of our own: the caller may add to theirs.
             self._episode["messages"], self._dialogue = list(info["messages"]), self.unwrapped.dialogue  # type: ignore[attr-defined]
 
     def close(self) -> None:

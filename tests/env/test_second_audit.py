@@ -50,7 +50,7 @@ UNSEEN = "\u00ad\u034f\u061c\u115f\u1160\u17b4\u180b\u180e\u200b\u200d\u2060\u20
 @pytest.mark.parametrize("char", UNSEEN, ids=[f"{ord(char):04x}" for char in UNSEEN])
 def test_what_nobody_sees_parts_no_word(char):
     insult = "Only a fool would bother with chess, you idiot. What do you do?"
-    hidden = insult.replace("fool", f"f{char}ool").replace("idiot", f"id{char}iot")
+    hidden = insult.replace("fool", f"f{char}ool").replace("idiot", f"id{char}iot").replace("chess", f"ch{char}ess")
     assert parse_action(format_action([Point("Occupation", f"nur{char}se")], hidden)) == parse_action(format_action([Point("Occupation", "nurse")], insult))
     assert is_rude(hidden)
     assert asks_secrets(f"Which bank is it, and what is that P{char}IN?")
@@ -95,6 +95,32 @@ def test_the_same_reply_in_other_spellings_is_the_same_reply(spelling):
             assert not verdict.passed
             assert "said before" in verdict.reasons["engagement"] or "two alphabets" in verdict.reasons["naturalness"]
         talk += [Message("assistant", reply), Message("user", "Reading fills my days.")]
+
+
+def test_sentences_of_several_replies_put_together_anew_in_other_spellings_are_said_before():
+    first, second = "I spent my morning watching the rain. What do you do for work?", "My kitchen smells of burnt coffee today. Where did you grow up?"
+    talk = [Message("user", "Hello"), Message("assistant", first), Message("user", "Hm."), Message("assistant", second), Message("user", "I see.")]
+    for reply in ("I spent my morning watching the rain. Where did you grow up?", "I spent my mor-ning wat ching the rain. Where did you grow u-p?"):
+        assert "before" in RuleJudge().judge([], talk, reply).reasons["engagement"]
+
+
+@pytest.mark.parametrize("hide", [lambda text: text, lambda text: text.replace("little", "lit-tle").replace("kitchen", "kit-chen").replace("summer", "sum-mer")])
+def test_a_template_with_another_word_of_the_users_is_one_in_other_spellings_too(hide):
+    frame = "I kept a little picture of {} on my kitchen wall last summer. Is that odd?"
+    talk = [Message("user", "I love rock-climbing, tree-planting, sky-diving and horse-riding."), Message("assistant", frame.format("rock-climbing, tree-planting, sky-diving and horse-riding"))]
+    talk += [Message("user", "I climb volcanoes.")]
+    assert "before" in RuleJudge().judge([], talk, hide(frame.format("volcanoes"))).reasons["engagement"]
+
+
+@pytest.mark.parametrize("again", ["What is your motto in life?", "What is your mot-to in life?", "What i s your motto in life?"])
+def test_a_person_minds_a_question_asked_again_in_any_spelling(again):
+    user = ScriptedUser(style="plain")
+    user.reset(load_split("vanilla/train")[0], np.random.default_rng(0))
+    talk = [Message("user", "Hello")]
+    for reply in ("I baked rolls this morning. What is your motto in life?", f"My radio broke down again. {again}"):
+        turn = user.reply(tuple(talk), reply)
+        talk += [Message("assistant", reply), Message("user", turn.message)]
+    assert turn.dislike == "asked_again"
 
 
 def test_it_earns_no_more_in_a_whole_dialogue_either():
@@ -159,25 +185,31 @@ def test_a_withdrawn_hint_that_is_taken_up_is_not_cleared_up():
 # Records and reports -------------------------------------------------------------------------------------------------------
 
 
-def test_a_recorded_episode_is_as_long_as_its_own_limit(tmp_path):
-    path, f1 = tmp_path / "own.jsonl", []
-    env, agent = RecordEpisodes(gym.make("RLPA-v0", split="vanilla/test", max_episode_steps=5, max_turns=5), path), make_agent("attentive")
+def recorded(path, **limits):
+    env, agent = RecordEpisodes(gym.make("RLPA-v0", split="vanilla/test", **limits), path), make_agent("attentive")
     for seed in range(3):
         _, info = env.reset(seed=seed)
         over = False
         while not over:
             *_, terminated, truncated, info = env.step(agent.act(info["messages"]))
             over = terminated or truncated
-            f1.append(info["profile/f1"])
-    (run,) = read_runs([path])
-    assert [episode["limit"] for episode in run.episodes] == [5, 5, 5]
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    old = tmp_path / "old.jsonl"  # of an earlier version
-    old.write_text("".join(json.dumps({key: value for key, value in record.items() if key != "limit"}) + "\n" for record in records))
-    assert [episode["limit"] for episode in read_runs([old])[0].episodes] == [5, 5, 5]
-    left = [{**record, "kwargs": {}} for record in map(json.loads, old.read_text().splitlines())]
-    old.write_text("".join(json.dumps(record) + "\n" for record in left))
-    assert [episode["limit"] for episode in read_runs([old])[0].episodes] == [10, 10, 10]  # of the id
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def limits_read(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return [episode["limit"] for episode in read_runs([path])[0].episodes]
+
+
+@pytest.mark.parametrize("limits", [{"max_episode_steps": 5, "max_turns": 5}, {"max_episode_steps": 5}])
+def test_a_recorded_episode_is_as_long_as_its_own_limit(tmp_path, limits):
+    assert limits_read(tmp_path / "read.jsonl", recorded(tmp_path / "own.jsonl", **limits)) == [5, 5, 5]
+
+
+def test_a_record_of_an_earlier_version_has_the_limit_it_was_made_with(tmp_path):
+    records = [{key: value for key, value in record.items() if key != "limit"} for record in recorded(tmp_path / "own.jsonl", max_episode_steps=5, max_turns=5)]
+    assert limits_read(tmp_path / "old.jsonl", records) == [5, 5, 5]
+    assert limits_read(tmp_path / "older.jsonl", [{**record, "kwargs": {}} for record in records]) == [10, 10, 10]  # of the id
 
 
 def test_tokens_are_no_turns_in_a_record(tmp_path):

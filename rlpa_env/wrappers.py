@@ -86,22 +86,21 @@ class RecordEpisodes(gym.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._episode is not None and "terminated" not in self._episode:
             if info["turn"] > len(self._episode["turns"]):  # an action may be a token of one
-                self._note(reward, info)
+                self._note(self._episode, reward, info)
             if terminated or truncated:
                 self._episode |= {"terminated": bool(terminated), "truncated": bool(truncated)}
                 self._write(self._episode, finished=True)
         return observation, reward, terminated, truncated, info
 
-    def _note(self, reward: Any, info: dict[str, Any]) -> None:
-        if self._episode is not None:
-            scalars = {k: v for k, v in info.items() if isinstance(v, (bool, int, float, str))}
-            scalars["error"] = without_credentials(info["error"])
-            scored = scored_on(self.unwrapped)
-            if scored["points"] == self._points:
-                del scored["points"]
-            self._episode["turns"].append({"reward": float(reward), **scalars, **scored})
-            # A list of our own: the caller may add to theirs.
-            self._episode["messages"], self._dialogue = list(info["messages"]), self.unwrapped.dialogue  # type: ignore[attr-defined]
+    def _note(self, episode: dict[str, Any], reward: Any, info: dict[str, Any]) -> None:
+        scalars = {k: v for k, v in info.items() if isinstance(v, (bool, int, float, str))}
+        scalars["error"] = without_credentials(info["error"])
+        scored = scored_on(self.unwrapped)
+        if scored["points"] == self._points:
+            del scored["points"]
+        episode["turns"].append({"reward": float(reward), **scalars, **scored})
+        episode["messages"] = list(info["messages"])  # of our own: the caller may add to theirs
+        self._dialogue = self.unwrapped.dialogue  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Write the episode in flight, if any, and close the environment."""

@@ -279,7 +279,8 @@ def _dreads_what_is_liked(one: Meaning, other: Meaning, slot: str | None) -> boo
 def _same_people(guess: Meaning, truth: Meaning, slot: str | None) -> bool:
     """Whether both are said of the user, or of the same others."""
     if slot == "Marital Status":  # has a husband; but not: the husband is divorced
-        return guess.subject <= truth.named and "somebody" not in guess.about
+        lost = {"spouse"} if "widow" in truth.stems else set()  # the husband has died: widowed
+        return guess.subject <= truth.named | lost and "somebody" not in guess.about
     further = guess.about - truth.named
     if slot == "Family Background":
         further -= {"tie"}

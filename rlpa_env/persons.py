@@ -10,7 +10,7 @@ _RELATIVES = {
         "grandparent": "grandparent grandparents grandmother grandfather grandma grandpa granny gran granddad nana nan gramps",
         "spouse": "spouse spouses wife husband partner boyfriend girlfriend fiance fiancee",
         "child": "son sons daughter daughters stepson stepdaughter grandson granddaughter grandchildren",
-        "relative": "relatives uncle uncles aunt aunts cousin cousins nephew niece",
+        "relative": "uncle uncles aunt aunts cousin cousins nephew niece",
         "acquaintance": "acquaintance acquaintances friend friends neighbour neighbours neighbor neighbors colleague colleagues boss roommate roommates flatmate "
         "flatmates postman landlord coworker classmate housemate buddy landlady roomie roomies mate mates pal pals bestie idol stranger",
     }.items()

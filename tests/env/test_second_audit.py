@@ -33,7 +33,7 @@ from rlpa_env.agents import make_agent
 from rlpa_env.evaluate import evaluate
 from rlpa_env.loaders import load_aloe, split_text
 from rlpa_env.manners import asks_secrets, is_rude
-from rlpa_env.meaning import point_score
+from rlpa_env.meaning import comparable, point_score
 from rlpa_env.numeric import DialogueActs, TokenLevel
 from rlpa_env.runs import read_runs
 from rlpa_env.scripted import ScriptedUser
@@ -389,6 +389,14 @@ def test_personalities_of_blank_lines_are_named(tmp_path):
 def test_the_opposite_another_number_and_another_person_match_nothing(guess, truth):
     for slot in ("Other Information", "Occupation"):
         assert point_score(Point(slot, guess), Point(slot, truth)) < 0.5
+
+
+def test_a_spouse_is_somebody_else_but_in_what_makes_one_married_or_widowed():
+    allowed = {(guess, truth): comparable(Point("Marital Status", guess), Point("Marital Status", truth))
+               for guess in ("has a spouse", "lives apart from the spouse", "spouse has died", "the husband is divorced") for truth in ("married", "separated", "widowed", "divorced")}  # fmt: skip
+    assert {pair for pair, found in allowed.items() if found} == {
+        ("has a spouse", "married"), ("lives apart from the spouse", "separated"), ("spouse has died", "widowed"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("guess", "truth"), [("runs 1.5 km a day", "runs 1.5 km daily"), ("owns 2 cats", "two cats"), ("2.0 stars", "2.0 stars"), ("about 2.5 km", "about 2.5 km")])

@@ -385,14 +385,14 @@ def _pairs(answer: Any) -> list[tuple[int, int]]:
 
 
 def _padded(guess: Point, truth: Point) -> bool:
-    """Whether a guess says more than the truth, whatever of it is true.
+    """Whether a guess says more than the truth, whatever of it is true, or denies something of which the truth has no word.
 
     Where it has all the words of the truth, the lexical matcher's measure decides; other words for it may be a few more.
     """
     said, true = _content(guess), _content(truth)
     if true and true <= said:
         return point_score(guess, truth) < LexicalMatcher.threshold
-    return len(said) > len(true) + _ROUNDABOUT
+    return len(said) > len(true) + _ROUNDABOUT or (meaning(guess.value).negated and said.isdisjoint(true))
 
 
 def _content(point: Point) -> frozenset[str]:

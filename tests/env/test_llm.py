@@ -458,6 +458,8 @@ def test_the_models_pairs_are_the_matches():
         (Point("Occupation", "nurse"), Point("Location", "Lisbon")),
         (Point("", "sister is a nurse"), Point("Occupation", "nurse")),
         (Point("", "34"), Point("Age", "34")),
+        (Point("", "isn't a woman"), Point("Other Information", "no smartphone")),  # a denial, of something else
+        (Point("", "stopped keeping a diary"), Point("Occupation", "former coal miner")),
     ],
 )
 def test_numbers_negation_persons_and_slots_stay_with_the_rules(guess, truth):
@@ -495,6 +497,11 @@ def test_padding_a_guess_does_not_pay_whatever_the_model_says(guess, truth):
     matcher = LLMMatcher(Canned(pairs((0, 0))))
     assert matcher.scores([guess], [truth]).tolist() == [[0.0]]
     assert matcher.client.seen == []
+
+
+def test_a_denial_in_other_words_is_for_the_model_to_pair():
+    matcher = LLMMatcher(Canned(pairs((0, 0))))
+    assert matcher.scores([Point("", "can't be without pets, but has no dog")], [Point("Other Information", "no dogs")]).tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("words", ["works as a nurse", "looks after patients on a ward", "a ward is my place of work"])

@@ -115,7 +115,7 @@ def test_a_template_with_another_word_of_the_users_is_one_in_other_spellings_too
 @pytest.mark.parametrize("again", ["What is your motto in life?", "What is your mot-to in life?", "What i s your motto in life?"])
 def test_a_person_minds_a_question_asked_again_in_any_spelling(again):
     user = ScriptedUser(style="plain")
-    user.reset(load_split("vanilla/train")[0], np.random.default_rng(0))
+    user.reset(load_split("vanilla/test")[0], np.random.default_rng(0))
     talk = [Message("user", "Hello")]
     for reply in ("I baked rolls this morning. What is your motto in life?", f"My radio broke down again. {again}"):
         turn = user.reply(tuple(talk), reply)
@@ -152,10 +152,10 @@ def test_a_reply_that_only_begins_alike_is_another_one():
 
 
 def test_nobody_asks_to_forget_what_they_only_hinted_at_nor_says_it_again():
-    env, agent = gym.make("RLPA-v0", consent=True), make_agent("attentive")
-    people = [person for person in load_split("vanilla/train")[:700] if person.sensitive]
+    env, agent = gym.make("RLPA-v0", consent=True, split="vanilla/test"), make_agent("attentive")
+    people = [person for person in load_split("vanilla/test") if person.sensitive]
     asked = 0
-    for seed, person in enumerate(people[:220]):
+    for seed, person in enumerate(2 * people):
         _, info = env.reset(seed=seed, options={"profile": person.id})
         over, value, plain = False, "", set()
         while not over:
@@ -169,12 +169,12 @@ def test_nobody_asks_to_forget_what_they_only_hinted_at_nor_says_it_again():
                 assert env.unwrapped.withdrawn[0] in plain
                 asked += 1
             plain = {fact.point for fact, status in zip(env.unwrapped._user._mind.facts, env.unwrapped._user._mind.status, strict=True) if status == 2}
-    assert asked >= 25
+    assert asked >= 6
 
 
 def test_a_withdrawn_hint_that_is_taken_up_is_not_cleared_up():
     user = ScriptedUser(consent=True, cues="implicit")
-    user.reset(load_split("vanilla/train")[0], np.random.default_rng(0))
+    user.reset(load_split("vanilla/test")[0], np.random.default_rng(0))
     impression = type("Taken", (), {"takes_up": (0,)})()
     user._mind.status[0] = 1
     assert user._clear_up(impression) == [0]
@@ -334,7 +334,7 @@ def test_an_episode_is_kept_as_soon_as_it_ends_whichever_ends_first(tmp_path, mo
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 def test_workers_end_with_the_process_that_began_them(tmp_path):
-    play = f"evaluate(['oracle'], users=74, references='none', out={str(tmp_path)!r}, workers=2, quiet=True)"
+    play = f"evaluate(['attentive'], users=74, references='none', out={str(tmp_path)!r}, workers=2, quiet=True)"
     running = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__':\n    from rlpa_env import evaluate\n    {play}"])
     until, path = time.monotonic() + 60, tmp_path / "episodes.jsonl"
     while not (path.exists() and path.read_text().count("\n") >= 2):

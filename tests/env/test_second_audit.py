@@ -332,7 +332,7 @@ def test_an_episode_is_kept_as_soon_as_it_ends_whichever_ends_first(tmp_path, mo
     assert len(order) == 10
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc, which Linux has, to see whether a process is left")
 def test_workers_end_with_the_process_that_began_them(tmp_path):
     play = f"evaluate(['attentive'], users=74, references='none', out={str(tmp_path)!r}, workers=2, quiet=True)"
     running = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__':\n    from rlpa_env import evaluate\n    {play}"])

@@ -102,4 +102,9 @@ def is_machine_speak(text: str) -> bool:
     >>> is_machine_speak("How can I assist you today?"), is_machine_speak("My robot vacuum died.")
     (True, False)
     """
+    return _is_machine_speak(text) if len(text) <= _LONGEST_CACHED else _is_machine_speak.__wrapped__(text)
+
+
+@lru_cache(maxsize=4_096)  # a judge looks at all replies of a dialogue every turn
+def _is_machine_speak(text: str) -> bool:
     return breaks_role(text) or is_order(text) or bool(_JUDGING.search(seen(text)))

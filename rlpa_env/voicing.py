@@ -91,8 +91,8 @@ def tells(text: str, point: Point, lines: tuple[str, ...] = ()) -> bool:
     normal = f" {normalise(text)} "
     if any(line in normal for line in _normal_lines(lines)):
         return True
-    otherwise = _reads_otherwise(point, lines)
-    return any(_states(_read(sentence), sought, otherwise) for sentence in sentences(text))
+    near = [reading for sentence in sentences(text) if _touches(reading := _read(sentence), sought)]
+    return any(_states(reading, sought) for reading in near) or (bool(near) and not sought.common and _reads_otherwise(point, lines))
 
 
 class _Sought(NamedTuple):
@@ -133,11 +133,14 @@ def _reads_otherwise(point: Point, lines: tuple[str, ...]) -> bool:
     return sum(not any(_states(_read(sentence), _sought(point)) for sentence in sentences(line)) for line in lines) > 1
 
 
-def _states(sentence: _Reading, sought: _Sought, otherwise: bool = False) -> bool:
+def _touches(sentence: _Reading, sought: _Sought) -> bool:
+    """Whether a sentence has the words, whoever it says them of: what has not, states nothing, and most have not."""
+    return sought.common or _enough(sought.stems & sentence.stems, sought.stems)
+
+
+def _states(sentence: _Reading, sought: _Sought) -> bool:
     if sought.common:  # as they stand, and beside its slot if they mean nothing without it
         beside = bool(sought.slot) and sought.slot <= sentence.stems
         return f" {sought.normal} " in sentence.normal and (beside or not sought.bare)
-    if otherwise:
-        return _enough(sought.stems & sentence.stems, sought.stems)
     known = sentence.own | (sentence.stems - sentence.denied) if sought.of_anyone else sentence.own
     return _enough((sought.stems - sought.denied) & known | sought.denied & sentence.denied, sought.stems)

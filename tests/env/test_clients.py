@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import ssl
 import threading
 import time
 import warnings
@@ -17,7 +18,7 @@ from email.utils import format_datetime
 import pytest
 from chat_servers import completion, refusal, scripted, serving, stats
 
-from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError
+from rlpa_env import BudgetError, ChatClient, ChatConfig, ConfigError, ModelError, connections
 from rlpa_env.clients import _loop, client_of
 from rlpa_env.connections import Connections
 from rlpa_env.flows import _background
@@ -480,7 +481,7 @@ def test_a_server_elsewhere_needs_one(host, monkeypatch):
         Connections(f"http://{host}/v1", "NO_SUCH_KEY", 60.0)
 
 
-def test_no_official_client_has_more_than_eight_requests_at_once_and_free_ones_are_used_again():
+def test_each_request_in_flight_has_an_official_client_of_its_own_and_free_ones_are_used_again():
     here = threading.Barrier(21)
 
     def reply(number):
@@ -493,12 +494,22 @@ def test_no_official_client_has_more_than_eight_requests_at_once_and_free_ones_a
         futures = [own.begin(HELLO) for _ in range(20)]
         while here.n_waiting < 20:
             time.sleep(0.01)
-        most = list(own._open._busy.values())
+        free = len(own._open._idle)
         here.wait()
         wait(futures)
         assert own.ask(HELLO) == "Hello there."
-        assert most == [8, 8, 4]
-        assert list(own._open._busy.values()) == [0, 0, 0]
+        assert free == 0
+        assert len(set(own._open._idle)) == len(own._open._all) == 20
+
+
+def test_the_certificates_are_read_once_for_all_connections_and_are_checked():
+    pool = Connections("https://example.invalid/v1", "HOME", 60.0)
+    read = connections._certificates()
+    with pool.one() as first, pool.one() as second:
+        contexts = [official._client._transport._pool._ssl_context for official in (first, second)]
+    assert contexts == [read, read]
+    assert read.verify_mode is ssl.CERT_REQUIRED
+    assert read.check_hostname
 
 
 @pytest.mark.parametrize("answer", [[], 1, "x", None, {}, {"choices": []}, {"choices": [{"message": None}]}, {"choices": [{"message": {"content": 3}}]}, {"usage": 1}])
@@ -580,7 +591,7 @@ def test_extra_fields_are_sent_and_tell_recorded_answers_apart(tmp_path):
 def test_a_seed_goes_out_only_where_it_is_wanted(url, seeds):
     own, sent = client(url, seeds=seeds, extra_body={"top_k": 5}), []
     own.ask(HELLO)  # connects
-    (official,) = own._open._busy
+    (official,) = own._open._idle
     post = official.post
 
     def noting(path, *, body, **options):

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rlpa_agent.config import GROUP_ALGOS, PRESETS, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_env import ConfigError
+
+
+def check_new(out: Path, holds_a_run: bool) -> None:
+    """Raises ConfigError where a run that begins anew would take the place of another."""
+    if holds_a_run:
+        raise ConfigError(f"{out}: expected a new folder; it holds a run. Go on with it (--resume, `Trainer.resume`), or choose another `out`.")
 
 
 def another_end(config: TrainConfig) -> str | None:

@@ -31,7 +31,7 @@ from rlpa_agent.checkpoint import (
     settle,
     undisturbed,
 )
-from rlpa_agent.checks import another_end, unread_settings
+from rlpa_agent.checks import another_end, check_new, unread_settings
 from rlpa_agent.config import TrainConfig
 from rlpa_agent.credit import profile_payments
 from rlpa_agent.loading import held_dtype
@@ -121,6 +121,7 @@ class Trainer:
         ``spent``: seconds of the config's minutes that are used up; None: those of the iterations resumed from. SIGTERM and
         ctrl-C drop the dialogues that are being held, let an update end, and save; a second ctrl-C stops at once. One that is ignored, as a script's background job does, stays so.
         """
+        check_new(self.config.out, self.world.any(not (self._resumed or self.iteration) and recovered(self.last).exists()))
         previous = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN}
         log = self._open()
         spent = self.training_seconds if spent is None else spent

@@ -24,7 +24,9 @@ Messages = Sequence[Mapping[str, str]]
 
 
 class Agent(Protocol):
-    """Anything that answers a dialogue.
+    """Anything that answers a dialogue. One object answers everybody: what it keeps between calls, it takes along to the next person.
+
+    A dialogue is new where ``messages`` holds no assistant turn.
 
     Optional: ``act_batch(list of messages) -> list of str`` for several dialogues at once, or ``act_flow(messages)``, a flow
     of one completion (see `flows`); ``attach(env)`` for privileged agents, called after each reset; ``count_tokens(text) ->

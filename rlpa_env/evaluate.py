@@ -326,6 +326,17 @@ def _finished(path: Path, setting: Setting, identities: Mapping[str, Any]) -> di
     return found
 
 
+def _wanted(agents: Sequence[str] | Mapping[str, Agent | None]) -> dict[str, Agent | None]:
+    """The agents asked for, by name; None is the reference agent of that name."""
+    if isinstance(agents, str) or not all(isinstance(name, str) for name in agents):
+        raise ConfigError(f"agents: expected a list of names, or a mapping name -> agent; got {agents!r:.80}. Write ['NAME'] or {{'NAME': agent}}.")
+    wanted: dict[str, Agent | None] = dict(agents) if isinstance(agents, Mapping) else dict.fromkeys(agents)
+    for name in ("prior", "oracle"):
+        if wanted.get(name) is not None:
+            raise ConfigError(f"agents: expected another name for an agent of your own; got {name!r}, an end of the scale that all are measured by.")
+    return wanted
+
+
 def evaluate(
     agents: Sequence[str] | Mapping[str, Agent | None],
     *,
@@ -363,13 +374,11 @@ def evaluate(
         BudgetError: a budget is spent; what was finished is in ``out``.
     """
     check_choice("references", references, ("auto", *REFERENCES))
-    if isinstance(agents, str) or not all(isinstance(name, str) for name in agents):
-        raise ConfigError(f"agents: expected a list of names, or a mapping name -> agent; got {agents!r:.80}. Write ['NAME'] or {{'NAME': agent}}.")
     try:
         numbers = tuple(map(operator.index, seeds))
     except TypeError as error:
         raise ConfigError(f"seeds: expected a list of integers; got {seeds!r:.80}. Write [3] for the seed 3, range(3) for three seeds.") from error
-    wanted: dict[str, Agent | None] = dict(agents) if isinstance(agents, Mapping) else dict.fromkeys(agents)
+    wanted = _wanted(agents)
     kwargs = tuple(sorted((env_kwargs or {}).items()))
     setting = Setting(env_id, split if isinstance(split, str) else os.fspath(split), users, numbers, kwargs, al_judge)
     if references == "auto":

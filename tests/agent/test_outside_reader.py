@@ -176,3 +176,19 @@ def test_a_run_of_which_only_the_best_policy_is_left_is_a_run(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert policy_path(str(tmp_path)) == str(tmp_path / "best" / "policy")
+
+
+def test_a_run_that_begins_anew_leaves_one_that_is_there_alone(tmp_path):
+    def trainer(seed):
+        config = TrainConfig(
+            rollout=RolloutConfig(dialogues=2, max_turns=2, max_new_tokens=6),
+            eval=EvalConfig(every=0), iterations=1, seed=seed, out=tmp_path / "run",
+        )  # fmt: skip
+        return Trainer(config, tiny_models.policy(context=512), Chatter, quiet=True)
+
+    first = trainer(0)
+    first.run()
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="expected a new folder; it holds a run"):
+        trainer(1).run()
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == kept

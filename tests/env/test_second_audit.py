@@ -402,3 +402,10 @@ def test_a_spouse_is_somebody_else_but_in_what_makes_one_married_or_widowed():
 @pytest.mark.parametrize(("guess", "truth"), [("runs 1.5 km a day", "runs 1.5 km daily"), ("owns 2 cats", "two cats"), ("2.0 stars", "2.0 stars"), ("about 2.5 km", "about 2.5 km")])
 def test_equal_numbers_still_match(guess, truth):
     assert point_score(Point("Other Information", guess), Point("Other Information", truth)) >= 0.5
+
+
+@pytest.mark.parametrize("name", ["prior", "oracle"])
+def test_the_ends_of_the_scale_are_nobodys_own(name):
+    with pytest.raises(ConfigError, match=f"expected another name for an agent of your own; got '{name}'"):
+        evaluate({"attentive": None, name: make_agent("script")}, users=1, quiet=True)
+    assert evaluate({name: None}, users=1, quiet=True)

@@ -33,11 +33,11 @@ def machine() -> dict[str, Any]:
 def commit() -> str:
     """The commit measured: that of the checkout when this module was loaded, with "+" if there were changes; "" outside one.
 
-    Results that earlier benchmarks wrote are no changes.
+    Results that earlier benchmarks wrote are no changes, nor are entries of the board and its page.
     """
     root = Path(__file__).parents[1]
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
-    others = (".", f":!{RESULTS.relative_to(root)}")
+    others = (".", f":!{RESULTS.relative_to(root)}", ":!benchmarks/leaderboard/entries", ":!docs/leaderboard.md")
     changed = subprocess.run(["git", "status", "--porcelain", "-uno", "--", *others], cwd=root, capture_output=True, text=True)
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 

@@ -23,8 +23,9 @@ from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig, shipped_start
 from rlpa_agent.registered import moved, registered, sibling
 from rlpa_agent.tasks import environments, models_of, validation
 from rlpa_env import ConfigError, RLPAError, evaluate, instructions, parse_action
+from rlpa_env.agents import make_agent
 from rlpa_env.encoders import MINILM
-from rlpa_env.errors import unknown_choice
+from rlpa_env.errors import check_number, unknown_choice
 from rlpa_env.evaluate import results_table
 
 
@@ -250,6 +251,9 @@ def _eval(args: Eval) -> None:
     from rlpa_agent.evaluate import policy_agent
     from rlpa_agent.prompted import PromptedPolicy
 
+    check_number("eval temperature", args.temperature, 0, whole=False, optional=True)
+    check_number("eval max_new_tokens", args.max_new_tokens, 1, optional=True)
+    list(map(make_agent, args.agent))  # a wrong name is known before the policies have played for an hour
     shared: dict[str, Any] = {"dtype": args.dtype, "temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
     agents: dict[str, Any] = {name: policy_agent(policy_path(name), seed=args.seed[0], **shared) for name in args.policy}
     for name, method in itertools.product(args.policy, args.prompting):

@@ -277,8 +277,8 @@ class TrainConfig:
         _one_of("train", "algo", self.algo, ALGOS)
         _one_of("train", "mode", self.mode, ("mdp", "official"))
         self._check_samples()
-        for name in ("action_tokens", "save_every"):
-            _in_range("train", name, getattr(self, name), 1)
+        for name, least in {"action_tokens": 1, "save_every": 1, "minutes": 1e-6}.items():
+            _in_range("train", name, getattr(self, name), least)
         if self.iterations is None and self.minutes is None and self.action_tokens is None:
             raise ConfigError("train.iterations: expected a number, minutes or action_tokens; got none, which would never end.")
         compared = self.algo in GROUP_ALGOS and self.mode == "mdp"

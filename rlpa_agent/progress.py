@@ -13,7 +13,7 @@ import torch
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rlpa_agent.advantages import explained_variance
-from rlpa_agent.batch import Batch
+from rlpa_agent.batch import Batch, valid_turns
 from rlpa_agent.estimates import Estimates, UpdateStats
 from rlpa_agent.rollout import PROFILE_TOKENS, RolloutCounts
 from rlpa_agent.trajectory import Trajectory, Turn
@@ -45,7 +45,7 @@ def rollout_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[
     are means over the dialogues that held the turn, and 0 where none did.
     """
     figures: dict[str, Any] = {}
-    valid = [[turn for turn in t.turns if turn.valid] for t in trajectories]
+    valid = [valid_turns(t) for t in trajectories]  # what comes after an unscored turn is not learned from either
     failed = [len(turns) < len(t.turns) for turns, t in zip(valid, trajectories, strict=True)]
     whole = [sum(turn.reward for turn in turns) for turns, cut in zip(valid, failed, strict=True) if not cut]
     paid_K = _means_by_turn(valid, failed, max_turns, lambda turn: turn.reward)

@@ -253,7 +253,7 @@ class Trainer:
         try:
             with drawn_again():
                 trajectories, counts = self.gather(log)
-        except RLPAError:  # a server is down, say; of several processes the others hear nothing of it
+        except Exception:  # a server is down, say, or an environment's own; of several processes the others hear nothing of it
             if self.iteration and self.world.size == 1:
                 self.save()
             raise

@@ -124,6 +124,8 @@ def test_a_rank_counts_who_is_clearly_better_paired_where_single_returns_are_kno
     assert ranks(chain) == [1, 1, 2]
     oracle, trick = scored("oracle", 15, 14, 16), scored("cheat", 12, 11, 13) | {"description": "trick: pads"}
     assert ranks([oracle, trick, *chain]) == [None, None, 1, 1, 2]  # who does not compete has no rank and takes none
+    tricky = scored("planner", 12, 11, 13) | {"description": "Tricky questions, planned ahead"}
+    assert ranks([oracle, tricky, *chain]) == [None, 1, 1, 2, 3]
 
 
 def test_words_of_an_entry_are_text_on_the_page(board, good):
@@ -147,6 +149,10 @@ def test_an_entry_from_a_result_and_its_episodes(board, tmp_path, capsys, monkey
     add.main([*mine, "--agent", "echo", "--name", "the parrot", "--command", "python my_agent.py"])
     parrot = json.loads((tmp_path / "entries" / "rlpa-v0-the-parrot.json").read_text())
     assert (parrot["agent"], parrot["scores"]) == ("the parrot", entry["scores"])
+    add.main([*mine, "--agent", "echo", "--name", "the parrot", "--command", "python my_agent.py --better"])  # the same agent, anew
+    with pytest.raises(SystemExit, match=r"expected another name than 'the parrot\+': .* holds 'the parrot'"):
+        add.main([*mine, "--agent", "echo", "--name", "the parrot+", "--command", "x"])
+    assert json.loads((tmp_path / "entries" / "rlpa-v0-the-parrot.json").read_text())["command"] == "python my_agent.py --better"
     with pytest.raises(SystemExit, match="command: expected one line"):
         add.main([*mine, "--agent", "echo"])
     with pytest.raises(SystemExit, match="--agent: expected one of echo; got 'eco'"):

@@ -107,6 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, ValueError, KeyError) as error:
         raise SystemExit(f"add: {error if isinstance(error, ConfigError) else f'{args.results}: expected results with rows of agents; {error!r}'}") from error
     path = (args.entries or ENTRIES) / path_of(entry).name
+    if path.exists() and (there := json.loads(path.read_text(encoding="utf-8"))) and any(there[key] != entry[key] for key in ("agent", "environment", "seeds")):
+        raise SystemExit(f"add: expected another name than {entry['agent']!r}: {path} holds {there['agent']!r}, seeds {there['seeds']}, of a name as good as equal.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_laid_out(entry), encoding="utf-8")
     print(f"written: {path}; now python benchmarks/leaderboard/build.py")

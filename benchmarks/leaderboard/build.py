@@ -92,7 +92,7 @@ def clearly_better(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def competes(entry: dict[str, Any]) -> bool:
     """Whether it is an agent in earnest: neither an end of the scale nor a cheat."""
-    return entry["agent"] not in ("prior", "oracle") and not entry["description"].lower().startswith("trick")
+    return entry["agent"] not in ("prior", "oracle") and not entry["description"].lower().startswith("trick:")
 
 
 def ranks(group: Sequence[dict[str, Any]]) -> list[int | None]:

@@ -24,11 +24,12 @@ from rlpa_agent import Policy, TrainConfig, Trainer
 from rlpa_agent.batch import make_batch
 from rlpa_agent.chat import Chat
 from rlpa_agent.checks import unread_settings
-from rlpa_agent.cli import policy_path
+from rlpa_agent.cli import main, policy_path
 from rlpa_agent.config import EvalConfig, PPOConfig, RolloutConfig
 from rlpa_agent.contexts import ContextKind
 from rlpa_agent.generation import decoder
 from rlpa_agent.lora import LoraSettings
+from rlpa_agent.progress import rollout_figures
 from rlpa_agent.rollout import collect
 from rlpa_agent.tasks import environments
 from rlpa_agent.trajectory import Trajectory, Turn
@@ -192,3 +193,26 @@ def test_a_run_that_begins_anew_leaves_one_that_is_there_alone(tmp_path):
     with pytest.raises(ConfigError, match="expected a new folder; it holds a run"):
         trainer(1).run()
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["--temperature", "-1"], "eval temperature"), (["--max-new-tokens", "0"], "eval max_new_tokens"), (["--agent", "scrpt"], "scrpt")],
+)
+def test_eval_says_what_is_wrong_before_a_policy_has_played(options, told, monkeypatch):
+    monkeypatch.setattr("rlpa_agent.evaluate.policy_agent", lambda *_, **__: pytest.fail("the policy was loaded"))
+    with pytest.raises(SystemExit, match=told):
+        main(["eval", "--policy", "shipped", "--users", "1", *options])
+
+
+def test_figures_end_at_the_first_turn_that_could_not_be_scored():
+    one, none = np.array([1]), np.zeros(1, np.float32)
+    turns = [Turn(one, one, none, reward, valid=reward != 20.0) for reward in (10.0, 20.0, 30.0)]
+    figures = rollout_figures([Trajectory(tuple(turns), one, terminated=False, truncated=True)], max_turns=3)
+    assert figures["by_turn/return"][1:] == [0.0, 0.0]
+    assert figures["turns"] == 1.0
+
+
+def test_no_minutes_are_no_run():
+    with pytest.raises(ConfigError, match=r"train\.minutes: expected at least"):
+        TrainConfig(minutes=0.0)

@@ -480,7 +480,7 @@ def test_the_command_says_how_to_go_on_after_ctrl_c(monkeypatch, capsys):
     assert (caught.value.code, capsys.readouterr().err) == (130, "rlpa-agent: interrupted; --resume goes on.\n")
 
 
-@pytest.mark.parametrize("way", ["SIGTERM", "error"])
+@pytest.mark.parametrize("way", ["SIGTERM", "RLPAError", "an environment's own"])
 def test_what_an_environment_draws_from_global_generators_is_drawn_again_after_a_stop_within_a_rollout(tmp_path, way):
     drawn, stop_at = [], None
 
@@ -491,7 +491,7 @@ def test_what_an_environment_draws_from_global_generators_is_drawn_again_after_a
         return drawn[-1]
 
     def lost():
-        raise RLPAError("the server is down")
+        raise RLPAError("the server is down") if way == "RLPAError" else ConnectionError("the game is down")
 
     def returns(folder):
         (metrics,) = folder.rglob("metrics.jsonl")
@@ -501,8 +501,8 @@ def test_what_an_environment_draws_from_global_generators_is_drawn_again_after_a
     trainer_of(tmp_path / "whole", pay=pay, iterations=3).run()
     stop_at = len(drawn) + 2 * TURNS + 3  # in the second of two dialogues' turns, second iteration
     seed_random(0, 0)
-    with pytest.raises((SystemExit, RLPAError)):
-        trainer_of(tmp_path / "stopped", pay=pay, iterations=3).run()
+    with pytest.raises((SystemExit, RLPAError, ConnectionError)):
+        trainer_of(tmp_path / "stopped", pay=pay, iterations=3, save_every=50).run()
     assert len(returns(tmp_path / "stopped")) == 1
     random.seed(99)  # another process has another state
     trainer_of(tmp_path / "stopped", pay=pay, iterations=3, resume=True).run()

@@ -255,7 +255,7 @@ def _eval(args: Eval) -> None:
     check_number("eval max_new_tokens", args.max_new_tokens, 1, optional=True)
     list(map(make_agent, args.agent))  # a wrong name is known before the policies have played for an hour
     shared: dict[str, Any] = {"dtype": args.dtype, "temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
-    agents: dict[str, Any] = {name: policy_agent(policy_path(name), seed=args.seed[0], **shared) for name in args.policy}
+    agents: dict[str, Any] = {name: policy_agent(policy_path(name), **shared) for name in args.policy}
     for name, method in itertools.product(args.policy, args.prompting):
         agents[f"{name}, {method}"] = PromptedPolicy(agents[name], method, args.embedding_model)
     agents |= dict.fromkeys(args.agent)

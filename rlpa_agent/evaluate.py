@@ -37,7 +37,7 @@ History = tuple[tuple[str, str], ...]
 class _Dialogue:
     """What is known of one dialogue between two calls."""
 
-    number: int  # order of first appearance; names its random stream
+    stream: int  # names its random numbers
     pieces: Pieces
     ids: list[int] = field(default_factory=list)  # what is fed for the next answer, then with it
     action: list[int] = field(default_factory=list)  # the newest answer
@@ -47,8 +47,8 @@ class _Dialogue:
 class PolicyAgent:
     """Implements ``act`` and ``act_batch`` of the Agent protocol.
 
-    Dialogue i, in the order of first appearance, samples from the stream (seed, i), as ``rollout.collect`` does with
-    ``sample_seed=seed``. ``temperature`` defaults to the policy's; 0 is greedy. No answer is cut by the context: where it has no
+    A dialogue samples from the stream (seed, i), as ``rollout.collect`` does with ``sample_seed=seed``: i is what the caller names it by, else the
+    order of its first appearance. ``temperature`` defaults to the policy's; 0 is greedy. No answer is cut by the context: where it has no
     room for a whole one, there is a ContextError instead, where a rollout ends a dialogue too.
     """
 
@@ -73,12 +73,12 @@ class PolicyAgent:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What tells it from other policies in an evaluation's records: all weights, and how they are asked."""
+        """What tells it from other policies in an evaluation's records: all weights, how they are asked, and the seed if it samples."""
         weights = hashlib.blake2b(digest_size=6)
         for name, tensor in self.policy.lm.named_parameters():
             weights.update(name.encode())
             weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        asked = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens, "context": str(self.chat.kept)}
+        asked = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens, "context": str(self.chat.kept)} | ({"seed": self.seed} if self.temperature else {})
         return {"weights": weights.hexdigest(), **asked, "system_prompt": self.chat.system_prompt}
 
     def act(self, messages: Sequence[Mapping[str, str]]) -> str:
@@ -88,12 +88,17 @@ class PolicyAgent:
             raise answer
         return answer
 
-    def act_batch(self, batch: Sequence[Sequence[Mapping[str, str]]]) -> list[str | ContextError]:
-        """Completions for several dialogues, decoded together; a ContextError in the place of one that has no room."""
+    def act_batch(self, batch: Sequence[Sequence[Mapping[str, str]]], streams: Sequence[int] | None = None) -> list[str | ContextError]:
+        """Completions for several dialogues, decoded together; a ContextError in the place of one that has no room.
+
+        ``streams`` names the dialogues, so that what each samples does not hang on which others there are.
+        """
         histories = [
             tuple((message["role"], message["content"]) for message in messages) for messages in batch
         ]
         dialogues = [self._resume(history) for history in histories]
+        for dialogue, stream in zip(dialogues, streams or ()):  # of those with equal messages each may have been another's
+            dialogue.stream = stream
         able = {i: dialogue for i, dialogue in enumerate(dialogues) if self.chat.has_room(len(dialogue.ids), self._limit, self.max_new_tokens)}
         if able:
             self._seat(list(able.values()))
@@ -202,7 +207,7 @@ class PolicyAgent:
         turn_of = dict(zip(map(id, dialogues), turns))
         for row, dialogue in enumerate(self._rows):
             dialogue.action = []
-            sampler.restart(row, (self.seed, dialogue.number, turn_of[id(dialogue)]))
+            sampler.restart(row, (self.seed, dialogue.stream, turn_of[id(dialogue)]))
         chunks = [np.asarray(dialogue.ids[dialogue.cached :], dtype=np.int64) for dialogue in self._rows]
         hidden_nH, live = cache.prefill(list(range(len(chunks))), chunks), [True] * len(chunks)
         while any(live):

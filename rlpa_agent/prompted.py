@@ -68,17 +68,19 @@ class PromptedPolicy:
             raise answer
         return answer
 
-    def act_batch(self, batch: Sequence[Messages]) -> list[str | ContextError]:
+    def act_batch(self, batch: Sequence[Messages], streams: Sequence[int] | None = None) -> list[str | ContextError]:
         """Completions for several dialogues; each of a method's calls is decoded for all of them together.
 
-        A ContextError is in the place of one that the context had no room for, in whatever call of it.
+        A ContextError is in the place of one that the context had no room for, in whatever call of it. ``streams``: see `PolicyAgent`.
         """
         flows = [self._prompting.act_flow(messages) for messages in batch]
         asked: dict[int, Any] = {i: next(flow) for i, flow in enumerate(flows)}
         texts: list[str | ContextError] = [""] * len(flows)
-        spent = [0] * len(flows)
+        spent, call = [0] * len(flows), 0
         while asked:
-            answers = self._agent.act_batch(list(asked.values()))
+            # A draft and its critique are two draws of one turn.
+            named = None if streams is None else [streams[i] + (call << 64) for i in asked]
+            answers, call = self._agent.act_batch(list(asked.values()), named), call + 1
             for i, answer in zip(list(asked), answers, strict=True):
                 if isinstance(answer, ContextError):
                     texts[i] = answer

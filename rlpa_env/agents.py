@@ -28,8 +28,9 @@ class Agent(Protocol):
 
     A dialogue is new where ``messages`` holds no assistant turn.
 
-    Optional: ``act_batch(list of messages) -> list of str`` for several dialogues at once, or ``act_flow(messages)``, a flow
-    of one completion (see `flows`); ``attach(env)`` for privileged agents, called after each reset; ``count_tokens(text) ->
+    Optional: ``act_batch(list of messages) -> list of str`` for several dialogues at once, with a second parameter ``streams`` if it
+    samples (an int for each dialogue that names its episode in every evaluation; seeded with it, an evaluation that is resumed or extended gives what one
+    in one go gives); or ``act_flow(messages)``, a flow of one completion (see `flows`); ``attach(env)`` for privileged agents, called after each reset; ``count_tokens(text) ->
     int``; ``identity``, a mapping of JSON values that tells it from other agents of its name, written into records. An agent
     without one is told by its class and attributes, and held anew each time if they cannot be read (`described`). A ModelError that it raises ends the episode as failed; a ContextError, which
     ``act_batch`` gives in the place of one answer, ends it as full, with what it has earned.

@@ -150,9 +150,9 @@ class Late:
         """One completion."""
         return self._now().act(messages)
 
-    def act_batch(self, batch: Any) -> list[str]:
+    def act_batch(self, batch: Any, streams: Any = None) -> list[str]:
         """Completions, decoded together."""
-        return self._now().act_batch(batch)
+        return self._now().act_batch(batch, streams)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text."""
@@ -196,7 +196,7 @@ def source_of(source: str, seed: int, args: argparse.Namespace, turns: int | Non
     context = (args.context or fitting_context(path, turns)) if turns else ""
     if context:
         key += f"-{context}"
-    return Source(key, Late(key, lambda: _prompted(_policy(path, seed, args, context), method, args)), "tokens", context)
+    return Source(key, Late(key, lambda: _prompted(_policy(path, args, context), method, args)), "tokens", context)
 
 
 def fitting_context(path: str, turns: int) -> str:
@@ -216,11 +216,11 @@ def _there(source: str) -> str:
     return source
 
 
-def _policy(path: str, seed: int, args: argparse.Namespace, context: str) -> Any:
+def _policy(path: str, args: argparse.Namespace, context: str) -> Any:
     from rlpa_agent.contexts import ContextKind
     from rlpa_agent.evaluate import policy_agent
 
-    agent = policy_agent(path, seed=seed, temperature=args.temperature, max_new_tokens=args.max_new_tokens)
+    agent = policy_agent(path, temperature=args.temperature, max_new_tokens=args.max_new_tokens)
     if context:
         agent.chat.kept = ContextKind(context)
     return agent

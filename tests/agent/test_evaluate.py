@@ -12,6 +12,9 @@ from rlpa_agent.generation import Qwen2Decoder
 from rlpa_agent.prompted import PromptedPolicy
 from rlpa_agent.rollout import RolloutCounts, collect
 from rlpa_env import ContextError
+from rlpa_env.evaluate import Setting
+from rlpa_env.evaluate import collect as evaluated
+from rlpa_env.wrappers import read_episodes
 
 torch.set_num_threads(1)
 
@@ -241,3 +244,28 @@ def test_an_evaluation_tells_policies_by_their_weights_and_how_they_are_asked():
     with torch.no_grad():
         next(iter(policy.lm.parameters())).view(-1)[-1] += 1.0  # the last weight of a tensor, far from its head
     assert own != agent.identity
+
+
+@pytest.mark.parametrize("make", [lambda agent: agent, lambda agent: PromptedPolicy(agent, "self-critic")], ids=["plain", "self-critic"])
+def test_a_sampled_evaluation_that_is_resumed_or_extended_gives_what_one_in_one_go_gives(tmp_path, make):
+    """Each episode samples from a stream of its own: not from that of its place among those played today."""
+    policy = tiny_models.policy(context=4096, system_prompt=None, max_user_tokens=12)
+    kwargs = (("max_episode_steps", 2), ("max_turns", 2))
+
+    def said(setting, out):
+        records = evaluated({"policy": make(PolicyAgent(policy, seed=3, temperature=1.0, max_new_tokens=6))}, setting, out, quiet=True)["policy"]
+        return {(r["profile"], r["seed"]): [m["content"] for m in r["messages"] if m["role"] == "assistant"] for r in records}
+
+    whole = said(Setting(users=3, seeds=(0, 1), env_kwargs=kwargs), None)
+    some = said(Setting(users=2, seeds=(1,), env_kwargs=kwargs), tmp_path)
+    assert len({tuple(texts) for texts in whole.values()}) == 6
+    assert all(whole[episode] == texts for episode, texts in some.items())
+    assert said(Setting(users=3, seeds=(0, 1), env_kwargs=kwargs), tmp_path) == whole
+
+
+def test_another_sampling_seed_is_played_anew(tmp_path):
+    policy = tiny_models.policy(system_prompt=None)
+    setting = Setting(users=1, env_kwargs=(("max_episode_steps", 1), ("max_turns", 1)))
+    for seed in (3, 4, 3):
+        evaluated({"policy": PolicyAgent(policy, seed=seed, temperature=1.0, max_new_tokens=6)}, setting, tmp_path, quiet=True)
+    assert [line["identity"]["seed"] for line in read_episodes(tmp_path / "episodes.jsonl")] == [3, 4]  # the third was kept

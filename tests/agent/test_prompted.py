@@ -39,9 +39,9 @@ def prompted(method, system_prompt=None, tokens=6):
     heard = []
     answer = made._agent.act_batch
 
-    def listening(batch):
+    def listening(batch, streams=None):
         heard.append(json.loads(json.dumps(list(batch))))
-        return answer(batch)
+        return answer(batch, streams)
 
     made._agent.act_batch = listening
     return made, heard
@@ -127,7 +127,7 @@ def test_eval_scores_a_policy_with_and_without_prompting(tmp_path):
 def test_equal_completions_of_a_batch_have_each_their_own_tokens_however_often_they_are_asked_for():
     made, _ = prompted("self-critic")
     drafts = [["a long draft with many words in it", "short"]]
-    made._agent.act_batch = lambda batch: drafts.pop() if drafts else ["Hi."] * len(batch)
+    made._agent.act_batch = lambda batch, _: drafts.pop() if drafts else ["Hi."] * len(batch)
     first, second = made.act_batch([dialogue(0), dialogue(0)])
     assert first == second
     counts = [made.count_tokens(second), made.count_tokens(first), made.count_tokens(second), made.count_tokens(first)]

@@ -54,6 +54,7 @@ from rlpa_agent.world import World
 from rlpa_env import CRITERIA, ChatClient, ConfigError, LLMMatcher, format_action, instructions
 from rlpa_env.evaluate import Setting, results_table
 from rlpa_env.evaluate import collect as evaluated
+from rlpa_env.playing import episode_stream
 from rlpa_env.results import summarise
 
 TURNS = 3
@@ -394,7 +395,8 @@ def test_T25_evaluate_gives_the_returns_of_the_training_rollout():
     records = evaluated({"policy": agent}, setting, quiet=True)["policy"]
     people, seeds = zip(*setting.episodes(), strict=True)
     options = [{"profile": person} for person in people]
-    rolled = collect(policy, [setting.make()], seeds=seeds, options=options, sample_seed=9, temperature=1.0, max_new_tokens=100, max_turns=2)
+    streams = [(9, episode_stream(*episode)) for episode in setting.episodes()]
+    rolled = collect(policy, [setting.make()], seeds=seeds, options=options, streams=streams, temperature=1.0, max_new_tokens=100, max_turns=2)
     assert [record["profile"] for record in records] == list(people)
     assert [sum(turn["reward"] for turn in record["turns"]) for record in records] == [sum(turn.reward for turn in t.turns) for t in rolled]
     assert max(turn.reward for t in rolled for turn in t.turns) > 0
@@ -409,7 +411,8 @@ def test_T25_evaluate_ends_and_counts_dialogues_whose_context_is_full():
     settings = {"temperature": 1.0, "max_new_tokens": 60}
     records = evaluated({"policy": PolicyAgent(policy, seed=9, **settings)}, setting, quiet=True)["policy"]
     people, seeds = zip(*setting.episodes(), strict=True)
-    rolled = collect(policy, [setting.make()], seeds=seeds, options=[{"profile": person} for person in people], sample_seed=9, **settings)
+    streams = [(9, episode_stream(*episode)) for episode in setting.episodes()]
+    rolled = collect(policy, [setting.make()], seeds=seeds, options=[{"profile": person} for person in people], streams=streams, **settings)
     assert "context" in {t.stop_reason for t in rolled}
     assert [record["stop_reason"] for record in records] == [t.stop_reason for t in rolled]
     assert [[turn["reward"] for turn in record["turns"]] for record in records] == [[turn.reward for turn in t.turns] for t in rolled]

@@ -15,8 +15,9 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from functools import cached_property
 from pathlib import Path
-from types import CoroutineType, GeneratorType, ModuleType
+from types import CodeType, CoroutineType, GeneratorType, ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -164,9 +165,9 @@ def described(value: Any, unread: list[str] | None = None) -> Any:
 
 
 def source(value: Any) -> str | None:
-    """A digest of the source of an object's class and its bases.
+    """A digest of the source of an object's class and its bases; of the compiled code where that is all there is (written at a prompt).
 
-    None where all are Python's or ours, where it cannot be read (written at a prompt), and of what says itself what it is, by ``identity``.
+    None where all are Python's or ours, and of what says itself what it is, by ``identity``.
     `described` tells what an object holds, this what it does: methods and class attributes, not functions that they call.
     """
     own = [cls for cls in type(value).__mro__ if cls.__module__.partition(".")[0] not in _NO_SOURCE]
@@ -175,10 +176,29 @@ def source(value: Any) -> str | None:
     try:
         return digest([inspect.getsource(cls) for cls in own]) if own else None
     except (OSError, TypeError):
-        return None
+        return digest([_code(cls) for cls in own])
+
+
+def _code(value: Any) -> Any:
+    """What a class, function or code object does, as JSON values: compiled, for the source may be missing, and is slow to read."""
+    value = inspect.unwrap(getattr(value, "__func__", value))
+    if isinstance(value, type):
+        return {name: _code(own) for name, own in sorted(vars(value).items()) if name not in _PLACE}
+    if isinstance(value, (property, cached_property)):
+        return [_code(getattr(value, part, None)) for part in ("fget", "fset", "fdel", "func")]
+    code = getattr(value, "__code__", value)
+    if isinstance(code, CodeType):
+        given = [getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)]
+        return [code.co_code.hex(), code.co_names, code.co_varnames, *map(_code, (code.co_consts, given))]
+    if isinstance(value, (list, tuple)):
+        return list(map(_code, value))
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    return value if isinstance(value, (bool, int, float, str, type(None))) else type(value).__qualname__
 
 
 _NO_SOURCE = sys.stdlib_module_names | {"rlpa_env", "rlpa_agent"}  # of these the name of a class is enough
+_PLACE = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__"}  # of a class, whatever it does
 _DEEPEST = 16  # objects in objects, as the layers of a network are
 _ASIDE = (
     np.random.Generator, np.random.RandomState, np.random.BitGenerator, logging.Logger, Executor, type(threading.Lock()), type(threading.RLock())
@@ -226,17 +246,21 @@ class _Reader:
         return self._object(value, depth)
 
     def _function(self, value: Any, depth: int) -> Any:
-        """A function or a class: its name, if that tells it. A method of an object is what the object is, too."""
+        """A function or a class: its name, and of somebody's own what it does. A method of an object is what the object is, too."""
         owner = getattr(value, "__self__", None)
         if owner is not None and not isinstance(owner, (type, ModuleType)):
             return {"method": value.__qualname__, "of": self.read(owner, depth)}
         inner = not isinstance(value, type) and ("<lambda>" in value.__qualname__ or "<locals>" in value.__qualname__)
         if inner or getattr(value, "__closure__", None) or isinstance(value, (GeneratorType, CoroutineType)):
             self.unread.append(value.__qualname__)
-        return _name(value)
+        own = (value.__module__ or "").partition(".")[0] not in _NO_SOURCE
+        return {"name": _name(value), "code": digest(_code(value))} if own else _name(value)
 
     def _object(self, value: Any, depth: int) -> Any:
-        found: dict[str, Any] = {"class": _name(type(value)) if depth < _DEEPEST else type(value).__qualname__}  # of the outermost there is `source`
+        found: dict[str, Any] = {"class": type(value).__qualname__}
+        if depth < _DEEPEST:  # of the outermost there is `source`
+            own = [cls for cls in type(value).__mro__ if cls.__module__.partition(".")[0] not in _NO_SOURCE]
+            found = {"class": _name(type(value))} | ({"code": digest(list(map(_code, own)))} if own else {})
         if isinstance(value, ModuleType):
             return {**found, "name": value.__name__}
         if isinstance(value, _ASIDE):

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from rlpa_env import ModelError, Point, RLPAError, RuleJudge, ScriptedUser, fork, format_action, restore
+from rlpa_env.agents import Composed
 from rlpa_env.runs import read_runs
-from rlpa_env.wrappers import LastMessage, RecordEpisodes, described, read_episodes
+from rlpa_env.wrappers import LastMessage, RecordEpisodes, described, read_episodes, source
 
 ACTION = format_action([Point("Occupation", "baker")], "I had a slow morning. What do you do for a living?")
 
@@ -235,12 +236,37 @@ def test_what_an_object_holds_tells_it_however_deep_it_lies(one, same, other):
 
 
 def test_plain_identities_are_those_of_kept_episodes_and_chance_and_locks_are_no_part_of_them():
-    plain = Thing(a=1, b="x", c=[1, {"k": None}], d=json.dumps, e=Thing, f=Thing(g=2.0), h=Thing())
-    assert described(plain) == {"class": "Thing", "settings": "49cfbef34ec5"}
+    plain = Thing(a=1, b="x", c=[1, {"k": None}], d=json.dumps, e=LastMessage, f=Composed(1, 2.0), h=[Composed(None, {})])
+    assert described(plain) == {"class": "Thing", "settings": "866e907f57c3"}
     plain.d = Thing(lock=threading.Lock(), rng=np.random.default_rng(1), log=logging.getLogger("a"))
     before = described(plain)
     plain.d = Thing(lock=threading.Lock(), rng=np.random.default_rng(2), log=logging.getLogger("b"))
     assert described(plain) == before
+
+
+def written(value):
+    """What is written at a prompt: no file holds its source."""
+    namespace = {"__name__": "__main__"}
+    exec(value, namespace)
+    return namespace
+
+
+AGENT = "class Mine:\n    word = {word!r}\n    def act(self, messages):\n        return {said!r}\n    name = property(lambda self: {name!r})\n"
+
+
+def test_an_agent_written_at_a_prompt_is_told_by_its_compiled_code():
+    made = [written(AGENT.format(**{"word": "a", "said": "b", "name": "c", **new}))["Mine"]() for new in ({}, {}, {"word": "A"}, {"said": "B"}, {"name": "C"})]
+    first, same, *others = map(source, made)
+    assert first == same is not None
+    assert len({first, *others}) == 4
+
+
+@pytest.mark.parametrize("hold", [lambda own: own["say"], lambda own: partial(own["say"], 1), lambda own: own["Part"], lambda own: own["Part"]()])
+def test_a_function_class_or_object_that_an_agent_holds_is_told_by_what_it_does(hold):
+    text = "def say(x, y={y}):\n    return [x, {z}]\nclass Part:\n    def do(self, y={y}):\n        return [n for n in ({z}, 3)]\n"
+    first, same, given, done = (described(Thing(a=hold(written(text.format(y=y, z=z))))) for y, z in ((1, 2), (1, 2), (9, 2), (1, 9)))
+    assert first == same
+    assert given != first != done != given
 
 
 def test_what_cannot_be_read_is_named_and_an_object_inside_itself_is_read_once():

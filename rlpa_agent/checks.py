@@ -7,14 +7,65 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlpa_agent.checkpoint import recovered
 from rlpa_agent.config import GROUP_ALGOS, PRESETS, PPOConfig, RolloutConfig, TrainConfig
 from rlpa_env import ConfigError
 
 
-def check_new(out: Path, holds_a_run: bool) -> None:
+def holds_run(out: Path) -> bool:
+    """Whether a folder holds a run, or what is left of one."""
+    return any(recovered(out / name).exists() for name in ("last", "best"))
+
+
+def check_new(out: Path, taken: bool) -> None:
     """Raises ConfigError where a run that begins anew would take the place of another."""
-    if holds_a_run:
+    if taken:
         raise ConfigError(f"{out}: expected a new folder; it holds a run. Go on with it (--resume, `Trainer.resume`), or choose another `out`.")
+
+
+def check_policy(policy: Any, config: TrainConfig) -> None:
+    """Raises ConfigError where `config.model` asks for what the policy was not made with, or the run's KL would have no start to be measured from."""
+    model, rank = config.model, policy.adapter.rank if policy.adapter is not None else 0
+    for name, has, make in (
+        ("value_grad", policy.value_grad, f"Policy(…, value_grad={model.value_grad!r})"),
+        ("gradient_checkpointing", policy.gradient_checkpointing, "Policy(…, gradient_checkpointing=True)"),
+        ("lora_rank", rank, f"Policy.from_pretrained(…, lora=LoraSettings({model.lora_rank}, …))"),
+    ):
+        if has != getattr(model, name) and getattr(model, name):
+            raise ConfigError(f"model.{name}: expected {has!r}, that of the policy; got {getattr(model, name)!r}. Make the policy with {make}, or change the setting.")
+    asks = [f"ppo.{name}={value}" for name, value in (("beta", config.ppo.beta), ("max_kl", config.ppo.max_kl)) if value]
+    if asks and policy.reference is None:
+        raise ConfigError(f"policy: expected a frozen reference, for {' and '.join(asks)}; got none. Call policy.freeze_reference(), or set beta=0 and max_kl=None.")
+
+
+def other_run(config: TrainConfig, found: str) -> str:
+    """Why a checkpoint with the configuration hash ``found`` does not go on with ``config``: the settings that differ, where the run has left its own."""
+    try:
+        before = _flat(json.loads((config.out / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        before = {}
+    now = _flat(json.loads(json.dumps(config.as_dict(), default=str)))
+    differs = [f"{name} was {before.get(name)!r} and is {own!r}" for name, own in now.items() if name not in ENDS and before.get(name) != own] if before else []
+    which = "; ".join(differs) or f"their hashes are {found} and {config.hash()}"
+    return f"{config.out / 'last'}: expected a checkpoint of this configuration; {which}. Resume with the same options, or choose another --out."
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {name: own for name, own in data.items() if isinstance(own, Mapping)}
+    return {name: own for name, own in data.items() if name not in parts} | {f"{part}.{name}": own for part, inside in parts.items() for name, own in inside.items()}
+
+
+def why_ended(config: TrainConfig, figures: Mapping[str, Any]) -> str:
+    """What ended a run that no signal and no failure did, by the figures of its last iteration."""
+    if figures["stop"]:
+        return f"the KL to the start passed ppo.max_kl={config.ppo.max_kl:g}"
+    if config.iterations is not None and figures["iteration"] >= config.iterations:
+        return f"its {config.iterations} iterations are over (--iterations)"
+    ends = [f"{own:,g} {name.replace('_', ' ')}" for name, own in _ends(config.as_dict()).items() if name != "iterations"]
+    return f"its {' or '.join(ends)} are used up"
+
+
+ENDS = ("iterations", "minutes", "action_tokens", "save_every", "keep_rollouts")  # may change from one part of a run to the next
 
 
 def another_end(config: TrainConfig) -> str | None:

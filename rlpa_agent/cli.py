@@ -19,14 +19,16 @@ from rich.markup import escape
 
 import rlpa_env
 from rlpa_agent.baseline_config import BASELINES, DPO, SFT, as_training
-from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig, shipped_start
+from rlpa_agent.checks import why_ended
+from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
 from rlpa_agent.registered import moved, registered, sibling
-from rlpa_agent.tasks import environments, models_of, validation
+from rlpa_agent.tasks import build_trainer, environments, load_policy, models_of, policy_path
 from rlpa_env import ConfigError, RLPAError, evaluate, instructions, parse_action
 from rlpa_env.agents import make_agent
 from rlpa_env.encoders import MINILM
-from rlpa_env.errors import check_number, unknown_choice
+from rlpa_env.errors import check_number
 from rlpa_env.evaluate import results_table
+from rlpa_env.parts import check_choice
 
 
 @dataclass(frozen=True)
@@ -147,75 +149,6 @@ class Inspect:
     """Write a page that stands alone instead of a table in the terminal."""
 
 
-def policy_path(name: str) -> str:
-    """Where a policy lies: the shipped start, the newest good checkpoint of a run, a policy folder, or a model's name."""
-    from rlpa_agent.checkpoint import checkpointed_policy, recovered
-
-    if name == SHIPPED:
-        return str(shipped_start())
-    path = Path(name)
-    if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1 or (path.parent != Path() and path.parent.is_dir())):
-        beside = sorted(other.name for other in path.parent.iterdir() if other.is_dir()) if path.parent.is_dir() else []
-        raise unknown_choice(f"policy: {path.parent}", path.name, beside) if beside else ConfigError(f"policy: expected a folder; {name} does not exist.")
-    plain = any((path / part).is_file() for part in ("config.json", "adapter_config.json")) and not any(recovered(path / name).exists() for name in ("last", "best"))
-    return str(checkpointed_policy(path)) if path.is_dir() and not plain else name
-
-
-def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
-    """A `Trainer` with its policy, environments and validation; nothing is written yet."""
-    from rlpa_agent.checkpoint import base_dtype, checkpointed_policy, recovered, seed_random
-    from rlpa_agent.policy import flush_denormals
-    from rlpa_agent.served import VllmGenerator
-    from rlpa_agent.trainer import Trainer
-    from rlpa_agent.world import World
-
-    flush_denormals()
-    world, rollout = World.from_environment(), config.rollout
-    if not resume and recovered(config.out / "last").exists():
-        raise ConfigError(f"{config.out}: expected a new folder; it holds a run. Go on with --resume, or choose another --out.")
-    source = str(checkpointed_policy(config.out, "last")) if resume else policy_path(config.model.path)
-    policy = load_policy(config, source, base_dtype(config, world, resume))
-    if config.model.shard:
-        policy.shard(world)
-    judge = validation(config) if config.eval.every else None
-    generator = None
-    if rollout.server is not None:
-        ends, banned = policy.chat.end_ids, policy.banned_V.nonzero()[:, 0].tolist()
-        generator = VllmGenerator(rollout.server, config.out / f"served-{world.rank}", end_ids=ends, banned_ids=banned)
-    trainer = Trainer(config, policy, environments(rollout), judge, quiet, world, generator)
-    seed_random(config.seed, world.rank)
-    if resume:
-        trainer.resume()
-    return trainer
-
-
-def load_policy(config: TrainConfig, source: str, base_dtype: Any = None) -> Any:
-    """The policy that a run trains, with one constant system prompt; ``base_dtype``: what "auto" stands for, None: measure it."""
-    import torch
-
-    from rlpa_agent.chat import Chat
-    from rlpa_agent.lora import LoraSettings
-    from rlpa_agent.policy import Policy
-
-    model, rollout = config.model, config.rollout
-    policy = Policy.from_pretrained(
-        source, device=model.device,
-        lora=LoraSettings(model.lora_rank, model.lora_alpha) if model.lora_rank else None,
-        dtype=base_dtype if model.base_dtype == "auto" else getattr(torch, model.base_dtype),
-        rollout_dtype=None if model.rollout_dtype == "auto" else getattr(torch, model.rollout_dtype),
-        gradient_checkpointing=model.gradient_checkpointing,
-        seed=config.seed, temperature=rollout.temperature, value_grad=model.value_grad, max_user_tokens=rollout.max_user_tokens,
-    )
-    if policy.adapter is not None and not model.lora_rank:
-        has = f"expected {policy.adapter.rank}, that of the adapter in {source}"
-        raise ConfigError(f"model.lora_rank: {has}; got 0, which would train all weights. Add --model.lora-rank {policy.adapter.rank} (of sft and dpo: --lora-rank).")
-    if policy.system_prompt is None:
-        policy.chat = Chat(policy.tokenizer, instructions(rollout.max_turns), rollout.max_user_tokens)
-    policy.chat.state_limit(rollout.max_turns)
-    policy.take_on(config)
-    return policy
-
-
 def run_training(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
     """Everything between a configuration and a trained policy in ``config.out``; returns the last figures."""
     return build_trainer(config, resume=resume, quiet=quiet).run()
@@ -232,6 +165,7 @@ def _train(args: Train) -> None:
     figures = run_training(args.config, resume=args.resume, quiet=not sys.stderr.isatty())
     if figures and os.environ.get("RANK", "0") == "0":
         print(f"iteration {figures['iteration']}: return {figures['return']:.2f}, health: {figures['health']}")
+        print(f"ended: {why_ended(args.config, figures)}")
     print(f"policy: {args.config.out / 'last' / 'policy'}   metrics: {args.config.out / 'metrics.jsonl'}")
 
 
@@ -336,7 +270,11 @@ def parse_preset(verb: str, argv: Sequence[str]) -> Any:
     preset = presets[argv[0]]
     chosen = parsed(preset)  # read once more where the environment that it names has a turn limit or people of its own
     at_home = _at_home(preset, chosen)
-    return chosen if at_home == preset else parsed(at_home)
+    chosen = chosen if at_home == preset else parsed(at_home)
+    given = {word.partition("=")[0].replace("_", "-") for word in argv[1:]}
+    if isinstance(chosen, Train) and "--iterations" not in given and given & {"--minutes", "--action-tokens"}:
+        return dataclasses.replace(chosen, config=dataclasses.replace(chosen.config, iterations=None))  # the preset's would end it unasked
+    return chosen
 
 
 def _at_home(preset: Any, chosen: Any) -> Any:
@@ -386,6 +324,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _baseline(parse_preset(arguments[0], arguments[1:]))
         else:
             does: dict[Any, Any] = {Eval: _eval, Chat: _chat, Replay: _replay, Inspect: _inspect}
+            check_choice("verb", arguments[0], ("train", *BASELINES, *(kind.__name__.lower() for kind in does)))
             commands: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(kind.__name__.lower())] for kind in does)]  # noqa: UP007
             does[type(args := tyro.cli(commands, args=arguments, prog="rlpa-agent"))](args)
     except (RLPAError, OSError, gym.error.Error) as error:

@@ -263,7 +263,7 @@ class TrainConfig:
     mode: str = "mdp"
     """mdp: a dialogue is one chain of tokens; official: every turn is a sample of its own, as in the authors' code."""
     iterations: int | None = 60
-    """Total, resumed ones included; None: until the minutes are over."""
+    """Total, resumed ones included; None, as on the command line where --minutes or --action-tokens is given alone: until these are over."""
     minutes: float | None = None
     """Minutes of training, resumed iterations included, evaluation apart."""
     action_tokens: int | None = None

@@ -107,8 +107,24 @@ def readable(name: str, expected: str) -> Iterator[None]:
         raise ConfigError(f"{name}: expected {expected}; {error}") from error
 
 
+def room_of(config: Any) -> int:
+    """Positions of a model within which a token's states hang on those before it alone.
+
+    Rotary frequencies of kind "longrope" and "dynamic" are chosen anew for a whole forward pass that is longer than what the model was first made
+    for: there a row's log-probabilities would hang on what follows them, and on the rows beside it.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict)]  # one for all layers, or by kind of layer
+    old = getattr(config, "original_max_position_embeddings", None)
+    first = [kind.get("original_max_position_embeddings") or old for kind in kinds if kind.get("rope_type") in ("longrope", "dynamic")]
+    return min([config.max_position_embeddings, *filter(None, first)])
+
+
 def checkpoint_layers(lm: Any) -> None:
-    """Recompute every layer in the backward pass, in training mode."""
+    """Recompute every layer in the backward pass, in training mode. Raises ConfigError for a model with dropout, which that mode would turn on."""
+    rates = {name: rate for name, rate in vars(lm.config).items() if "drop" in name and isinstance(rate, float) and rate}
+    if rates:
+        raise ConfigError(f"gradient_checkpointing: expected a model without dropout; its config has {rates}. Make it from loading.no_dropout(config).")
     enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable  # its older name
     enable({"use_reentrant": False})
 

@@ -29,6 +29,7 @@ from rlpa_agent.loading import (
     no_dropout,
     quiet,
     readable,
+    room_of,
 )
 from rlpa_agent.lora import Adapter, LoraSettings, base_of
 from rlpa_agent.sharding import Shards, spread_like
@@ -116,8 +117,8 @@ class Policy:
 
     @property
     def context_limit(self) -> int:
-        """Tokens that fit one row."""
-        return self.lm.config.max_position_embeddings
+        """Tokens that fit one row, see `loading.room_of`."""
+        return room_of(self.lm.config)
 
     @property
     def system_prompt(self) -> str | None:

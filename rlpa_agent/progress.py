@@ -108,6 +108,7 @@ def _text_figures(trajectories: Sequence[Trajectory], max_turns: int) -> dict[st
         "by_turn/guessed_points": _by_turn(actions, max_turns, lambda action: len(action.profile)),
         "guessed_points": float(np.mean([len(action.profile) for dialogue in actions for action in dialogue])),
         "malformed": float(np.mean([bool(action.error) for dialogue in actions for action in dialogue])),
+        "replies": sum(max(0, len(dialogue) - 1) for dialogue in actions),  # after the first
         **sameness([[action.reply for action in dialogue] for dialogue in actions]),
         "profile_share": profile_chars / max(1, sum(map(len, texts))),
     }
@@ -176,7 +177,7 @@ def health(figures: Mapping[str, Any]) -> str:
         (at("first_ratio_error") > 0.01, f"ratios begin {at('first_ratio_error'):.2g} off 1: sampling and update compute apart; --ppo.old-logp scored"),
         (at("malformed") > 0.1, f"{at('malformed'):.0%} of completions malformed"),
         (at("context_stops") > 0, f"{at('context_stops'):.0f} dialogues outgrew the context"),
-        (at("most_common_reply") > 0.1, f"one reply is {at('most_common_reply'):.0%} of all replies: collapse"),
+        (at("most_common_reply") > 0.1 and round(at("most_common_reply") * at("replies", 10)) > 1, f"one reply is {at('most_common_reply'):.0%} of all replies: collapse"),
         (at("left_early") > 0.5, f"{at('left_early'):.0%} of users leave early"),
         (at("clip_fraction") > 0.3, f"{at('clip_fraction'):.0%} of tokens clipped: steps too large"),
         (at("explained_variance", 1.0) < 0.05, f"critic explains {at('explained_variance'):.0%} of variance"),

@@ -215,7 +215,7 @@ def compare(learner: Learner, batch: Batch, algos: Sequence[str] = ALGOS, *, see
 def open_run(run: Path, load: Callable[[TrainConfig, str], Policy]) -> Learner:
     """The learner of a run as its last checkpoint left it: policy, reference, critic and value normaliser.
 
-    ``load`` reads a policy folder as training does, see `cli.load_policy`.
+    ``load`` reads a policy folder as training does, see `tasks.load_policy`.
     """
     config = TrainConfig.read(run)
     config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, old_logp="scored"))  # nothing is sampled here
@@ -246,6 +246,13 @@ def replay(
     algos = algos or [algo for algo in ALGOS if able.get(algo, True) and not one_objective(config, [config.algo, algo])]
     chosen = list(iterations) or kept_iterations(run)[-1:]
     kept = [load_rollout(run, number) for number in chosen] or [load_rollout(run)]  # which says what is missing
+    cut = [one.iteration for one in kept if not all(turn["valid"] for episode in one.episodes for turn in episode["turns"])]
+    blind = [algo for algo in algos if algo != "ppo"]
+    if cut and config.has_critic and config.mode == "mdp" and blind:
+        raise ConfigError(
+            f"replay: expected whole dialogues for {', '.join(blind)}, whose training leaves out those that a failure cut short; iterations "
+            f"{cut} have kept such for the critic. Name others (--iteration), or ppo alone (--algo ppo)."
+        )
     batch = joined([one.batch for one in kept], [len(one.episodes) for one in kept])
     found = {"iterations": chosen} | compare(learner, batch, algos, seed=seed)
     (run / "replay.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -31,7 +31,7 @@ from rlpa_agent.checkpoint import (
     settle,
     undisturbed,
 )
-from rlpa_agent.checks import another_end, check_new, unread_settings
+from rlpa_agent.checks import another_end, check_new, check_policy, holds_run, other_run, unread_settings
 from rlpa_agent.config import TrainConfig
 from rlpa_agent.credit import profile_payments
 from rlpa_agent.loading import held_dtype
@@ -99,6 +99,8 @@ class Trainer:
         for text in unread_settings(config, generator is not None):
             warnings.warn(text, stacklevel=2)
         policy.take_on(config)
+        if learner is None:
+            check_policy(policy, config)
         self.learner = learning.Learner(policy, config, world, sampled_elsewhere=generator is not None) if learner is None else learner
         at_once = min(config.rollout.concurrent, len(world.share(range(config.rollout.dialogues))))
         self.envs = envs if isinstance(envs, EnvPool) else GymPool([envs() for _ in range(at_once)])
@@ -121,7 +123,7 @@ class Trainer:
         ``spent``: seconds of the config's minutes that are used up; None: those of the iterations resumed from. SIGTERM and
         ctrl-C drop the dialogues that are being held, let an update end, and save; a second ctrl-C stops at once. One that is ignored, as a script's background job does, stays so.
         """
-        check_new(self.config.out, self.world.any(not (self._resumed or self.iteration) and recovered(self.last).exists()))
+        check_new(self.config.out, self.world.any(not (self._resumed or self.iteration) and holds_run(self.config.out)))
         previous = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN}
         log = self._open()
         spent = self.training_seconds if spent is None else spent
@@ -366,10 +368,7 @@ class Trainer:
         """
         state = read_state(self.last)
         if state["config_hash"] != self.config.hash():
-            raise CheckpointError(
-                f"{self.last}: expected a checkpoint of this configuration ({self.config.hash()}); it was written by another "
-                f"({state['config_hash']}). Resume with the same options, or choose another --out."
-            )
+            raise CheckpointError(other_run(self.config, state["config_hash"]))
         check_machine(self.last, state)
         if (text := another_end(self.config)) is not None:
             warnings.warn(text, stacklevel=2)

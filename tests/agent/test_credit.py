@@ -185,3 +185,11 @@ def test_a_block_that_was_never_closed_is_punished_by_comparison_with_whole_turn
     segments = batch.segment_A[int(batch.starts_C[1]) :]
     assert set(segments.tolist()) == {0}
     assert float(advantage_CK[1, 0]) == pytest.approx(-5.0)
+
+
+@pytest.mark.parametrize("paid_at", ["turn", "block", "line"])
+def test_where_no_profile_is_paid_a_list_costs_nothing(paid_at):
+    turn = turn_of(answer("- 1234", "- 5678"), 1.5)
+    foreign = replace(turn, parts={})
+    assert sum(paid for _, paid in profile_payments(CHAT, paid_at, 0.1)(foreign)) == pytest.approx(1.5)
+    assert sum(paid for _, paid in profile_payments(CHAT, paid_at, 0.1)(turn)) == pytest.approx(1.3)

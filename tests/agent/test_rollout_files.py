@@ -16,7 +16,7 @@ from rich.console import Console
 from tiny_models import Script
 from toy import toy_config
 
-from rlpa_agent import cli
+from rlpa_agent import cli, tasks
 from rlpa_agent import replay as replay_module
 from rlpa_agent.batch import make_batch, micro_batches
 from rlpa_agent.config import PRESETS, TrainConfig
@@ -351,6 +351,18 @@ def test_estimators_that_the_run_cannot_give_are_refused(tmp_path):
         replay(trainer.config.out, cli.load_policy, ["ppo"])
     with pytest.raises(ConfigError, match=r"rollout\.group: expected at least 2"):
         replay(trainer.config.out, cli.load_policy, ["rloo"])
+
+
+def test_dialogues_that_a_failure_cut_short_are_compared_for_estimators_with_a_critic_alone(tmp_path):
+    trainer = trainer_of(tmp_path, iterations=1, rollout={"group": 1})
+    trainer.run()
+    texts = next((trainer.config.out / "rollouts").glob("*.jsonl"))
+    lines = [json.loads(line) for line in texts.read_text().splitlines()]
+    lines[0]["turns"][-1]["valid"] = False
+    texts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ConfigError, match=r"expected whole dialogues for reinforce.*iterations \[1\] have kept"):
+        replay(trainer.config.out, tasks.load_policy, ["ppo", "reinforce"])
+    assert [row["algo"] for row in replay(trainer.config.out, tasks.load_policy, ["ppo"])["rows"]] == ["ppo"]
 
 
 def test_inspect_shows_and_writes(run, tmp_path, capsys):

@@ -19,7 +19,7 @@ import torch
 from tiny_models import Script
 from toy import toy_config
 
-from rlpa_agent import cli
+from rlpa_agent import cli, tasks
 from rlpa_agent.batch import make_batch
 from rlpa_agent.checkpoint import (
     CheckpointError,
@@ -641,7 +641,7 @@ def test_validation_leaves_out_what_a_failure_cut_short(tmp_path, monkeypatch):
     records = collect({"attentive": None}, Setting(users=2), quiet=True)["attentive"]
     torso = records[0] | {"stop_reason": "failure", "turns": records[0]["turns"][:1]}
     monkeypatch.setattr(sys.modules["rlpa_env.evaluate"], "collect", lambda *_, **__: {"policy": [torso, records[1]]})
-    figures = cli.validation(config_of(tmp_path))(policy_of())
+    figures = tasks.validation(config_of(tmp_path))(policy_of())
     assert figures["profile_f1"] == pytest.approx(float(means(records, "f1")[1]))
     assert all(np.isfinite(value) for value in figures.values())
 
@@ -652,7 +652,7 @@ def test_validation_and_evaluation_see_the_limits_and_the_task_of_the_run(tmp_pa
     rollout = RolloutConfig(max_turns=3, cues="explicit", style="terse", credit="grounded", max_new_tokens=12, profile_weight=5.0)
     config = dataclasses.replace(config_of(tmp_path), rollout=rollout, eval=EvalConfig(users=2))
     with pytest.raises(Exception):  # noqa: B017, PT011 - there are no records to take means of
-        cli.validation(config)(policy_of())
+        tasks.validation(config)(policy_of())
     agent, setting = seen[0]
     env = setting.make()
     assert (agent.max_new_tokens, env.spec.max_episode_steps, env.unwrapped.max_turns) == (12, 3, 3)

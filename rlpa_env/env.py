@@ -55,7 +55,7 @@ class RLPAEnv(gym.Env[str, str]):
         embedding_model: of ``matcher="embedding"``: name or local folder of a sentence-transformers model; None is
             all-MiniLM-L6-v2.
         max_turns: the turn limit as the instructions state it. The limit itself is ``max_episode_steps`` of the
-            registration, which an environment cannot see: who overrides one in ``gym.make`` overrides both.
+            registration, which an environment cannot see: who overrides one in ``gym.make`` overrides both. `evaluate` does so itself.
 
     Raises:
         ConfigError: an argument has an unknown value; the message names the choices and the nearest one.
@@ -100,8 +100,8 @@ class RLPAEnv(gym.Env[str, str]):
             check_number(name, weight, 0, whole=False)
         self.profiles = parts.profiles_of(split)
         self._by_id = {profile.id: profile for profile in self.profiles}
-        self._user = parts.user_of(user, llm, cues=cues, style=style, shift_turn=shift_turn, consent=consent)
-        self._matcher, self._judge = parts.matcher_of(matcher, llm, embedding_model), parts.judge_of(judge, llm, judge_sees)
+        told = {"cues": cues, "style": style, "shift_turn": shift_turn, "consent": consent}
+        self._user, self._matcher, self._judge = parts.all_of(user, matcher, judge, llm, embedding_model, judge_sees, **told)
         self.split, self.judge_sees, self.credit, self.on_error = split, judge_sees, credit, on_error
         self.profile_weight, self.response_weight = float(profile_weight), float(response_weight)
         self.privacy_weight, self.sessions = float(privacy_weight), sessions
@@ -253,7 +253,7 @@ class RLPAEnv(gym.Env[str, str]):
         failure = next((outcome for outcome in outcomes if isinstance(outcome, ModelError)), None)
         if failure is not None:
             return self._fail(failure, act)
-        pairs, answer, self._verdict = outcomes
+        pairs, answer, self._verdict = parts.checked(outcomes)
         truth, known, withdrawn = self._before
         hits = [truth.points[t] for _, t in pairs]
         untold = sum(point in truth.sensitive and point not in known for point in hits) if truth.sensitive else 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from rlpa_env.encoders import MINILM, encoder_of
+from rlpa_env.errors import ConfigError
 from rlpa_env.meaning import comparable, meaning, point_score
 from rlpa_env.profiles import canonical_slot
 from rlpa_env.text import STOP_WORDS, words
@@ -150,4 +151,12 @@ def match_points(matcher: Matcher, guess: Sequence[Point], truth: Sequence[Point
     """Pairs (index of guess, index of truth) that count as hits."""
     if not guess or not truth:
         return []
-    return assign(np.asarray(matcher.scores(guess, truth), dtype=float), matcher.threshold)
+    return assigned(matcher.scores(guess, truth), matcher.threshold, (len(guess), len(truth)))
+
+
+def assigned(scores_GT: Any, threshold: float, shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """`assign` of what anybody's matcher returned. Raises ConfigError if it is no matrix of guesses by truths."""
+    scores_GT = np.asarray(scores_GT, dtype=float)
+    if scores_GT.shape != shape:
+        raise ConfigError(f"matcher: expected scores of shape {shape}, a row a guessed point, a column a true one; got {scores_GT.shape}.")
+    return assign(scores_GT, threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +14,16 @@ from rlpa_env.encoders import MINILM
 from rlpa_env.errors import ConfigError, ModelError, unknown_choice
 from rlpa_env.flows import Flow
 from rlpa_env.judges import Judge, RuleJudge
-from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher, assign, match_points
+from rlpa_env.matching import EmbeddingMatcher, LexicalMatcher, Matcher, assigned, match_points
 from rlpa_env.population import SPLIT_SIZES, load_split
 from rlpa_env.profiles import Profile, load_profiles
 from rlpa_env.scripted import ScriptedUser
 from rlpa_env.types import Dialogue, Point, Verdict
-from rlpa_env.users import UserSimulator
+from rlpa_env.users import UserSimulator, UserTurn
 
 NO_VERDICT = Verdict(False, False, False, False, False)
+_VERBS = {"user": ("reset", "reply"), "matcher": ("threshold", "scores"), "judge": ("judge",)}
+_USUAL = inspect.signature(ScriptedUser).parameters
 
 
 class Asked(NamedTuple):
@@ -68,10 +71,39 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         raise unknown_choice(name, value, choices)
 
 
+def all_of(
+    user: str | UserSimulator, matcher: str | Matcher, judge: str | Judge, llm: Mapping[str, Any] | None, embedding_model: str | None, sees: str, **settings: Any
+) -> tuple[UserSimulator, Matcher, Judge]:
+    """User, matcher and judge of an environment. Raises ConfigError for one that is no such thing."""
+    for name, part in (("user", user), ("matcher", matcher), ("judge", judge)):
+        if not isinstance(part, str) and (why := lacking(name, part)):
+            raise ConfigError(why)
+    return user_of(user, llm, **settings), matcher_of(matcher, llm, embedding_model), judge_of(judge, llm, sees)
+
+
+def lacking(name: str, part: object) -> str:
+    """Why an object cannot be the "user", "matcher" or "judge"; "" if it can."""
+    if isinstance(part, type):
+        return f"{name}: expected a name or an object; got the class {part.__qualname__}. Write {name}={part.__qualname__}(…)."
+    missing = [verb for verb in _VERBS[name] if not hasattr(part, verb) and not hasattr(part, f"{verb}_flow")]
+    kind = type(part).__qualname__
+    return f"{name}: expected a name, or an object with {' and '.join(_VERBS[name])}; {kind} has no {' and no '.join(missing)}." if missing else ""
+
+
+def checked(outcomes: Sequence[Any]) -> Sequence[Any]:
+    """Pairs, the user's answer and the verdict. Raises ConfigError for what somebody's own part returned instead."""
+    for name, verb, kind, outcome in (("user", "reply", UserTurn, outcomes[1]), ("judge", "judge", Verdict, outcomes[2])):
+        if not isinstance(outcome, kind):
+            raise ConfigError(f"{name}: expected {verb} to return a {kind.__name__}; got {outcome!r:.80}.")
+    return outcomes
+
+
 def user_of(user: str | UserSimulator, llm: Mapping[str, Any] | None, **settings: Any) -> UserSimulator:
     """The user simulator of that name, or the object itself."""
     scripted = ScriptedUser(**settings)  # checks the arguments, whoever the user is
     if not isinstance(user, str):
+        if given := [f"{name}={value!r}" for name, value in settings.items() if value != _USUAL[name].default]:
+            raise ConfigError(f"{given[0].partition('=')[0]}: expected user='scripted' or 'llm' beside it; got {', '.join(given)} and a user of your own.")
         return user
     check_choice("user", user, ("scripted", "llm"))
     if user == "scripted":
@@ -139,4 +171,4 @@ def matching_flow(matcher: Matcher, guess: Sequence[Point], truth: Sequence[Poin
     if not hasattr(matcher, "scores_flow"):
         return match_points(matcher, guess, truth)
     scores_GT = yield from matcher.scores_flow(guess, truth)
-    return assign(scores_GT, matcher.threshold)
+    return assigned(scores_GT, matcher.threshold, (len(guess), len(truth)))

@@ -87,6 +87,9 @@ class Setting:
             kwargs = copy.deepcopy(dict(self.env_kwargs))
         except TypeError as error:
             raise ConfigError(f"env_kwargs: expected objects that copy.deepcopy copies ({error}). Give their class a __deepcopy__.") from error
+        limits = [kwargs[name] for name in ("max_turns", "max_episode_steps") if kwargs.get(name)]
+        if len(limits) == 1:  # what is told is what holds
+            kwargs |= {"max_turns": limits[0], "max_episode_steps": limits[0]}
         return gym.make(full_id(self.env_id), split=self.split, **kwargs)
 
     @cached_property

@@ -8,10 +8,11 @@ import numpy as np
 
 from rlpa_env.judges import Judge
 from rlpa_env.matching import Matcher
+from rlpa_env.parts import lacking
 from rlpa_env.population import load_split
 from rlpa_env.profiles import Profile
-from rlpa_env.types import CRITERIA, Message, Point
-from rlpa_env.users import UserSimulator
+from rlpa_env.types import CRITERIA, Message, Point, Verdict
+from rlpa_env.users import UserSimulator, UserTurn
 
 _REPLIES = (
     "Hi, I just put the kettle on. What do you do for a living?",
@@ -23,8 +24,14 @@ _REPLIES = (
 )
 
 
+def _is_a(name: str, part: object) -> None:
+    why = lacking(name, part)
+    assert not why, why
+
+
 def check_matcher(matcher: Matcher) -> None:
     """Scores have the promised shape and range, an exact copy matches, nothing else does by accident."""
+    _is_a("matcher", matcher)
     truth = [Point("Occupation", "baker"), Point("Age", "34"), Point("", "I have two cats")]
     assert 0.0 < matcher.threshold <= 1.0, f"threshold: expected a number in (0, 1]; got {matcher.threshold!r}"
     for guess in ([], truth[:1], truth, [Point("Age", "33")]):
@@ -41,12 +48,14 @@ def check_matcher(matcher: Matcher) -> None:
 
 def check_judge(judge: Judge) -> None:
     """Verdicts are five real booleans with scores in [0, 1], the same for the same input, for any text."""
+    _is_a("judge", judge)
     points = (Point("Occupation", "baker"),)
     dialogues = ([Message("user", "Hello")], [Message("assistant", "Hi."), Message("user", "I'm a baker.")])
     for dialogue in dialogues:
         for reply in _REPLIES:
             before = copy.deepcopy(dialogue)
             first, second = (judge.judge(points, dialogue, reply) for _ in range(2))
+            assert isinstance(first, Verdict), f"expected a Verdict; got {first!r:.80}"
             assert dialogue == before, "judge must not change the dialogue"
             assert first == second, f"same input, different verdicts for {reply[:40]!r}"
             for criterion in CRITERIA:
@@ -62,6 +71,9 @@ def check_judge(judge: Judge) -> None:
 
 def check_user(user: UserSimulator, profiles: tuple[Profile, ...] | None = None, turns: int = 6) -> None:
     """A user opens without revealing, reveals within the budget and only the truth, forks exactly, and is seeded."""
+    _is_a("user", user)
+    absent = [name for name in ("revealed", "profile", "snapshot", "restore") if not isinstance(getattr(type(user), name, None), property) and not hasattr(user, name)]
+    assert not absent, f"expected a user with {' and '.join(absent)}; {type(user).__qualname__} has none"
     for profile in profiles or load_split("vanilla/val")[:5]:
         transcript = _talk(user, profile, turns)
         assert transcript == _talk(user, profile, turns), "same profile, seed and replies must give the same messages"
@@ -77,6 +89,7 @@ def _talk(user: UserSimulator, profile: Profile, turns: int) -> list[str]:
         before = set(user.revealed)
         state = user.snapshot()
         first = user.reply(tuple(dialogue), reply)
+        assert isinstance(first, UserTurn), f"reply: expected a UserTurn; got {first!r:.80}"
         user.restore(state)
         answer = user.reply(tuple(dialogue), reply)
         assert answer == first, "a restored snapshot must answer the same"

@@ -37,6 +37,7 @@ from rlpa_env.meaning import comparable, point_score
 from rlpa_env.numeric import DialogueActs, TokenLevel
 from rlpa_env.runs import read_runs
 from rlpa_env.scripted import ScriptedUser
+from rlpa_env.testing import check_judge, check_matcher, check_user
 from rlpa_env.types import StopReason
 
 ACTION = format_action([], "Hi there, I just made tea. What do you do?")
@@ -409,3 +410,76 @@ def test_the_ends_of_the_scale_are_nobodys_own(name):
     with pytest.raises(ConfigError, match=f"expected another name for an agent of your own; got '{name}'"):
         evaluate({"attentive": None, name: make_agent("script")}, users=1, quiet=True)
     assert evaluate({name: None}, users=1, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "turns"),
+    [({"max_turns": 3}, 3), ({"max_episode_steps": 3}, 3), ({"max_turns": 2, "max_episode_steps": 2}, 2), ({"max_episode_steps": 12}, 12), ({}, 10)],
+)
+def test_either_number_is_the_turn_limit_of_an_evaluation_which_is_told_and_holds(given, turns, tmp_path):
+    evaluate({"own": make_agent("attentive")}, users=1, env_kwargs={"style": "chatty", **given}, references="none", out=tmp_path, quiet=True)
+    (line,) = [json.loads(text) for text in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    assert (line["limit"], len(line["turns"]), line["stop_reason"]) == (turns, turns, "turn_limit")
+    assert f"for {turns} turns" in line["messages"][0]["content"]
+
+
+class OwnMatcher:
+    threshold = 0.5
+
+    def scores(self, guess, truth):
+        return np.zeros((len(truth), len(guess)))
+
+
+class OwnJudge:
+    def judge(self, points, dialogue, reply):
+        return True
+
+
+class OwnUser(ScriptedUser):
+    def reply(self, dialogue, reply):
+        return super().reply(dialogue, reply).message
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"matcher": OwnMatcher}, r"matcher: expected a name or an object; got the class OwnMatcher\. Write matcher=OwnMatcher\(…\)"),
+        ({"judge": OwnMatcher()}, r"judge: expected a name, or an object with judge; OwnMatcher has no judge"),
+        ({"user": OwnJudge()}, r"user: .* with reset and reply; OwnJudge has no reset and no reply"),
+        ({"user": ScriptedUser(), "style": "terse"}, r"style: expected user='scripted' or 'llm' beside it; got style='terse' and a user of your own"),
+    ],
+)
+def test_a_part_that_is_none_is_refused_at_once(given, told):
+    with pytest.raises(ConfigError, match=told):
+        gym.make("RLPA-v0", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"matcher": OwnMatcher()}, r"matcher: expected scores of shape \(2, \d+\), a row a guessed point, a column a true one; got \(\d+, 2\)"),
+        ({"judge": OwnJudge()}, "judge: expected judge to return a Verdict; got True"),
+        ({"user": OwnUser()}, "user: expected reply to return a UserTurn; got "),
+    ],
+)
+def test_what_an_own_part_returns_is_looked_at(given, told):
+    env = gym.make("RLPA-v0", disable_env_checker=True, **given)
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match=told):
+        env.step(format_action([("Occupation", "baker"), ("Age", "34")], "Oh, what do you bake?"))
+
+
+@pytest.mark.parametrize(
+    ("check", "part", "told"),
+    [
+        (check_matcher, OwnMatcher, "got the class OwnMatcher"),
+        (check_matcher, OwnJudge(), "OwnJudge has no threshold and no scores"),
+        (check_judge, OwnJudge(), "expected a Verdict; got True"),
+        (check_judge, OwnMatcher(), "OwnMatcher has no judge"),
+        (check_user, OwnUser(), "reply: expected a UserTurn; got"),
+        (check_user, type("Bare", (), {"reset": None, "reply": None})(), "expected a user with revealed and profile and snapshot and restore; Bare has none"),
+    ],
+)
+def test_a_conformance_check_says_what_is_missing_as_an_assertion(check, part, told):
+    with pytest.raises(AssertionError, match=told):
+        check(part)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlpa_agent.checkpoint import recovered
 from rlpa_agent.config import GROUP_ALGOS, PRESETS, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_agent.registered import is_test
 from rlpa_env import ConfigError
 
 
@@ -21,6 +22,12 @@ def check_new(out: Path, taken: bool) -> None:
     """Raises ConfigError where a run that begins anew would take the place of another."""
     if taken:
         raise ConfigError(f"{out}: expected a new folder; it holds a run. Go on with it (--resume, `Trainer.resume`), or choose another `out`.")
+
+
+def check_people(split: str) -> None:
+    """Raises ConfigError for people to learn from whom results are told on."""
+    if is_test(split):
+        raise ConfigError(f"split: expected people to train on; got {split!r}. Test users teach nobody, or their scores say nothing.")
 
 
 def check_policy(policy: Any, config: TrainConfig) -> None:

@@ -19,7 +19,7 @@ from rich.markup import escape
 
 import rlpa_env
 from rlpa_agent.baseline_config import BASELINES, DPO, SFT, as_training
-from rlpa_agent.checks import why_ended
+from rlpa_agent.checks import check_people, why_ended
 from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
 from rlpa_agent.registered import moved, registered, sibling
 from rlpa_agent.tasks import build_trainer, environments, load_policy, models_of, policy_path
@@ -176,6 +176,7 @@ def _baseline(config: SFT | DPO) -> None:
     require_trl()
     flush_denormals()
     training = as_training(config)
+    check_people(training.rollout.split)
     policy = load_policy(training, policy_path(config.data.model))
     run_baseline(config, policy, environments(training.rollout), report=lambda line: print(line, flush=True))
     print(f"policy: {config.out / 'last' / 'policy'}   metrics: {config.out / 'metrics.jsonl'}   what was done: {config.out / 'baseline.json'}")

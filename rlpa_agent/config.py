@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from rlpa_agent.contexts import KINDS, ContextKind
-from rlpa_agent.registered import OWN, settle_own
+from rlpa_agent.registered import OWN, is_test, settle_own
 from rlpa_env import ConfigError
 
 ALGOS = ("ppo", "grpo", "rloo", "reinforce")
@@ -236,13 +236,13 @@ class EvalConfig:
     """Evaluation during training, on fixed users that are never those of a test split."""
 
     split: str = "vanilla/val"
-    users: int = 50
+    users: int = 50  # the first so many of the split; all of them where it has fewer
     every: int = 10
     """Iterations between evaluations; 0: none."""
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if f"-{Path(self.split).stem.lower()}".endswith(("-test", "_test", ".test")):
+        if is_test(self.split):
             raise ConfigError(f"eval.split: expected a validation split; got {self.split!r}. Test users choose no checkpoint.")
         _in_range("eval", "every", self.every, 0)
         _in_range("eval", "users", self.users, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -55,3 +56,12 @@ def sibling(split: str, kind: str) -> str:
     'extended/val'
     """
     return f"{split.split('/')[0] if split in SPLIT_SIZES else 'vanilla'}/{kind}"
+
+
+def is_test(split: str) -> bool:
+    """Whether people are to be kept for the end, by their name.
+
+    >>> is_test("vanilla/test"), is_test("aloe-test.jsonl"), is_test("latest.jsonl")
+    (True, True, False)
+    """
+    return f"-{Path(split).stem.lower()}".endswith(("-test", "_test", ".test"))

@@ -85,7 +85,7 @@ def policy_path(name: str) -> str:
 def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Any:
     """A `Trainer` with its policy, environments and validation; nothing is written yet."""
     from rlpa_agent.checkpoint import base_dtype, checkpointed_policy, seed_random
-    from rlpa_agent.checks import check_new, holds_run
+    from rlpa_agent.checks import check_new, check_people, holds_run
     from rlpa_agent.policy import flush_denormals
     from rlpa_agent.served import VllmGenerator
     from rlpa_agent.trainer import Trainer
@@ -93,6 +93,7 @@ def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = Fa
 
     flush_denormals()
     world, rollout = World.from_environment(), config.rollout
+    check_people(rollout.split)
     check_new(config.out, not resume and holds_run(config.out))  # before a model is loaded
     source = str(checkpointed_policy(config.out, "last")) if resume else policy_path(config.model.path)
     policy = load_policy(config, source, base_dtype(config, world, resume))

@@ -145,7 +145,9 @@ def _row(name: str, records: Sequence[Record], everybody: Mapping[str, Sequence[
     played = [{episode(r): r for r in everybody.get(reference, ())} for reference in REFERENCES]
     missing = sum(any(key not in known for known in played) for key in keys)
     prior, oracle = ([known[key] for key in keys] if not missing else None for known in played)
-    notes = [f"no normalised score: prior and oracle have not played {missing} of its {len(keys)} episodes"] if missing else []
+    several = [reference for reference in REFERENCES if reference not in everybody and any(other.startswith(f"{reference} (") for other in everybody)]
+    why = f"the runs have each another {' and '.join(several)}; report them one by one" if several else f"prior and oracle have not played {missing} of its {len(keys)} episodes"
+    notes = [f"no normalised score: {why}"] if missing else []
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", RuntimeWarning)  # a floor that is the ceiling gives NaN, which is left out

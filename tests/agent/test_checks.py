@@ -151,3 +151,12 @@ def test_few_replies_are_no_collapse_unless_two_are_alike():
     assert health({"most_common_reply": 1 / 8, "replies": 8}) == "ok"
     assert "collapse" in health({"most_common_reply": 2 / 8, "replies": 8})
     assert health({"most_common_reply": 1 / 20, "replies": 20}) == "ok"
+
+
+@pytest.mark.parametrize("verb", ["train", "sft", "dpo"])
+@pytest.mark.parametrize("people", ["vanilla/test", "people-test.jsonl"])
+def test_test_users_teach_nobody(verb, people, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlpa_agent.baselines.require_trl", lambda: None)
+    with pytest.raises(SystemExit, match=f"expected people to train on; got '{people}'"):
+        main([verb, "tiny", "--split", people, "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()

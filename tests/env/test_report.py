@@ -176,6 +176,16 @@ def test_one_name_in_two_runs_is_one_agent_only_if_no_episode_tells_them_apart(t
     assert next(e for e in standing.entries if e.agent == "prior").row["episodes"] == 8
 
 
+def test_runs_with_different_floors_are_said_to_have_them(tmp_path):
+    ends = {"prior": 0.1, "oracle": 0.9}
+    one = write(tmp_path / "one" / "episodes.jsonl", [r for name, f1 in (ends | {"mine": 0.5}).items() for r in many(name, [f1] * 8)])
+    two = write(tmp_path / "two" / "episodes.jsonl", [r for name, f1 in (ends | {"prior": 0.2}).items() for r in many(name, [f1] * 8)])
+    (standing,) = standings(read_runs([one, two]))
+    notes = {entry.agent: entry.note for entry in standing.entries}
+    assert {"prior (one)", "prior (two)", "oracle", "mine"} == set(notes)
+    assert notes["mine"] == "no normalised score: the runs have each another prior; report them one by one"
+
+
 @pytest.mark.parametrize(("weights", "rows"), [("a", {"policy": 16}), ("b", {"policy (one)": 8, "policy (two)": 8})])
 def test_further_seeds_are_added_to_the_same_policy_only(tmp_path, weights, rows):
     """No episode of these two runs tells them apart, since no person and seed is in both; what the records say of the agent does."""

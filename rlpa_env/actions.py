@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from rlpa_env.errors import ConfigError
 from rlpa_env.text import INVISIBLE, normalise
 from rlpa_env.types import Point
 
@@ -92,7 +93,7 @@ def instructions(max_turns: int | None = None) -> str:
 
 
 def format_action(points: Iterable[Sequence[str]], reply: str) -> str:
-    """Write points and reply in the form that `parse_action` reads.
+    """Write points and reply in the form that `parse_action` reads. Raises ConfigError for what are no pairs of texts, or no text.
 
     >>> print(format_action([Point("Age", "34"), Point("", "has a cat")], "Hi!"))
     <profile>
@@ -104,7 +105,12 @@ def format_action(points: Iterable[Sequence[str]], reply: str) -> str:
     Hi!
     </response>
     """
-    lines = "".join(f"- {slot}: {value}\n" if slot else f"- {value}\n" for slot, value in points)
+    pairs = list(points)
+    wrong = next((pair for pair in pairs if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(part, str) for part in pair)), None)
+    if wrong is not None or not isinstance(reply, str):
+        what = f"pairs (slot, value) of texts, such as ('Age', '34'); got {wrong!r:.80}" if wrong is not None else f"a text as reply; got {reply!r:.80}"
+        raise ConfigError(f"format_action: expected {what}.")
+    lines = "".join(f"- {slot}: {value}\n" if slot else f"- {value}\n" for slot, value in pairs)
     return f"<profile>\n{lines}</profile>\n\n<response>\n{reply}\n</response>"
 
 

@@ -89,7 +89,8 @@ class Eval:
 class Play:
     """Talk to a simulated user yourself; your profile guess is what you type after '-'.
 
-    Type a reply, or lines beginning with '- ' for guesses and then a reply. An empty line sends; Ctrl-D ends. Then the truth is shown.
+    Type a reply, or lines beginning with '- ' for guesses and then a reply. Guesses stand until a line with '-' alone drops them all.
+    An empty line sends; Ctrl-D ends. Then the truth is shown.
 
     Examples:
 
@@ -249,10 +250,11 @@ def _play(args: Play) -> None:
         agent.attach(env)
     console, core, over = Console(highlight=False), env.unwrapped, False
     if agent is None:
-        console.print("[dim]Lines such as '- Occupation: baker' guess; the rest is your reply. An empty line sends; Ctrl-D ends and shows the truth.[/]")
+        console.print("[dim]Lines such as '- Occupation: baker' guess, and stand till '-' alone; the rest is your reply. An empty line sends; Ctrl-D ends and shows the truth.[/]")
+    guesses: list[rlpa_env.Point] = []
     while True:
         _say(console, "cyan", "User", info["messages"][-1]["content"])
-        text = None if over else agent.act(info["messages"]) if agent else _typed(console)
+        text = None if over else agent.act(info["messages"]) if agent else _typed(console, guesses)
         if text is None:
             break
         _, _, terminated, truncated, info = env.step(text)
@@ -278,21 +280,24 @@ def _say(console: Console, colour: str, who: str, text: str) -> None:
     console.print(f"[bold {colour}]{who}[/]: {escape(text)}")
 
 
-def _typed(console: Console) -> str | None:
-    """A guess and a reply from the lines up to an empty one, as a completion; None where the input has ended."""
-    guesses: list[str] = []
-    reply: list[str] = []
+def _typed(console: Console, guesses: list[rlpa_env.Point]) -> str | None:
+    """All guesses so far and a reply, from the lines up to an empty one, as a completion; None where the input has ended."""
+    lines: list[str] = []
     console.print("[bold magenta]You[/]: ", end="")
     for line in sys.stdin:
         if not line.strip():
             break
-        (guesses if line.lstrip().startswith("-") else reply).append(line.strip())
+        lines.append(line.strip())
     else:
-        if not guesses and not reply:
+        if not lines:
             console.print()
             return None
-    points = [rlpa_env.Point(*_slot_value(line)) for line in guesses]
-    return rlpa_env.format_action(points, " ".join(reply))
+    for line in lines:
+        if line == "-":
+            guesses.clear()
+        elif line.startswith("-") and (point := rlpa_env.Point(*_slot_value(line))) not in guesses:
+            guesses.append(point)
+    return rlpa_env.format_action(guesses, " ".join(line for line in lines if not line.startswith("-")))
 
 
 def _slot_value(line: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rlpa_env  # noqa: F401 - registers the ids
-from rlpa_env import Point, format_action, instructions, load_split, parse_action
+from rlpa_env import ConfigError, Point, format_action, instructions, load_split, parse_action
 from rlpa_env.actions import MAX_ACTION_CHARS, MAX_POINTS, MAX_REPLY_CHARS, PARSE_ERRORS, cut_block, listable
 from rlpa_env.population import SPLIT_SIZES
 
@@ -215,3 +215,18 @@ def test_the_form_shown_to_agents_is_one_that_is_read():
     assert [point.slot for point in action.profile] == ["Occupation", "Interests"]  # names of slots, not the word
     assert format_action(action.profile, action.reply) == shown
     assert told.endswith("</response>.")
+
+
+@pytest.mark.parametrize(
+    ("points", "reply", "told"),
+    [
+        ({"Age": "34"}, "Hi", r"pairs \(slot, value\) of texts, such as \('Age', '34'\); got 'Age'"),
+        (["Age"], "Hi", "got 'Age'"),
+        ([("Age", 34)], "Hi", r"got \('Age', 34\)"),
+        ([("Age", "34", "sure")], "Hi", "got"),
+        ([], None, "a text as reply; got None"),
+    ],
+)
+def test_what_is_no_pair_of_texts_is_named_where_an_action_is_written(points, reply, told):
+    with pytest.raises(ConfigError, match=f"format_action: expected .*{told}"):
+        format_action(points, reply)

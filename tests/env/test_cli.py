@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rlpa_env import ModelError, Point, RuleJudge, format_action
+from rlpa_env import ModelError, Point, RLPAEnv, RuleJudge, format_action, parse_action
 from rlpa_env.cli import main
 from rlpa_env.errors import unknown_choice
 from rlpa_env.evaluate import evaluate, results_table
@@ -19,6 +19,17 @@ def played(monkeypatch, capsys, typed, *options):
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     main(["play", "--seed", "1", *options])
     return capsys.readouterr().out
+
+
+def test_a_players_guesses_stand_until_they_are_dropped(monkeypatch, capsys):
+    sent = []
+    step = RLPAEnv.step
+    monkeypatch.setattr(RLPAEnv, "step", lambda self, action: sent.append(parse_action(action)) or step(self, action))
+    played(monkeypatch, capsys, "- Occupation: baker\nHi there.\n\n- Age: 34\nWhat do you do?\n\nAnd where?\n\n-\n- Age: 35\nOh?\n\n")
+    assert [[tuple(point) for point in action.profile] for action in sent] == [
+        [("Occupation", "baker")], [("Occupation", "baker"), ("Age", "34")], [("Occupation", "baker"), ("Age", "34")], [("Age", "35")]
+    ]  # fmt: skip
+    assert [action.reply for action in sent] == ["Hi there.", "What do you do?", "And where?", "Oh?"]
 
 
 def test_a_player_is_told_how_guesses_are_read_and_why_nothing_was_earned(monkeypatch, capsys):

@@ -12,7 +12,7 @@ import numpy as np
 from rlpa_agent.config import SHIPPED, RolloutConfig, TrainConfig, shipped_start
 from rlpa_env import ConfigError, instructions
 from rlpa_env.errors import unknown_choice
-from rlpa_env.setting import full_id
+from rlpa_env.setting import made
 
 
 def validation(config: TrainConfig) -> Any:
@@ -65,7 +65,7 @@ def models_of(env_id: str, matcher: str, base_url: str | None, model_name: str |
 def environments(rollout: RolloutConfig) -> Callable[[], gym.Env]:
     """What makes one environment to train in."""
     options = _task(rollout) | {name: getattr(rollout, name) for name in ("split", "profile_weight", "response_weight")}
-    return lambda: gym.make(full_id(rollout.env_id), **options)
+    return lambda: made(rollout.env_id, **options)
 
 
 def policy_path(name: str) -> str:
@@ -76,7 +76,7 @@ def policy_path(name: str) -> str:
         return str(shipped_start())
     path = Path(name)
     if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1 or (path.parent != Path() and path.parent.is_dir())):
-        beside = sorted(other.name for other in path.parent.iterdir() if other.is_dir()) if path.parent.is_dir() else []
+        beside = sorted(other.name for other in path.parent.iterdir() if other.is_dir()) if path.parent.is_dir() and path.parent != Path(path.anchor) else []
         raise unknown_choice(f"policy: {path.parent}", path.name, beside) if beside else ConfigError(f"policy: expected a folder; {name} does not exist.")
     plain = any((path / part).is_file() for part in ("config.json", "adapter_config.json")) and not any(recovered(path / name).exists() for name in ("last", "best"))
     return str(checkpointed_policy(path)) if path.is_dir() and not plain else name

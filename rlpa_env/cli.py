@@ -24,7 +24,7 @@ from rlpa_env.evaluate import evaluate, results_table
 from rlpa_env.prompting import METHODS, PromptingAgent
 from rlpa_env.rendering import summary
 from rlpa_env.report import DIALOGUES, write_report
-from rlpa_env.setting import full_id
+from rlpa_env.setting import full_id, made
 from rlpa_env.types import CRITERIA
 
 
@@ -242,7 +242,7 @@ def llm_settings(texts: tuple[str, ...]) -> dict[str, Any]:
 def _play(args: Play) -> None:
     models = _env_kwargs(args.env, args.models)
     given = models if args.style is None else {**models, "style": args.style}
-    env: Any = gym.make(full_id(args.env), split=args.split or _test_split(args.env), **given)
+    env: Any = made(args.env, split=args.split or _test_split(args.env), **given)
     options = {"profile": args.profile} if args.profile else None
     _, info = env.reset(seed=args.seed, options=options)
     agent = make_agent(args.agent) if args.agent else None

@@ -38,6 +38,14 @@ def full_id(env_id: str) -> str:
     return f"{module or 'rlpa_env'}:{name}"
 
 
+def made(env_id: str, **kwargs: Any) -> gym.Env:
+    """`gym.make`. Raises ConfigError for an environment that takes no such arguments, as those without people take no split."""
+    try:
+        return gym.make(full_id(env_id), **kwargs)
+    except TypeError as error:
+        raise ConfigError(f"env id {env_id!r}: expected an environment of people, made with {', '.join(kwargs)}, as RLPA-v0 is; {error}") from error
+
+
 @dataclass(frozen=True)
 class Setting:
     """Which task is evaluated; agents are compared only within one setting."""
@@ -90,7 +98,7 @@ class Setting:
         limits = [kwargs[name] for name in ("max_turns", "max_episode_steps") if kwargs.get(name)]
         if len(limits) == 1:  # what is told is what holds
             kwargs |= {"max_turns": limits[0], "max_episode_steps": limits[0]}
-        return gym.make(full_id(self.env_id), split=self.split, **kwargs)
+        return made(self.env_id, split=self.split, **kwargs)
 
     @cached_property
     def waits(self) -> bool:

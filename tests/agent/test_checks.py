@@ -160,3 +160,14 @@ def test_test_users_teach_nobody(verb, people, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=f"expected people to train on; got '{people}'"):
         main([verb, "tiny", "--split", people, "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [["eval", "--env", "CartPole-v1", "--split", "vanilla/test", "--users", "1"], ["train", "tiny", "--rollout.env-id", "CartPole-v1"]])
+def test_an_environment_without_people_is_refused_in_a_line(command, tmp_path):
+    with pytest.raises(SystemExit, match=r"env id 'CartPole-v1': expected an environment of people, made with .*split"):
+        main([*command, "--out", str(tmp_path / "run")])
+
+
+def test_a_policy_that_is_not_there_is_not_looked_for_at_the_root_of_everything():
+    with pytest.raises(SystemExit, match=r"policy: expected a folder; /nope does not exist"):
+        main(["eval", "--policy", "/nope", "--users", "1"])

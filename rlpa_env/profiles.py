@@ -104,6 +104,9 @@ class Profile:
         missing = [key for key in ("id", "slots") if key not in data]
         if missing:
             raise ProfileError(f"profile: expected the keys 'id' and 'slots'; {missing[0]!r} is missing.")
+        others = [key for key in data if key not in ("id", "slots", "sensitive")]
+        if others:  # a misspelt "sensitive" would tell everybody
+            raise ProfileError(f"profile {data['id']!r}: expected the keys 'id', 'slots' and 'sensitive'; got {others[0]!r}. What is true of a person goes into 'slots'.")
         private = _checked(data["id"], data["sensitive"], "sensitive") if data.get("sensitive") else {}
         return cls(data["id"], data["slots"], [(slot, value) for slot, values in private.items() for value in values])
 

@@ -71,3 +71,10 @@ def test_aliases_resolve_and_free_keys_do_not():
     wanted |= {"relationship": "Marital Status"}
     assert {alias: canonical_slot(alias) for alias in wanted} == wanted
     assert canonical_slot("Shoe size") is None
+
+
+def test_a_key_that_nothing_reads_is_refused_for_it_may_be_a_misspelt_one():
+    whole = {"id": "p", "slots": {"Health": "asthma"}, "sensitive": {"Health": "asthma"}}
+    assert Profile.from_mapping(whole).sensitive == {Point("Health", "asthma")}
+    with pytest.raises(ProfileError, match=r"profile 'p': expected the keys 'id', 'slots' and 'sensitive'; got 'sensitve'"):
+        Profile.from_mapping({"id": "p", "slots": whole["slots"], "sensitve": whole["sensitive"]})

@@ -57,6 +57,20 @@ def test_a_result_names_the_commit_and_results_before_it_are_no_changes(checkout
     assert measured(checkout) == head
 
 
+def test_entries_of_the_board_and_its_page_are_no_changes_and_other_pages_are(checkout):
+    for name in ("benchmarks/leaderboard/entries/a.json", "docs/leaderboard.md", "docs/other.md"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("first")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "a board")
+    head = git(checkout, "rev-parse", "--short", "HEAD")
+    (checkout / "benchmarks/leaderboard/entries/a.json").write_text("another")
+    (checkout / "docs/leaderboard.md").write_text("another")
+    assert measured(checkout) == head
+    (checkout / "docs/other.md").write_text("another")
+    assert measured(checkout) == head + "+"
+
+
 def test_changed_code_is_marked(checkout):
     (checkout / "code.py").write_text("changed")
     assert measured(checkout).endswith("+")

@@ -101,8 +101,8 @@ def checked(outcomes: Sequence[Any]) -> Sequence[Any]:
 def user_of(user: str | UserSimulator, llm: Mapping[str, Any] | None, **settings: Any) -> UserSimulator:
     """The user simulator of that name, or the object itself."""
     scripted = ScriptedUser(**settings)  # checks the arguments, whoever the user is
-    if not isinstance(user, str):
-        if given := [f"{name}={value!r}" for name, value in settings.items() if value != _USUAL[name].default]:
+    if not isinstance(user, str):  # RLPA-Shift-v0 has a shift_turn whoever comes
+        if given := [f"{name}={value!r}" for name, value in settings.items() if name != "shift_turn" and value != _USUAL[name].default]:
             raise ConfigError(f"{given[0].partition('=')[0]}: expected user='scripted' or 'llm' beside it; got {', '.join(given)} and a user of your own.")
         return user
     check_choice("user", user, ("scripted", "llm"))

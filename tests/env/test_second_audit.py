@@ -483,3 +483,9 @@ def test_what_an_own_part_returns_is_looked_at(given, told):
 def test_a_conformance_check_says_what_is_missing_as_an_assertion(check, part, told):
     with pytest.raises(AssertionError, match=told):
         check(part)
+
+
+def test_an_own_user_may_come_to_every_environment():
+    for env_id in ("RLPA-v0", "RLPA-Shift-v0", "RLPA-Long-v0", "RLPA-Sessions-v0"):
+        env = gym.make(env_id, user=ScriptedUser(style="terse"))
+        assert env.reset(seed=0)[1]["turn"] == 0

@@ -108,7 +108,7 @@ TOKENS = [65, 66, 67, 68, 256]
 @pytest.mark.parametrize(("wrap", "moves"), [(rlpa_env.DialogueActs, ACTS), (lambda env: rlpa_env.TokenLevel(env, max_tokens=3), TOKENS)], ids=["acts", "tokens"])
 def test_a_wrapper_tries_a_step_that_raised_again_as_if_it_had_not_been(wrap, moves):
     own, down = parts("user")
-    env, twin = (wrap(gym.make("RLPA-v0", on_error="raise", cues="explicit", style="plain", **some)) for some in (own, parts("user")[0]))
+    env, twin = (wrap(gym.make("RLPA-v0", on_error="raise", **some)) for some in (own, parts("user")[0]))
     env.reset(seed=2)
     twin.reset(seed=2)
     listed = []

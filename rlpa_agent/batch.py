@@ -45,11 +45,11 @@ class Batch:
 
 
 def valid_turns(trajectory: Trajectory, cut: bool = True) -> tuple[Turn, ...]:
-    """The turns before the first that could not be scored; with ``cut=False`` none of a trajectory that has such a turn."""
+    """The turns before the first that could not be scored; with ``cut=False`` none of a trajectory that has such a turn, or outgrew its context."""
     for index, turn in enumerate(trajectory.turns):
         if not turn.valid:
             return trajectory.turns[:index] if cut else ()
-    return trajectory.turns
+    return trajectory.turns if cut or trajectory.stop_reason != "context" else ()
 
 
 Payments = Callable[[Turn], Sequence[tuple[int, float]]]
@@ -84,7 +84,7 @@ def make_batch(
             group (official mode); ``horizon`` and ``group`` then say nothing.
         row_per_turn: open a row for every turn (the same numbers at a higher price; for tests).
         cut: keep what came before an invalid turn, whose value is then taken for the rest. Estimators without a critic have no such
-            value and would take the rest for nothing earned: for them (False) the whole trajectory is left out.
+            value and would take the rest for nothing earned: for them (False) the whole trajectory is left out, and one that outgrew its context too.
 
     Raises:
         ValueError: an empty turn, or no valid turn in any trajectory.
@@ -104,7 +104,8 @@ def make_batch(
         elif trajectory.terminated:
             final, boot = trajectory.final_context_ids, False
         else:
-            at_limit = trajectory.stop_reason != "context" and len(turns) >= max_turns
+            # The environment's own limit may come before ours; a value beyond it is never learned either.
+            at_limit = trajectory.stop_reason == "turn_limit" or (trajectory.stop_reason != "context" and len(turns) >= max_turns)
             final, boot = trajectory.final_context_ids, not (at_limit and horizon == "terminal")
         made.chain(index, turns, np.asarray(final), boot, group=(index // group, -1))
     if not made.starts:

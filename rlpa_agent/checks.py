@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlpa_agent.checkpoint import recovered
-from rlpa_agent.config import GROUP_ALGOS, PRESETS, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_agent.config import GROUP_ALGOS, PRESETS, OptimConfig, PPOConfig, RolloutConfig, TrainConfig
 from rlpa_agent.registered import is_test
 from rlpa_env import ConfigError
 
@@ -40,6 +40,11 @@ def check_policy(policy: Any, config: TrainConfig) -> None:
     ):
         if has != getattr(model, name) and getattr(model, name):
             raise ConfigError(f"model.{name}: expected {has!r}, that of the policy; got {getattr(model, name)!r}. Make the policy with {make}, or change the setting.")
+    held = str(policy.rollout_dtype).removeprefix("torch.")
+    if model.rollout_dtype not in ("auto", "float32", held):
+        raise ConfigError(f"model.rollout_dtype: expected {held!r}, that of the policy; got {model.rollout_dtype!r}. Make the policy with Policy(…, rollout_dtype=torch.{model.rollout_dtype}).")
+    if model.shard and policy.shards is None:
+        raise ConfigError("model.shard: expected a policy that is shared out; got a whole one. Call policy.shard(world) first.")
     asks = [f"ppo.{name}={value}" for name, value in (("beta", config.ppo.beta), ("max_kl", config.ppo.max_kl)) if value]
     if asks and policy.reference is None:
         raise ConfigError(f"policy: expected a frozen reference, for {' and '.join(asks)}; got none. Call policy.freeze_reference(), or set beta=0 and max_kl=None.")
@@ -114,6 +119,14 @@ def unread_settings(config: TrainConfig, sampled_elsewhere: bool = False) -> lis
         for name in names
         if applies and name in chosen
     ]
+    if config.algo == "grpo" and config.ppo.baseline == "episode" and config.ppo.profile_paid == "block":
+        found.append("ppo.profile_paid='block' does nothing with algo='grpo', which compares whole dialogues; add --ppo.baseline turn.")
+    if not config.has_critic and config.optim.critic_lr not in [OptimConfig().critic_lr, *(preset.optim.critic_lr for preset in PRESETS.values())]:
+        found.append(f"optim.critic_lr={config.optim.critic_lr!r} does nothing with {algo}, which has no critic.")
+    if config.optim.schedule == "constant" and config.optim.schedule_iterations is not None:
+        found.append(f"optim.schedule_iterations={config.optim.schedule_iterations} does nothing with schedule='constant'.")
+    if config.ppo.kl_kind != PPOConfig.kl_kind and config.kl_in == "reward" and config.ppo.kl_kind not in [preset.ppo.kl_kind for preset in PRESETS.values() if preset.kl_in == "reward"]:
+        found.append(f"ppo.kl_kind={config.ppo.kl_kind!r} does nothing with the KL in the reward, which is log p - log p_ref there; add --ppo.kl-in loss.")
     if config.ppo.baseline != "episode" and config.algo != "grpo":
         found.append(f"ppo.baseline={config.ppo.baseline!r} does nothing with algo={config.algo!r}; it is grpo's.")
     if config.rollout.window != RolloutConfig.window and config.context.kind != "window":

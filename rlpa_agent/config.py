@@ -119,7 +119,7 @@ class RolloutConfig:
     profile_weight: float = OWN
     response_weight: float = OWN
     shuffle_rewards: bool = False
-    """Control experiment: turn rewards are permuted across episodes, so that nothing can be learned from them."""
+    """Control experiment: turn rewards are permuted across episodes, so that little but the price of lines and the length of dialogues can be learned from them."""
 
     def __post_init__(self) -> None:
         settle_own(self)
@@ -149,7 +149,7 @@ class PPOConfig:
     which decides it; line, at the end of each line of the block, which is paid what it added to the reward of those before
     it. gamma_turn and lam_turn also hold between these segments, and the luck of the others blurs each less. auto: line, or block
     where the dialogues of a group are compared. Official mode always pays at the turn. Without a critic, a token's return
-    then begins at its segment: a reply is not credited with the profile before it."""
+    then begins at its segment (not with grpo's baseline episode): a reply is not credited with the profile before it."""
     line_cost: float = 0.0
     """Reward that each line of a profile costs in training. While little is known, F1 hardly minds a wrong line and not
     at all a repeated one; a line has to be worth its place. Scores never count it."""
@@ -244,8 +244,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if is_test(self.split):
             raise ConfigError(f"eval.split: expected a validation split; got {self.split!r}. Test users choose no checkpoint.")
-        _in_range("eval", "every", self.every, 0)
-        _in_range("eval", "users", self.users, 1)
+        for name, least in {"every": 0, "users": 1, "temperature": 0}.items():
+            _in_range("eval", name, getattr(self, name), least)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ def profile_payments(chat: Chat, paid_at: str, line_cost: float = 0.0) -> Paymen
     one). What the profile earned is the environment's ``reward/profile_share``, of which a cost of privacy falls due at the
     block's end; whatever a wrapper made of the reward is the reply's. Every line of a profile that is paid costs ``line_cost``, or that for each point
     where it lists several, due with what it earned, also where the block was never closed. With "block" such an answer is one segment,
-    so that `rloo` compares it with the whole turns of its siblings.
+    so that `rloo` compares it with the whole turns of its siblings. A turn of an environment that pays no profile (no ``reward/profile`` among its
+    parts) is one segment, whatever it lists.
 
     Raises:
         ConfigError: of a turn of this environment without ``reward/profile_share``, which an earlier version left out.
@@ -28,14 +29,13 @@ def profile_payments(chat: Chat, paid_at: str, line_cost: float = 0.0) -> Paymen
 
     def payments(turn: Turn) -> tuple[tuple[int, float], ...]:
         ids = turn.action_ids.tolist()
-        cost = line_cost if "reward/profile" in turn.parts else 0.0  # elsewhere a list is no guess
-        if paid_at == "turn" and not cost:
+        if "reward/profile" not in turn.parts or (paid_at == "turn" and not line_cost):  # where no profile is paid, a list is no guess
             return ((len(ids), turn.reward),)
         block = ids[: chat.block_end(ids)]
         cut = cut_block(chat.decode(block))
         end = len(block) if cut.closed else 0
-        lines = _lines(chat, block, cut) if paid_at == "line" or cost else []
-        whole = cost * sum(line.price for line in lines)
+        lines = _lines(chat, block, cut) if paid_at == "line" or line_cost else []
+        whole = line_cost * sum(line.price for line in lines)
         if paid_at == "turn":
             return ((len(ids), turn.reward - whole),)
         earned = _share(turn)
@@ -48,7 +48,7 @@ def profile_payments(chat: Chat, paid_at: str, line_cost: float = 0.0) -> Paymen
         paid, before = [], 0.0
         for line in lines:
             so_far = sums[min(line.listed, len(sums) - 1)]
-            paid.append((line.tokens, so_far - before - cost * line.price))
+            paid.append((line.tokens, so_far - before - line_cost * line.price))
             before = so_far
         return (*paid, (len(block) if end or lines else 0, earned - before), rest)
 

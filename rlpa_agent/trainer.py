@@ -125,7 +125,7 @@ class Trainer:
         """
         check_new(self.config.out, self.world.any(not (self._resumed or self.iteration) and holds_run(self.config.out)))
         previous = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN}
-        log = self._open()
+        log, self._terminated = self._open(), 0
         spent = self.training_seconds if spent is None else spent
         figures: dict[str, Any] = {}
         over = self._over(spent)  # a run that is resumed may have been, and lack its last validation
@@ -169,7 +169,7 @@ class Trainer:
         """The run's log, and the files beside it, without what came after the iteration that we go on from."""
         if not self.world.first:
             return None
-        out, keep = self.config.out, self.iteration if self._resumed else -1
+        out, keep = self.config.out, self.iteration if self._resumed or self.iteration else -1
         log = RunLog(out, self.config.iterations, self.quiet, keep)
         (out / "config.json").write_text(json.dumps(self.config.as_dict(), indent=1) + "\n")
         trim(out / "validation.jsonl", keep)

@@ -12,7 +12,7 @@ from itertools import chain
 
 import numpy as np
 
-from rlpa_env.hearing import Heard, echo, hear
+from rlpa_env.hearing import MOST_ASKED, Heard, echo, hear
 from rlpa_env.profiles import Profile
 from rlpa_env.text import stems
 from rlpa_env.topics import topics_of
@@ -300,7 +300,7 @@ def _dislike(mind: Mind, heard: Heard, reacts: bool | None, false_claim: bool) -
         return "flattery"
     if heard.lecture or heard.has_list:
         return "lecture"
-    if len(heard.questions) > 1 or (heard.questions and reacts is False and mind.cold_questions >= 2):
+    if len(heard.questions) > 1 or len(heard.asks_slots) > MOST_ASKED or (heard.questions and reacts is False and mind.cold_questions >= 2):
         return "interrogation"
     if any(_recent(mind, mind.questions.get(question.replace(" ", ""))) for question in heard.asked):
         return "asked_again"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from importlib.resources import files
 
 from rlpa_env.evidence import GENERIC
-from rlpa_env.hearing import Heard
-from rlpa_env.text import STOP_WORDS, words
+from rlpa_env.hearing import MOST_ASKED, Heard
+from rlpa_env.text import STOP_WORDS, stem, words
 from rlpa_env.topics import topics_of_each
 
 _MOST_WORDS = 60
@@ -19,6 +21,7 @@ _LETTERS = re.compile(r"[^\W\d_]")
 _VOWELS = re.compile(r"[aeiouyáàâäãåéèêëíìîïóòôöõøúùûüæœ]", re.IGNORECASE)
 _IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{5}")  # more than a foreign word
 _TWO_ALPHABETS = re.compile(r"[A-Za-z][\u0370-\u03a8\u03aa-\u03bb\u03bd-\u04ff]|[\u0370-\u03a8\u03aa-\u03bb\u03bd-\u04ff][A-Za-z]")  # but 10 k\u03a9, \u03bcm
+_ESCAPE = re.compile(r"\\[nrtu]\w*")  # of JSON
 _RUN = re.compile(r"(\S)\1{4,}|([!?])(?:\s*[!?]){3,}")
 
 
@@ -46,6 +49,10 @@ def form_of(heard: Heard) -> tuple[float, str]:
         return 0.3, f"{ideas} suggestions at once"
     if len(heard.questions) > _MOST_QUESTIONS:
         return 0.3, f"{len(heard.questions)} questions at once"
+    if len(heard.asks_slots) > MOST_ASKED:
+        return 0.3, f"it asks for {len(heard.asks_slots)} things at once"
+    if any(map(_unheard_of, heard.sentences)):
+        return 0.1, "words that are no English, and hardly one that holds them together"
     if heard.flattery > 1:
         return 0.3, "flattery on flattery"
     if _piled(heard):
@@ -84,6 +91,21 @@ def _odd_words(reply: str) -> str:
         return "it stutters"
     glue = sum(token in STOP_WORDS for token in tokens)
     return "a heap of words, no sentence" if len(tokens) >= 10 and glue < 0.2 * len(tokens) else ""
+
+
+def _unheard_of(sentence: str) -> bool:
+    """Whether a sentence is made of words that nothing here uses, and nearly none that a sentence of English needs: syllables, Latin, German."""
+    tokens = [word for word in words(sentence) if not word.isdigit()]
+    content = [word for word in tokens if word not in STOP_WORDS]
+    return len(tokens) > 3 and len(tokens) - len(content) < 0.25 * len(tokens) and sum(stem(word) not in _known() for word in content) > max(2, len(content) / 2)
+
+
+@lru_cache(maxsize=1)
+def _known() -> frozenset[str]:
+    """Stems of all that is written in the package's data: what people here say, and answers to it."""
+    data = files("rlpa_env") / "data"
+    texts = (part.read_text(encoding="utf-8") for folder in (data, data / "world") for part in folder.iterdir() if part.name.endswith(".json"))
+    return frozenset(stem(word) for text in texts for word in words(_ESCAPE.sub(" ", text)))
 
 
 def _piled(heard: Heard) -> bool:

@@ -111,8 +111,8 @@ _TELL_ME = re.compile(
 _CLAUSE = re.compile(r"\s*(?:,|;|:|\s[-–—]+)\s+(?:and |but |so |or )?")
 
 _CLAIM = re.compile(
-    r"\b(?:you(?:'re| are|'ve| have|'d| had| were| own| live| work| study| studied| teach| play| come| grew| enjoy| love| like|"
-    r" hate| prefer| speak| collect| raise| run| keep| moved| said you| told me you| mentioned you)|as an?|your|"
+    r"\b(?:you(?: (?:never|don't|do not|didn't|did not|no longer))?(?:'re| are|'ve| have|'d| had| were| own| live| work| study| studied| teach| play| come| grew| enjoy| love| like|"
+    r" hate| despise| detest| loathe| dislike| resent| (?:never|no longer) (?:liked|loved|enjoyed|owned|lived|worked|studied|played|touched|tried)| prefer| speak| collect| raise| run| keep| moved| said you| told me you| mentioned you)|as an?|your|"
     r"being an?|for an?(?= [a-z ]{3,30} like you))\s+(?P<what>[^.!?;]{2,80})",
     re.IGNORECASE,
 )
@@ -130,6 +130,10 @@ _LECTURE = re.compile(
     re.IGNORECASE,
 )
 _LECTURE_WORDS = 70  # words without a question, from which on a reply is a speech
+
+
+MOST_ASKED = 2
+"""Slots that one question may ask for: work and home, say. One that asks for more is an interrogation with a single question mark."""
 
 
 @lru_cache(maxsize=16_384)

@@ -38,7 +38,7 @@ _SPECIFIC = re.compile(
 )
 _HEDGED = re.compile(r"\b(?:must|might|may|perhaps|maybe|guess|imagine|suppose|sounds?|seems?|bet|probably|if|would|could|hope)\b", re.IGNORECASE)
 _POINTING = re.compile(r"\b(?:it|that|this|they|them|those|these|he|she|there|him|her|his|their|its)\b", re.IGNORECASE)
-_NEGATED = re.compile(r"\b(?:not|never|no|don't|doesn't|didn't|isn't|aren't|can't|cannot|won't|hate|without|nor)\b", re.IGNORECASE)
+_NEGATED = re.compile(r"\b(?:not|never|no|don't|doesn't|didn't|isn't|aren't|can't|cannot|won't|hate|despise|detest|loathe|dislike|resent|without|nor)\b", re.IGNORECASE)
 _CLAIM_FRAME = re.compile(
     r"^(?:you(?:'re| are|'ve| have|'d| had| were| said| told| mentioned)?|as an?|being an?|for an?|your)\b", re.IGNORECASE
 )

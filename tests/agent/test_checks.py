@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
 from transformers import AutoModelForCausalLM, Phi3Config, Qwen2Config
 
 from rlpa_agent import Policy, TrainConfig, Trainer
+from rlpa_agent.batch import make_batch
 from rlpa_agent.checkpoint import CheckpointError
-from rlpa_agent.checks import why_ended
+from rlpa_agent.checks import unread_settings, why_ended
 from rlpa_agent.cli import main, parse_preset
-from rlpa_agent.config import EvalConfig, ModelConfig, PPOConfig, RolloutConfig
+from rlpa_agent.config import EvalConfig, ModelConfig, OptimConfig, PPOConfig, RolloutConfig
 from rlpa_agent.lora import LoraSettings
 from rlpa_agent.progress import health
 from rlpa_agent.tasks import build_trainer
+from rlpa_agent.trajectory import Trajectory, Turn
 from rlpa_env.errors import ConfigError
 
 
@@ -171,3 +176,74 @@ def test_an_environment_without_people_is_refused_in_a_line(command, tmp_path):
 def test_a_policy_that_is_not_there_is_not_looked_for_at_the_root_of_everything():
     with pytest.raises(SystemExit, match=r"policy: expected a folder; /nope does not exist"):
         main(["eval", "--policy", "/nope", "--users", "1"])
+
+
+def test_a_trainer_that_runs_again_goes_on_in_its_files(tmp_path):
+    config = config_of(tmp_path)
+    judged = []
+    trainer = Trainer(config, tiny_models.policy(), Chatter, lambda _: judged.append(1) or {"return": 1.0}, quiet=True)
+    for iterations in (1, 2):
+        trainer.config = trainer.learner.config = dataclasses.replace(config, iterations=iterations, eval=EvalConfig(every=1, users=1))
+        trainer.run()
+    lines = {name: [json.loads(line)["iteration"] for line in (tmp_path / name).read_text().splitlines()] for name in ("metrics.jsonl", "validation.jsonl")}
+    assert lines == {"metrics.jsonl": [1, 2], "validation.jsonl": [0, 1, 2]}
+    assert len(judged) == 3
+
+
+def test_a_trainer_that_was_interrupted_can_run_again(tmp_path):
+    class Impatient(Chatter):
+        calls = 0
+
+        def reset(self, *, seed=None, options=None):
+            Impatient.calls += 1
+            if Impatient.calls == 3:  # in the second iteration
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().reset(seed=seed, options=options)
+
+    trainer = Trainer(config_of(tmp_path, iterations=2), tiny_models.policy(), Impatient, quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.iteration == 1
+    trainer.run()
+    assert [json.loads(line)["iteration"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def talk(stop_reason, turns=2):
+    ids = np.array([1, 2])
+    made = tuple(Turn(ids, ids, np.zeros(2, np.float32), 1.0) for _ in range(turns))
+    return Trajectory(made, np.array([1, 2, 1, 2]), terminated=False, truncated=True, stop_reason=stop_reason)
+
+
+def test_the_environments_own_turn_limit_is_an_end_and_a_full_context_is_none():
+    batch = make_batch([talk("turn_limit"), talk("context"), talk("turn_limit", 10)], max_turns=10)
+    assert batch.bootstrapped_C.tolist() == [False, True, False]
+    assert make_batch([talk("turn_limit")], max_turns=10, horizon="truncate").bootstrapped_C.tolist() == [True]
+
+
+def test_without_a_critic_a_dialogue_that_outgrew_its_context_is_left_out():
+    assert make_batch([talk("context"), talk("turn_limit")], max_turns=10, cut=False).episode_C == (1,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"algo": "grpo", "ppo": PPOConfig(profile_paid="block")}, "ppo.profile_paid='block' does nothing with algo='grpo'"),
+        ({"algo": "reinforce", "optim": OptimConfig(critic_lr=0.5)}, "optim.critic_lr=0.5 does nothing with algo='reinforce'"),
+        ({"optim": OptimConfig(schedule_iterations=5)}, "optim.schedule_iterations=5 does nothing with schedule='constant'"),
+        ({"ppo": PPOConfig(kl_kind="k2")}, "ppo.kl_kind='k2' does nothing with the KL in the reward"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_told(changes, told):
+    assert any(line.startswith(told) for line in unread_settings(TrainConfig(**changes)))
+    assert not [line for line in unread_settings(TrainConfig()) if line.startswith(told.split("=")[0])]
+
+
+def test_sampling_in_a_type_or_in_shares_that_the_policy_has_not_is_refused(tmp_path):
+    for model, told in (({"rollout_dtype": "bfloat16"}, "expected 'float32', that of the policy; got 'bfloat16'"), ({"shard": True}, "expected a policy that is shared out")):
+        with pytest.raises(ConfigError, match=told):
+            Trainer(config_of(tmp_path, model), tiny_models.policy(), Chatter, quiet=True)
+
+
+def test_a_validation_colder_than_greedy_is_refused():
+    with pytest.raises(ConfigError, match=r"eval\.temperature: expected at least 0; got -1"):
+        EvalConfig(temperature=-1.0)

@@ -38,7 +38,7 @@ def test_the_profile_block_decides_its_reward_and_the_reply_the_rest():
     (tokens, early), rest = payments(turn)
     assert CHAT.decode(turn.action_ids[:tokens]).rstrip().endswith("</profile>")
     assert (early, rest) == (0.5, (size, 1.0))
-    assert payments(replace(turn, parts={})) == ((tokens, 0.0), (size, 1.5))  # of an environment without profiles
+    assert payments(replace(turn, parts={})) == ((size, 1.5),)  # of an environment without profiles, where a block decides nothing
     assert payments(replace(turn, action_ids=turn.action_ids[:3])) == ((3, 0.5), (3, 1.0))  # all of it is one segment
 
 
@@ -191,5 +191,5 @@ def test_a_block_that_was_never_closed_is_punished_by_comparison_with_whole_turn
 def test_where_no_profile_is_paid_a_list_costs_nothing(paid_at):
     turn = turn_of(answer("- 1234", "- 5678"), 1.5)
     foreign = replace(turn, parts={})
-    assert sum(paid for _, paid in profile_payments(CHAT, paid_at, 0.1)(foreign)) == pytest.approx(1.5)
+    assert profile_payments(CHAT, paid_at, 0.1)(foreign) == ((len(turn.action_ids), 1.5),)  # of one segment, so that gamma_turn=0 loses none of it
     assert sum(paid for _, paid in profile_payments(CHAT, paid_at, 0.1)(turn)) == pytest.approx(1.3)

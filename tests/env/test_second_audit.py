@@ -30,6 +30,7 @@ from rlpa_env import (
     parse_action,
 )
 from rlpa_env.agents import make_agent
+from rlpa_env.attentive import answer, listed
 from rlpa_env.evaluate import evaluate
 from rlpa_env.loaders import load_aloe, split_text
 from rlpa_env.manners import asks_secrets, is_rude
@@ -489,3 +490,70 @@ def test_an_own_user_may_come_to_every_environment():
     for env_id in ("RLPA-v0", "RLPA-Shift-v0", "RLPA-Long-v0", "RLPA-Sessions-v0"):
         env = gym.make(env_id, user=ScriptedUser(style="terse"))
         assert env.reset(seed=0)[1]["turn"] == 0
+
+
+# What a third reader earned by cheating ------------------------------------------------------------------------------------
+
+KNITS = [Message("user", "Hello"), Message("assistant", "Hi, I just put the kettle on. Do you have a hobby?"), Message("user", "I'm really into knitting.")]
+WIDE = "What should I know about the job that fills your days, the hobbies of your free time, and the city where you live?"
+
+
+@pytest.mark.parametrize(
+    ("reply", "fails", "why"),
+    [
+        (f"Knitting calms me, too. {WIDE}", "naturalness", "it asks for 3 things at once"),
+        ("Denune zonura knitting karo lunusi. Where do you live?", "naturalness", "no English"),
+        ("The zonura knitting karo lunusi. Where do you live?", "naturalness", "no English"),
+        ("Ich finde stricken wirklich ganz wunderbar. Where do you live?", "naturalness", "no English"),
+        ("You despise knitting, my aunt could tell.", "logic", "no user message supports"),
+        ("You never liked knitting, I wrote that down. Where do you live?", "logic", "no user message supports"),
+        ("You don't enjoy knitting one bit, I gather. Where do you live?", "logic", "no user message supports"),
+    ],
+)
+def test_a_reply_that_earned_for_the_wrong_reason_does_not(reply, fails, why):
+    verdict = RuleJudge().judge([], KNITS, reply)
+    assert not verdict.passed
+    assert why in verdict.reasons[fails]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Knitting calms me, too. What do you do, and where do you live?",
+        "You can't beat knitting by the fire, I find. What do you knit?",
+        "You never know what knitting turns into; I made a scarf of three metres.",
+        "My grandma knits amigurumi octopuses for the neonatal ward. Where do you live?",
+    ],
+)
+def test_a_reply_beside_these_still_earns(reply):
+    assert RuleJudge().judge([], KNITS, reply).passed
+
+
+class Wide:
+    """`attentive`, with one question for several slots in the place of its own."""
+
+    questions = (WIDE, "How about your parents and the place you grew up in, the partner you share a home with, and your age?")
+
+    def act(self, messages):
+        turn = sum(message["role"] == "assistant" for message in messages)
+        return format_action(listed(messages), f"{answer(messages).split('. ')[0].rstrip('.')}. {self.questions[turn % 2]}")
+
+
+def test_one_question_mark_for_many_slots_is_an_interrogation():
+    rows = evaluate({"wide": Wide(), "attentive": None}, split="vanilla/val", users=8, references="none", workers=1, quiet=True)
+    wide, honest = (next(row["return"] for row in rows if row["agent"] == name) for name in ("wide", "attentive"))
+    assert wide < 0.5 * honest
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth"),
+    [("less curious", "curious"), ("least loyal of all", "loyal"), ("almost married", "married"), ("soon married", "married"), ("about to be single", "single"), ("not yet married", "married")],
+)
+def test_what_is_not_quite_so_is_not_so(guess, truth):
+    assert point_score(Point("Personality", guess), Point("Personality", truth)) == 0
+    assert point_score(Point("Personality", guess), Point("Personality", guess)) == 1
+
+
+@pytest.mark.parametrize("number", ["less than 30", "almost thirty"])
+def test_a_bound_stays_what_it_says(number):
+    assert point_score(Point("Age", number), Point("Age", number)) == 1

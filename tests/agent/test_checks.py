@@ -162,6 +162,8 @@ def test_few_replies_are_no_collapse_unless_two_are_alike():
 @pytest.mark.parametrize("people", ["vanilla/test", "people-test.jsonl"])
 def test_test_users_teach_nobody(verb, people, tmp_path, monkeypatch):
     monkeypatch.setattr("rlpa_agent.baselines.require_trl", lambda: None)
+    for module in ("cli", "tasks"):
+        monkeypatch.setattr(f"rlpa_agent.{module}.load_policy", lambda *_: pytest.fail("the policy was loaded"))
     with pytest.raises(SystemExit, match=f"expected people to train on; got '{people}'"):
         main([verb, "tiny", "--split", people, "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from itertools import chain
 
 import numpy as np
 
-from rlpa_env.hearing import MOST_ASKED, Heard, echo, hear
+from rlpa_env.hearing import MOST_ASKED, Heard, asks_for, echo, hear
 from rlpa_env.profiles import Profile
 from rlpa_env.text import stems
 from rlpa_env.topics import topics_of
@@ -300,7 +300,7 @@ def _dislike(mind: Mind, heard: Heard, reacts: bool | None, false_claim: bool) -
         return "flattery"
     if heard.lecture or heard.has_list:
         return "lecture"
-    if len(heard.questions) > 1 or len(heard.asks_slots) > MOST_ASKED or (heard.questions and reacts is False and mind.cold_questions >= 2):
+    if len(heard.questions) > 1 or (len(heard.asks_slots) > MOST_ASKED and asks_for(heard, _said(mind))) or (heard.questions and reacts is False and mind.cold_questions >= 2):
         return "interrogation"
     if any(_recent(mind, mind.questions.get(question.replace(" ", ""))) for question in heard.asked):
         return "asked_again"
@@ -314,6 +314,11 @@ def _dislike(mind: Mind, heard: Heard, reacts: bool | None, false_claim: bool) -
     if mind.pending not in ("", "question") and not heard.suggestions:
         return "ignored"
     return ""
+
+
+def _said(mind: Mind) -> frozenset[str]:
+    """Stems of what this person has told, and of the newest message."""
+    return stems(mind.message).union(*(fact.stems for fact, status in zip(mind.facts, mind.status, strict=True) if status != HIDDEN))
 
 
 def _recent(mind: Mind, turn: int | None) -> bool:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from rlpa_env.evidence import GENERIC
-from rlpa_env.hearing import MOST_ASKED, Heard
+from rlpa_env.hearing import Heard
 from rlpa_env.text import STOP_WORDS, stem, words
 from rlpa_env.topics import topics_of_each
 
@@ -49,8 +49,6 @@ def form_of(heard: Heard) -> tuple[float, str]:
         return 0.3, f"{ideas} suggestions at once"
     if len(heard.questions) > _MOST_QUESTIONS:
         return 0.3, f"{len(heard.questions)} questions at once"
-    if len(heard.asks_slots) > MOST_ASKED:
-        return 0.3, f"it asks for {len(heard.asks_slots)} things at once"
     if any(map(_unheard_of, heard.sentences)):
         return 0.1, "words that are no English, and hardly one that holds them together"
     if heard.flattery > 1:

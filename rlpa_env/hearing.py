@@ -285,6 +285,18 @@ def slots_asked(question: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def asks_for(heard: Heard, said: frozenset[str]) -> int:
+    """How many slots the questions ask for, in words whose stems the listener has not ``said``, if it is more than `MOST_ASKED`; else 0.
+
+    A value that is quoted may name several: "What else goes with late-born child of older parents?".
+    """
+    if len(heard.asks_slots) <= MOST_ASKED:
+        return 0
+    fresh = (" ".join(word for word in words(question) if stem(word) not in said) for question in heard.questions)
+    found = len(frozenset().union(*map(slots_asked, fresh)))
+    return found if found > MOST_ASKED else 0
+
+
 def echo(reply: str, message: str) -> float:
     """Share of the reply's content words (all words, if it has no content) that only repeat the message, in [0, 1].
 

@@ -17,7 +17,7 @@ from rapidfuzz.distance import Indel
 
 from rlpa_env.evidence import COMMON, GENERIC, History, Said, history_of, point_traits, values_named, wording
 from rlpa_env.form import form_of
-from rlpa_env.hearing import Heard, echo, hear
+from rlpa_env.hearing import Heard, asks_for, echo, hear
 from rlpa_env.moves import moves
 from rlpa_env.relevance import clashes, evidence_of, fit_to_request, offered, squash
 from rlpa_env.text import is_question, letters, normalise, stems, visible, words
@@ -189,6 +189,8 @@ def _naturalness(points: Sequence[Point], history: History, traits: ReplyTraits)
     score, reason = traits.form
     if score < 0.5:
         return score, reason
+    if several := asks_for(traits.heard, history.stems):
+        return 0.3, f"it asks for {several} things at once"
     there = traits.heard.stems
     recited = {key for key in traits.named if key in history.values}
     named = {normalise(value) for _, value in recited}

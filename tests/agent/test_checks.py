@@ -122,6 +122,8 @@ def test_a_run_says_what_ended_it(tmp_path, capsys, monkeypatch):
     assert why_ended(config, {"iteration": 1, "stop": True}) == "the KL to the start passed ppo.max_kl=5"
     for ends, told in (({"minutes": 2.0}, "its 2 minutes are"), ({"action_tokens": 9000, "minutes": 0.5}, "its 0.5 minutes or 9,000 action tokens are")):
         assert why_ended(dataclasses.replace(config, iterations=None, **ends), {"iteration": 7, "stop": False}) == f"{told} used up"
+    both = dataclasses.replace(config, iterations=60, minutes=2.0)
+    assert why_ended(both, {"iteration": 7, "stop": False}) == "its 2 minutes are used up"
     monkeypatch.setattr("rlpa_agent.cli.run_training", lambda *_, **__: {"iteration": 60, "stop": False, "return": 1.0, "health": "ok"})
     main(["train", "tiny", "--out", str(tmp_path)])
     assert "ended: its 60 iterations are over" in capsys.readouterr().out

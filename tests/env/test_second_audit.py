@@ -32,6 +32,7 @@ from rlpa_env import (
 from rlpa_env.agents import make_agent
 from rlpa_env.attentive import answer, listed
 from rlpa_env.evaluate import evaluate
+from rlpa_env.hearing import hear
 from rlpa_env.loaders import load_aloe, split_text
 from rlpa_env.manners import asks_secrets, is_rude
 from rlpa_env.meaning import comparable, point_score
@@ -527,6 +528,14 @@ def test_a_reply_that_earned_for_the_wrong_reason_does_not(reply, fails, why):
 )
 def test_a_reply_beside_these_still_earns(reply):
     assert RuleJudge().judge([], KNITS, reply).passed
+
+
+def test_a_value_that_is_quoted_is_no_question_for_all_that_it_names():
+    told = [*KNITS[:2], Message("user", "As for family: late-born child of older parents.")]
+    reply = "That explains a lot about how one grows up. What else goes with late-born child of older parents?"
+    assert len(hear(reply).asks_slots) > 2
+    assert RuleJudge().judge([], told, reply).naturalness
+    assert not RuleJudge().judge([], KNITS, reply).naturalness
 
 
 class Wide:

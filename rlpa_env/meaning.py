@@ -45,7 +45,7 @@ _LIKES = frozenset("like likes liking love loves loving enjoy enjoys enjoying fo
 _AVERSE = frozenset(map(stem, ("afraid", "allergic")))  # and their synonyms
 _UNTRUE = re.compile(
     r"^(?:was|were|had been) (?:once )?an? (?!only|foster|adopted|twin|middle|late|child|teen)|^once an? (?!day|week|fortnight|month|year)"
-    r"|^(?:less|least|almost|nearly|soon|soon to be|about to be|hardly|barely|not yet) (?!than\b)"
+    r"|^(?:less|least|almost|nearly|soon|soon to be|about to be|hardly|barely|not yet)\b"
     r"|\bin the past\b|\b(?:except|fake|false)\b",
     re.IGNORECASE,
 )

@@ -524,6 +524,7 @@ def test_a_reply_that_earned_for_the_wrong_reason_does_not(reply, fails, why):
         "You can't beat knitting by the fire, I find. What do you knit?",
         "You never know what knitting turns into; I made a scarf of three metres.",
         "My grandma knits amigurumi octopuses for the neonatal ward. Where do you live?",
+        "There is an amigurumi and a macramé in my mezzanine, all of it knitting. Where do you live?",  # three words that nothing here uses, held together by English
     ],
 )
 def test_a_reply_beside_these_still_earns(reply):
@@ -563,6 +564,19 @@ def test_what_is_not_quite_so_is_not_so(guess, truth):
     assert point_score(Point("Personality", guess), Point("Personality", guess)) == 1
 
 
-@pytest.mark.parametrize("number", ["less than 30", "almost thirty"])
-def test_a_bound_stays_what_it_says(number):
+@pytest.mark.parametrize(("number", "bare"), [("less than 30", "30"), ("almost thirty", "30")])
+def test_a_bound_stays_what_it_says_and_is_no_number(number, bare):
     assert point_score(Point("Age", number), Point("Age", number)) == 1
+    assert point_score(Point("Age", number), Point("Age", bare)) == 0
+    assert point_score(Point("Other Information", "lessons in tango"), Point("Other Information", "lessons in tango")) == 1
+
+
+def test_who_is_asked_for_four_things_at_once_loses_patience():
+    user = ScriptedUser(style="plain")
+    user.reset(load_split("vanilla/val")[0], np.random.default_rng(0))
+    start = user.patience
+    user.reply((Message("user", "Hello"),), f"Hello, I just made tea. {WIDE}")
+    assert user.patience < start
+    user.reset(load_split("vanilla/val")[0], np.random.default_rng(0))
+    user.reply((Message("user", "Hello"),), "Hello, I just made tea. What do you do, and where do you live?")
+    assert user.patience == start

@@ -22,6 +22,7 @@ from rlpa_env import (
     ConfigError,
     Message,
     Point,
+    Profile,
     ProfileError,
     RecordEpisodes,
     RuleJudge,
@@ -580,3 +581,15 @@ def test_who_is_asked_for_four_things_at_once_loses_patience():
     user.reset(load_split("vanilla/val")[0], np.random.default_rng(0))
     user.reply((Message("user", "Hello"),), "Hello, I just made tea. What do you do, and where do you live?")
     assert user.patience == start
+
+
+def test_a_person_whose_words_are_quoted_is_not_questioned():
+    value = "old games with family and friends at work"
+    user = ScriptedUser(style="plain", cues="explicit")
+    opening = user.reset(Profile.from_mapping({"id": "p", "slots": {"Interests": value, "Location": "Stellenbosch"}}), np.random.default_rng(0))
+    first = "Hello, I just made tea. What do you like doing in your free time?"
+    told = user.reply((Message("user", opening),), first)
+    assert value in told.message.lower()
+    dialogue = (Message("user", opening), Message("assistant", first), Message("user", told.message))
+    assert len(hear(f"What else goes with {value}?").asks_slots) > 2
+    assert user.reply(dialogue, f"I have a free evening, too. What else goes with {value}?").dislike == ""

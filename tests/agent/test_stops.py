@@ -229,7 +229,7 @@ def test_another_machine_version_or_number_of_threads_is_told(tmp_path, monkeypa
 
 
 def test_schedule_iterations_are_all_that_its_schedule_depends_on(tmp_path):
-    trainer = trainer_of(tmp_path, iterations=4, minutes=1.0, optim={"schedule_iterations": 8})
+    trainer = trainer_of(tmp_path, iterations=4, minutes=1.0, optim={"schedule": "linear", "schedule_iterations": 8})
     trainer.iteration = 2
     assert trainer._done(59.0) == 0.25
     trainer.iteration = 9

@@ -1,4 +1,4 @@
-"""What of a configuration does nothing in a run, or not what it seems to; said before the run begins."""
+"""What of a configuration does nothing in a run, or does not go with its policy, its people or its folder, said before the run begins; and what ended it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from rlpa_agent.checkpoint import recovered
 from rlpa_agent.config import GROUP_ALGOS, PRESETS, OptimConfig, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_agent.loading import name_of
 from rlpa_agent.registered import is_test
 from rlpa_env import ConfigError
 
@@ -40,7 +41,7 @@ def check_policy(policy: Any, config: TrainConfig) -> None:
     ):
         if has != getattr(model, name) and getattr(model, name):
             raise ConfigError(f"model.{name}: expected {has!r}, that of the policy; got {getattr(model, name)!r}. Make the policy with {make}, or change the setting.")
-    held = str(policy.rollout_dtype).removeprefix("torch.")
+    held = name_of(policy.rollout_dtype)
     if model.rollout_dtype not in ("auto", "float32", held):
         raise ConfigError(f"model.rollout_dtype: expected {held!r}, that of the policy; got {model.rollout_dtype!r}. Make the policy with Policy(…, rollout_dtype=torch.{model.rollout_dtype}).")
     if model.shard and policy.shards is None:

@@ -19,7 +19,6 @@ from rich.markup import escape
 
 import rlpa_env
 from rlpa_agent.baseline_config import BASELINES, DPO, SFT, as_training
-from rlpa_agent.checks import check_people, why_ended
 from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
 from rlpa_agent.registered import moved, registered, sibling
 from rlpa_agent.tasks import build_trainer, environments, load_policy, models_of, policy_path
@@ -162,6 +161,8 @@ def _train(args: Train) -> None:
             config = dataclasses.replace(args.config, out=Path(folder) / "run")
             Console(width=None if sys.stdout.isatty() else 120).print(table(predict(build_trainer(config, quiet=True))))
         return
+    from rlpa_agent.checks import why_ended
+
     figures = run_training(args.config, resume=args.resume, quiet=not sys.stderr.isatty())
     if figures and os.environ.get("RANK", "0") == "0":
         print(f"iteration {figures['iteration']}: return {figures['return']:.2f}, health: {figures['health']}")
@@ -171,6 +172,7 @@ def _train(args: Train) -> None:
 
 def _baseline(config: SFT | DPO) -> None:
     from rlpa_agent.baselines import require_trl, run_baseline
+    from rlpa_agent.checks import check_people
     from rlpa_agent.policy import flush_denormals
 
     require_trl()

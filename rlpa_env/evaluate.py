@@ -18,11 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import rlpa_env  # noqa: F401 - registers the ids, in worker processes too
 from rlpa_env.agents import Agent, checked_agent
-from rlpa_env.errors import (
-    BudgetError,
-    ConfigError,
-    ModelError,
-)
+from rlpa_env.errors import BudgetError, ConfigError, ModelError
 from rlpa_env.judges import Judge
 from rlpa_env.parts import check_choice
 from rlpa_env.playing import run_episodes

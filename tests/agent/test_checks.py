@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -251,3 +253,8 @@ def test_sampling_in_a_type_or_in_shares_that_the_policy_has_not_is_refused(tmp_
 def test_a_validation_colder_than_greedy_is_refused():
     with pytest.raises(ConfigError, match=r"eval\.temperature: expected at least 0; got -1"):
         EvalConfig(temperature=-1.0)
+
+
+def test_the_command_line_answers_before_torch_is_loaded():
+    code = "import sys, rlpa_agent.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -173,7 +173,7 @@ def _train(args: Train) -> None:
 def _baseline(config: SFT | DPO) -> None:
     from rlpa_agent.baselines import require_trl, run_baseline
     from rlpa_agent.checks import check_people
-    from rlpa_agent.policy import flush_denormals
+    from rlpa_agent.loading import flush_denormals
 
     require_trl()
     flush_denormals()
@@ -226,7 +226,7 @@ def _chat(args: Chat) -> None:
 
 
 def _replay(args: Replay) -> None:
-    from rlpa_agent.policy import flush_denormals
+    from rlpa_agent.loading import flush_denormals
     from rlpa_agent.replay import replay, replay_table
 
     flush_denormals()

@@ -21,7 +21,8 @@ import torch
 from rlpa_agent.chat import Chat
 from rlpa_agent.contexts import Pieces, read_context
 from rlpa_agent.generation import Decoder, Sampler, decoder
-from rlpa_agent.policy import Policy, flush_denormals
+from rlpa_agent.loading import flush_denormals
+from rlpa_agent.policy import Policy
 from rlpa_env.errors import ConfigError, ContextError
 
 REMEMBERED = 4096

@@ -20,8 +20,8 @@ from rlpa_agent.lora import merged, merged_weight
 from rlpa_agent.products import Product
 from rlpa_env.errors import ConfigError
 
-GROWTH = 512
-"""Positions by which a cache grows at the least: it holds what its longest row needs, not the model's whole context."""
+GROWTH = 128
+"""Positions by which a cache grows at the least, else by half: it holds what its longest row needs, not the model's whole context."""
 
 NOISE_FLOATS = 2**13
 """Noise drawn per row at a time; part of the definition of a row's random stream."""
@@ -89,7 +89,7 @@ class _Cache:
         if positions <= self.held:
             return
         old = self.held
-        self.held = min(self.capacity, max(positions, old + max(GROWTH, old // 4)))
+        self.held = min(self.capacity, max(positions, old + max(GROWTH, old // 2)))
         for store in (self.keys, self.values):
             for layer, tensor in enumerate(store):
                 # Zeros, not empty memory: a masked NaN would still poison a weighted sum.
@@ -195,19 +195,21 @@ class Qwen2Decoder(_Cache):
         for row, start, count in zip(rows, old, counts):
             # Queries of one key head are stacked: G groups x T tokens, each seeing the past and itself.
             index = torch.arange(start + count)
-            sees = index[None, :] <= torch.arange(start, start + count)[:, None]
-            spans.append((row, offset, offset + count, start + count, sees.repeat(self.groups, 1).to(self.device)))
+            hidden = index[None, :] > torch.arange(start, start + count)[:, None]
+            # Added to the scores, as attention wants it: of booleans it would make that anew in every layer.
+            mask = torch.zeros(hidden.shape, dtype=self.dtype).masked_fill_(hidden, -torch.inf).repeat(self.groups, 1)
+            spans.append((row, offset, offset + count, start + count, mask.to(self.device)))
             offset += count
 
         def attend(layer: int, query_THGD: Tensor) -> Tensor:
             outs = []
-            for row, begin, end, length, sees in spans:
+            for row, begin, end, length, mask in spans:
                 query = query_THGD[begin:end].permute(1, 2, 0, 3).reshape(1, self.heads, -1, self.size)
                 keys, values = (
                     self.keys[layer][row, None, :, :length],
                     self.values[layer][row, None, :, :length],
                 )
-                out = functional.scaled_dot_product_attention(query, keys, values, attn_mask=sees)
+                out = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
                 outs.append(out.view(self.heads, self.groups, end - begin, self.size).permute(2, 0, 1, 3))
             return torch.cat(outs)
 

@@ -68,10 +68,11 @@ class Learner:
         common: dict[str, Any] = {"betas": (optim.beta1, optim.beta2), "eps": optim.eps, "weight_decay": 0.0}
         self.policy_parameters = list(policy.parameters_policy())
         self.value_parameters = list(policy.parameters_value())
-        # Layers are spread and embeddings are not, and torch cannot take both at once in one operation, as it would on GPUs.
+        # Layers that are spread and embeddings that are not: torch cannot take both at once in one operation.
+        together: dict[str, Any] = {"fused": True} if policy.shards is None else {"foreach": False}
         self.optimizers = {
-            "policy": torch.optim.AdamW(self.policy_parameters, lr=optim.policy_lr, foreach=None if policy.shards is None else False, **common),
-            "critic": torch.optim.AdamW(self.value_parameters, lr=optim.critic_lr, **common),
+            "policy": torch.optim.AdamW(self.policy_parameters, lr=optim.policy_lr, **together, **common),
+            "critic": torch.optim.AdamW(self.value_parameters, lr=optim.critic_lr, **together, **common),
         }
         self.normaliser = Normaliser(*policy.value_head.units)  # a head that has learned elsewhere keeps its meaning
         self.failures_running = 0

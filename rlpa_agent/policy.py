@@ -33,6 +33,7 @@ from rlpa_agent.loading import (
 )
 from rlpa_agent.lora import Adapter, LoraSettings, base_of
 from rlpa_agent.sharding import Shards, spread_like
+from rlpa_agent.trunk import last_layer_at
 from rlpa_agent.value import FILE, ValueHead, head_file
 from rlpa_agent.world import World
 from rlpa_env.errors import ConfigError, unknown_choice
@@ -337,8 +338,10 @@ class Policy:
     def _hidden(
         self, lm: Any, ids_BL: Tensor, lengths_B: Tensor, rows: Tensor, pos: Tensor, starts_B: Tensor | None
     ) -> Tensor:
-        """Final hidden states at (row, pos), from one forward over the rows cut to the longest, or a little wider (`STRIDE`)."""
-        ids_BL = self._cut(ids_BL, int(lengths_B.max())).to(self.device)
+        """Final hidden states at (row, pos), from one forward over the rows cut behind the last of them, or a little wider (`STRIDE`)."""
+        longest, stride = int(pos.max()) + 1 if len(pos) else 1, self._stride()
+        width = max(longest, min(longest + -longest % stride, self.context_limit))
+        ids_BL = functional.pad(ids_BL[:, :width], (0, max(0, width - ids_BL.shape[1])), value=self.chat.pad_id).to(self.device)
         places: dict[str, Tensor] = {}
         if starts_B is not None:
             # Padding on the right needs no mask under causal attention; padding on the left does.
@@ -348,19 +351,19 @@ class Policy:
             places["position_ids"] = (index_L - starts_B1).clamp(min=0)
         # transformers checkpoints in training mode only, which changes nothing else: there is no dropout.
         lm.train(self.gradient_checkpointing and torch.is_grad_enabled())
+        rows, pos = rows.to(self.device), pos.to(self.device)
         try:
-            hidden_BLH = lm.base_model(input_ids=ids_BL, use_cache=False, **places).last_hidden_state
+            # Not where layers are checkpointed: they run again behind our back, and scores with and without gradient have to agree.
+            with nullcontext() if self.gradient_checkpointing else last_layer_at(lm, rows, pos, stride):
+                hidden_BLH = lm.base_model(input_ids=ids_BL, use_cache=False, **places).last_hidden_state
         finally:
             lm.eval()
-        return hidden_BLH[rows.to(self.device), pos.to(self.device)]
+        return hidden_BLH[rows, pos]
 
-    def _cut(self, ids_BL: Tensor, longest: int) -> Tensor:
-        """The rows as wide as a forward pass over the longest should be."""
+    def _stride(self) -> int:
+        """What sizes of a forward pass are multiples of, see `STRIDE`."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.lm.get_output_embeddings().weight.dtype
-        width = longest
-        if dtype == torch.bfloat16 and self.device.type == "cpu":
-            width = max(longest, min(-(-longest // STRIDE) * STRIDE, self.context_limit))
-        return functional.pad(ids_BL[:, :width], (0, max(0, width - ids_BL.shape[1])), value=self.chat.pad_id)
+        return STRIDE if dtype == torch.bfloat16 and self.device.type == "cpu" else 1
 
     def value_of(self, hidden_AH: Tensor, turn_fraction_A: Tensor) -> Tensor:
         """Value [A] of hidden states, in the units of the head."""
@@ -389,12 +392,3 @@ def _check_positions(pos: Tensor, length: Tensor, lowest: int, start: Tensor | i
             f"positions: expected {lowest} <= position - start and position < length; got positions up to "
             f"{int(pos.max())} and down to {int(pos.min())} for lengths from {int(length.min())}"
         )
-
-
-def flush_denormals() -> None:
-    """Round numbers below 1e-38 to 0, on every thread that starts after this call.
-
-    A trained attention is so sharp that its smallest weights are denormal, on which processors are slow: an update of
-    the tiny model took a third longer with them.
-    """
-    torch.set_flush_denormal(True)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlpa_agent.trunk import layers_of
 from rlpa_agent.world import PATIENCE, World
 from rlpa_env.errors import ConfigError
 
@@ -33,7 +34,11 @@ class Shards:
                 "model.shard: expected several processes to spread the model over; got one. Start them with "
                 "`torchrun --nproc-per-node N -m rlpa_agent.cli train …`, or leave --model.shard out."
             )
-        _layers(lm)  # raises before anything is copied
+        if not layers_of(lm):
+            raise ConfigError(
+                f"model.shard: expected a model with its {lm.config.num_hidden_layers} layers in a list; {type(lm).__name__} has none. "
+                "Leave --model.shard out."
+            )
         device = lm.get_output_embeddings().weight.device
         # A group of their own: what else the processes tell each other lies in main memory, on machines with GPUs too.
         backend, patience = ("nccl", None) if device.type == "cuda" else ("gloo", PATIENCE)
@@ -50,7 +55,7 @@ class Shards:
 
         whole = {lm.get_input_embeddings().weight, lm.get_output_embeddings().weight}
         whole |= {parameter for name, parameter in lm.named_parameters() if ".lora_" in name}
-        for module in (*_layers(lm), lm.base_model):
+        for module in (*layers_of(lm), lm.base_model):
             fully_shard(module, mesh=self.mesh, reshard_after_forward=True, ignored_params=whole)
         for module in lm.modules():
             if isinstance(module, FSDPModule):
@@ -70,17 +75,6 @@ class Shards:
         if adapter is not None:
             made[1].set_start(adapter.start())  # a resumed run may have got another since, or none
         return made
-
-
-def _layers(lm: Any) -> Sequence[nn.Module]:
-    """The decoder layers of a model."""
-    for module in lm.base_model.children():
-        if isinstance(module, nn.ModuleList) and len(module) == lm.config.num_hidden_layers:
-            return list(module)
-    raise ConfigError(
-        f"model.shard: expected a model with its {lm.config.num_hidden_layers} layers in a list; {type(lm).__name__} has none. "
-        "Leave --model.shard out."
-    )
 
 
 def local(tensor: Tensor) -> Tensor:

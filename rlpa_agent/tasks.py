@@ -86,7 +86,7 @@ def build_trainer(config: TrainConfig, *, resume: bool = False, quiet: bool = Fa
     """A `Trainer` with its policy, environments and validation; nothing is written yet."""
     from rlpa_agent.checkpoint import base_dtype, checkpointed_policy, seed_random
     from rlpa_agent.checks import check_new, check_people, holds_run
-    from rlpa_agent.policy import flush_denormals
+    from rlpa_agent.loading import flush_denormals
     from rlpa_agent.served import VllmGenerator
     from rlpa_agent.trainer import Trainer
     from rlpa_agent.world import World

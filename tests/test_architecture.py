@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ENV = """errors types text guard manners topics flows store limits connections clients | profiles loaders | world | population spaces actions encoders persons meaning matching | rewards metrics |
 hearing evidence moves form relevance judges | disclosure voice users scripted | voicing llm parts | env rendering wrappers forking vector |
 replies attentive agents oracle prompting numeric | results setting playing evaluate testing | runs transcript standings report | cli __init__ __main__"""
-AGENT = """contexts registered config baseline_config trajectory world advantages ppo chat tokenizer lora value batch estimates protocols served pool | loading products head generation sharding | policy | mixture induction warm_start start rollout credit evaluate prompted answers baselines |
+AGENT = """contexts trunk registered config baseline_config trajectory world advantages ppo chat tokenizer lora value batch estimates protocols served pool | loading products head generation sharding | policy | mixture induction warm_start start rollout credit evaluate prompted answers baselines |
 learner checkpoint checks progress rollout_files | trainer | tasks dry_run replay token_table | cli | demo __init__ __main__"""
 LATE = {  # imports inside functions that point the other way, each for a reason
     ("actions", "profiles"): "the instructions list the slots; parsing needs none",

@@ -104,7 +104,7 @@ def run_baseline(config: SFT | DPO) -> dict[str, Any]:
     """Collect what answers are missing, train; what `done` says of it."""
     from rlpa_agent import baselines
     from rlpa_agent.baseline_config import as_training
-    from rlpa_agent.policy import flush_denormals
+    from rlpa_agent.loading import flush_denormals
 
     if not (config.out / "last").exists():
         flush_denormals()

@@ -1,9 +1,8 @@
 """How much of what the processor can multiply the update uses: the arithmetic it needs over what a matrix product gets.
 
 Counted is what no implementation can leave out: in the trunk 2 operations a weight and token forward, 2 backward through the
-inputs, 2 more for weights that are trained; the LM head at sampled tokens alone; causal attention. What is computed twice
-(gradient checkpointing) is not counted, nor are norms, softmax and the critic's head. N weights, T tokens of rows, A sampled
-tokens, H width, V vocabulary.
+inputs, 2 more for weights that are trained; the LM head, and what follows attention in the last layer, at sampled tokens alone;
+causal attention. What is computed twice (gradient checkpointing) is not counted, nor are norms, softmax and the critic's head.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from rlpa_agent.config import PRESETS, SHIPPED, TrainConfig
 from rlpa_agent.learner import Learner
 from rlpa_agent.policy import Policy
 from rlpa_agent.trajectory import Trajectory, Turn
+from rlpa_agent.trunk import behind_attention, layers_of
 
 SIDE = 2048
 """Of the square matrices whose product is the yardstick."""
@@ -43,15 +43,16 @@ def work_of(policy: Policy, batch: Batch) -> Work:
     config, trained = policy.lm.config, set(map(id, policy.parameters_policy()))
     embedding, head = policy.lm.get_input_embeddings().weight, policy.lm.get_output_embeddings().weight
     matrices = [weight for weight in policy.lm.parameters() if weight.ndim == 2 and weight is not embedding and weight is not head]
-    held = sum(weight.numel() for weight in matrices)
-    learned = sum(weight.numel() for weight in matrices if id(weight) in trained)
     lengths = [len(row) for row in batch.rows]
+    last = {id(weight) for part in behind_attention(layers_of(policy.lm)[-1]) for weight in part.parameters()}
+    uses = {id(weight): weight.numel() * (batch.tokens if id(weight) in last else sum(lengths)) for weight in matrices}
+    learned = sum(count for weight, count in uses.items() if weight in trained)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Queries with keys and weights with values: 2 · 2 operations for each of n(n + 1)/2 pairs.
     attention = config.num_hidden_layers * config.num_attention_heads * size * sum(2 * n * (n + 1) for n in lengths)
-    trunk, heads = 2 * held * sum(lengths), 2 * head.numel() * batch.tokens
-    weights = 2 * learned * sum(lengths) + (heads if id(head) in trained else 0)
-    forward, adapters = trunk + heads + attention, 2 * learned * sum(lengths) if policy.adapter is not None else 0
+    trunk, heads = 2 * sum(uses.values()), 2 * head.numel() * batch.tokens
+    weights = 2 * learned + (heads if id(head) in trained else 0)
+    forward, adapters = trunk + heads + attention, 2 * learned if policy.adapter is not None else 0
     return Work(forward, trunk + heads + 2 * attention + weights, forward - adapters)
 
 

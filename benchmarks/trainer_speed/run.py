@@ -45,7 +45,7 @@ from workload import SMOKE, Ours, Size, build_model, check_learned, paid, policy
 from rlpa_agent.batch import make_batch
 from rlpa_agent.cli import build_trainer, policy_path
 from rlpa_agent.config import PRESETS, SHIPPED
-from rlpa_agent.policy import flush_denormals
+from rlpa_agent.loading import flush_denormals
 from rlpa_agent.progress import peak_memory_mb
 from rlpa_agent.rollout import RolloutCounts, collect
 

@@ -97,10 +97,10 @@ def test_a_model_that_chooses_its_rotary_frequencies_by_the_pass_has_room_for_th
     assert tiny_models.policy(context=512).context_limit == 512
 
     def logp(width):
-        ids = torch.zeros(2, width, dtype=torch.int64)
+        ids = torch.zeros(2, width + 1, dtype=torch.int64)  # the last token is told from the ``width`` before it
         ids[:, :40] = torch.arange(40) + 300
-        place = (ids, torch.tensor([40, width]), torch.tensor([0]), torch.tensor([39]), torch.zeros(1))
-        return float(policy.score(*place, temperature=1.0, need=("logp",)).logp.detach())
+        place = (ids, torch.tensor([40, width + 1]), torch.tensor([0, 1]), torch.tensor([39, width]), torch.zeros(2))
+        return float(policy.score(*place, temperature=1.0, need=("logp",)).logp[0].detach())
 
     assert logp(policy.context_limit) == pytest.approx(logp(40), abs=1e-4)
     assert abs(logp(129) - logp(40)) > 0.01  # what the limit is for

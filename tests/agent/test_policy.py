@@ -200,7 +200,7 @@ def test_bf16_autocast_keeps_heads_in_fp32():
 @pytest.mark.parametrize(("longest", "width"), [(50, 64), (64, 64), (65, 128), (130, 150), (150, 150)])
 def test_widths_of_bf16_passes_repeat_and_change_nothing(monkeypatch, longest, width):
     made = awake(tiny_models.policy(context=150))
-    ids, lengths, _ = packed([row[:longest] for row in rows(3, shortest=151, longest=170)])
+    ids, lengths, _ = packed([row[: longest + 1] for row in rows(3, shortest=151, longest=170)])
     widths = []
     forward = made.lm.base_model.forward
 
@@ -209,7 +209,7 @@ def test_widths_of_bf16_passes_repeat_and_change_nothing(monkeypatch, longest, w
         return forward(input_ids=input_ids, **others)
 
     def scored():
-        place = (torch.tensor([0, 1, 2]), torch.tensor([3, 17, longest - 1]))
+        place = (torch.tensor([0, 1, 2]), torch.tensor([3, 17, longest]))  # the last is told from what is before it
         with torch.no_grad():
             found = made.score(ids, lengths, *place, torch.zeros(3), temperature=1.0)
         return torch.stack([found.logp, found.value, found.entropy])

@@ -77,14 +77,16 @@ def test_the_arithmetic_of_an_update_by_hand(speed, tmp_path, rank):
     policy = Policy.from_pretrained(tmp_path / "small", lora=LoraSettings(rank) if rank else None, dtype=torch.float32)
     batches = [roofline.batch_of(policy, rows=1, turns=1, fed=fed, sampled=2, seed=0) for fed in (3, 1)]
     projections = [(8, 8), (8, 4), (8, 4), (8, 8), (8, 16), (8, 16), (16, 8)]  # q k v o gate up down
-    base, adapters = sum(a * b for a, b in projections), sum(rank * (a + b) for a, b in projections)
     vocabulary = len(tokenizer) * 8
     for batch, tokens, pairs in zip(batches, (5, 3), (15, 6), strict=True):  # 1 + 2 + … n pairs of a token and what it sees
-        forward = 2 * (base + adapters) * tokens + 2 * vocabulary * 2 + 2 * 2 * 8 * pairs
-        weights = 2 * adapters * tokens if rank else 2 * base * tokens + 2 * vocabulary * 2
+        at = [tokens] * 3 + [2] * 4  # all tokens; behind the attention of the last layer those from which one is predicted
+        base = sum(a * b * count for (a, b), count in zip(projections, at, strict=True))
+        adapters = sum(rank * (a + b) * count for (a, b), count in zip(projections, at, strict=True))
+        forward = 2 * (base + adapters) + 2 * vocabulary * 2 + 2 * 2 * 8 * pairs
+        weights = 2 * adapters if rank else 2 * base + 2 * vocabulary * 2
         found = roofline.work_of(policy, batch)
         assert found.forward == forward
-        assert found.reference == forward - 2 * adapters * tokens
+        assert found.reference == forward - 2 * adapters
         assert found.backward == forward + 2 * 2 * 8 * pairs + weights
 
 

@@ -78,6 +78,9 @@ def all_of(
     for name, part in (("user", user), ("matcher", matcher), ("judge", judge)):
         if not isinstance(part, str) and (why := lacking(name, part)):
             raise ConfigError(why)
+    named = [part for part in (user, matcher, judge) if isinstance(part, str)]
+    if llm is not None and "llm" not in named:
+        raise ConfigError(f"llm: expected user='llm', matcher='llm' or judge='llm' beside it; got {', '.join(map(repr, named)) or 'objects'}, which ask no model.")
     return user_of(user, llm, **settings), matcher_of(matcher, llm, embedding_model), judge_of(judge, llm, sees)
 
 

@@ -95,6 +95,9 @@ class Setting:
             kwargs = copy.deepcopy(dict(self.env_kwargs))
         except TypeError as error:
             raise ConfigError(f"env_kwargs: expected objects that copy.deepcopy copies ({error}). Give their class a __deepcopy__.") from error
+        parts = {**gym.spec(full_id(self.env_id).rpartition(":")[2]).kwargs, **kwargs}
+        if self.al_judge == "llm" and "llm" not in [parts.get(name) for name in ("user", "matcher", "judge") if isinstance(parts.get(name), str)]:
+            kwargs.pop("llm", None)  # the judge of alignment alone asks it
         limits = [kwargs[name] for name in ("max_turns", "max_episode_steps") if kwargs.get(name)]
         if len(limits) == 1:  # what is told is what holds
             kwargs |= {"max_turns": limits[0], "max_episode_steps": limits[0]}

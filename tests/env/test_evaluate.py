@@ -450,7 +450,8 @@ def test_the_oracle_is_left_out_where_it_would_ask_models(monkeypatch, matcher, 
         raise ConfigError("enough")
 
     monkeypatch.setattr(sys.modules["rlpa_env.evaluate"], "collect", instead)  # the package has a function of the module's name
-    more = {"users": 2, "env_kwargs": {"matcher": matcher, "llm": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}}}
+    llm = {"llm": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}} if matcher == "llm" else {}
+    more = {"users": 2, "env_kwargs": {"matcher": matcher, **llm}}
     for references in ({}, {"references": "all"}, {"references": "prior"}, {"references": "none"}):
         with pytest.raises(ConfigError, match="enough"):
             evaluate(["script"], **more, **references)
@@ -539,6 +540,9 @@ def test_the_model_of_the_environment_judges_alignment_if_it_is_asked_to_and_is_
     assert setting.aligner.client.config.model == "m"
     assert (setting.waits, setting.asks) == (False, True)  # so the oracle, whose forks nobody judges so, is played
     assert setting.named["al_judge"] == "llm"
+    assert setting.make().spec.kwargs.get("llm") is None  # its own parts ask no model
+    with pytest.raises(ConfigError, match=r"llm: expected user='llm', matcher='llm' or judge='llm' beside it; got 'scripted', 'lexical', 'rules'"):
+        Setting(env_kwargs=(("llm", llm),)).make()
     with pytest.raises(ConfigError, match="llm: expected settings"):
         held(["script"], None, al_judge="llm")
     with pytest.raises(ConfigError, match=r"al_judge: expected one of 'rules', 'llm'; got 'rule'\. Did you mean 'rules'"):
@@ -599,9 +603,9 @@ def test_a_budget_that_the_judge_of_alignment_spends_ends_the_evaluation(tmp_pat
 
 def test_records_and_rows_name_the_models_and_neither_server_nor_key(tmp_path):
     llm = {"base_url": "http://me:secret@127.0.0.1:9/v1", "model": "m", "api_key_env": "MY_KEY", "temperature": 0.2}
-    (row,) = held(["script"], tmp_path, env_kwargs={"llm": llm})
+    (row,) = held(["silent"], tmp_path, env_kwargs={"judge": "llm", "llm": llm})  # says nothing to judge
     named = {"model": "m", "temperature": 0.2, "max_tokens": 512, "language": "en"}
-    assert row["kwargs"] == lines(tmp_path)[0]["kwargs"] == {"llm": named}
+    assert row["kwargs"] == lines(tmp_path)[0]["kwargs"] == {"judge": "llm", "llm": named}
     judge = LLMJudge(Answering(model="j"), guard=False)
     assert described(judge)["client"]["model"] == "j"
     assert described(judge) != described(LLMJudge(Answering(model="j")))

@@ -25,11 +25,11 @@ from rlpa_env.wrappers import LastMessage, RecordEpisodes, described, read_episo
 ACTION = format_action([Point("Occupation", "baker")], "I had a slow morning. What do you do for a living?")
 
 
-def play(env, seed):
+def play(env, seed, action=ACTION):
     env.reset(seed=seed)
     turns, over = 0, False
     while not over:
-        _, _, terminated, truncated, _ = env.step(ACTION)
+        _, _, terminated, truncated, _ = env.step(action)
         turns += 1
         over = terminated or truncated
     return turns
@@ -75,11 +75,12 @@ def test_one_line_an_episode_with_everything_in_it(tmp_path):
 def test_a_line_names_the_models_and_the_report_keeps_their_tasks_apart(tmp_path):
     def recorded(**kwargs):
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
-        play(RecordEpisodes(gym.make("RLPA-v0", **kwargs), path), 1)
+        play(RecordEpisodes(gym.make("RLPA-v0", **kwargs), path), 1, "")  # nothing to judge
         return path, read_episodes(path)[0]
 
     llm = {"base_url": "http://me:secret@127.0.0.1:9/v1", "model": "m", "api_key_env": "MY_KEY"}
-    made = [recorded(llm=llm), recorded(llm=llm | {"model": "n"}), recorded(llm=llm | {"base_url": "http://b/v1"}), recorded(judge=RuleJudge())]
+    served = [recorded(judge="llm", llm=llm | other) for other in ({}, {"model": "n"}, {"base_url": "http://b/v1"})]
+    made = [*served, recorded(judge=RuleJudge())]
     assert made[0][1]["kwargs"]["llm"] == {"model": "m", "temperature": 0.7, "max_tokens": 512, "language": "en"}
     assert made[3][1]["kwargs"]["judge"] == {"class": "RuleJudge"}
     assert "127.0.0.1" not in made[0][0].read_text()

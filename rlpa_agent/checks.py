@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from rlpa_agent.checkpoint import recovered
-from rlpa_agent.config import GROUP_ALGOS, PRESETS, OptimConfig, PPOConfig, RolloutConfig, TrainConfig
+from rlpa_agent.config import (
+    GROUP_ALGOS,
+    PRESETS,
+    ModelConfig,
+    OptimConfig,
+    PPOConfig,
+    RolloutConfig,
+    TrainConfig,
+)
 from rlpa_agent.loading import name_of
 from rlpa_agent.registered import is_test
 from rlpa_env import ConfigError
@@ -106,10 +114,11 @@ def unread_settings(config: TrainConfig, sampled_elsewhere: bool = False) -> lis
     compared, algo = config.algo in GROUP_ALGOS, f"algo={config.algo!r}"
     unread = (
         (compared, ("gamma_token", "gamma_turn", "horizon"), f"{algo}, which compares whole returns"),
-        (not config.has_critic, ("lam_token", "lam_turn", "lam_critic", "critic_warmup", "critic_steps", "value_clip"), f"{algo}, which has no critic"),
+        (not config.has_critic, ("lam_token", "lam_turn", "lam_critic", "critic_warmup", "critic_steps", "value_clip", "vf_coef"), f"{algo}, which has no critic"),
+        (config.ppo.gamma_turn == 0, ("lam_turn", "horizon"), "gamma_turn=0, under which nothing counts that comes after a turn"),
         (config.algo == "reinforce", ("horizon",), algo),
         (config.mode == "official", ("gamma_turn", "lam_turn", "horizon", "profile_paid"), "mode='official', where every turn is a sample of its own"),
-        (config.model.value_grad != "shared", ("vf_coef",), f"model.value_grad={config.model.value_grad!r}, whose critic learns by itself"),
+        (config.has_critic and config.model.value_grad != "shared", ("vf_coef",), f"model.value_grad={config.model.value_grad!r}, whose critic learns by itself"),
         (config.rollout.server is None and not sampled_elsewhere, ("importance_cap",), "rollouts that are sampled in this process"),
     )
     chosen = {name: getattr(config.ppo, name) for _, names, _ in unread for name in names}
@@ -124,6 +133,8 @@ def unread_settings(config: TrainConfig, sampled_elsewhere: bool = False) -> lis
         found.append("ppo.profile_paid='block' does nothing with algo='grpo', which compares whole dialogues; add --ppo.baseline turn.")
     if not config.has_critic and config.optim.critic_lr not in [OptimConfig().critic_lr, *(preset.optim.critic_lr for preset in PRESETS.values())]:
         found.append(f"optim.critic_lr={config.optim.critic_lr!r} does nothing with {algo}, which has no critic.")
+    if not config.model.lora_rank and config.model.lora_alpha != ModelConfig.lora_alpha:
+        found.append(f"model.lora_alpha={config.model.lora_alpha} does nothing without LoRA; add --model.lora-rank.")
     if config.optim.schedule == "constant" and config.optim.schedule_iterations is not None:
         found.append(f"optim.schedule_iterations={config.optim.schedule_iterations} does nothing with schedule='constant'.")
     if config.ppo.kl_kind != PPOConfig.kl_kind and config.kl_in == "reward" and config.ppo.kl_kind not in [preset.ppo.kl_kind for preset in PRESETS.values() if preset.kl_in == "reward"]:

@@ -2,10 +2,11 @@
 
     python benchmarks/dry_run/run.py [--preset tiny] [--model PATH] [--iterations 5] [--out benchmarks/results/dry_run] [--smoke]
 
-Predicts, trains, and predicts again on the same machine, each in a process of its own, whose memory is nobody else's. The first iteration is left out (the critic learns alone), and
-the epochs always run to their end (`target_kl` off), since the prediction counts all of them. The error is that of the
-first prediction, the one that a user sees, against the median iteration. The policy learns to say more meanwhile, which no
-prediction can know; the second, of the shipped start again, says what other load did.
+Predicts, holds iterations whose steps are too small to change what the policy says, predicts again, and trains: each in a process of
+its own, whose memory is nobody else's. The first iteration is left out (the critic learns alone), and the epochs always run to their
+end (`target_kl` off), since the prediction counts all of them. The error is that of the first prediction, the one that a user sees,
+against the median iteration of the policy it was made for; the second says what other load did. A policy that learns to say more
+takes longer, which no prediction can know: how much stands beside it.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ def foretold(config: TrainConfig, budget: float) -> Forecast:
     return predict(build_trainer(config, quiet=True), budget)
 
 
-def held(config: TrainConfig, iterations: int) -> list[dict[str, Any]]:
-    """Figures of the iterations behind the first."""
+def held(config: TrainConfig, iterations: int, learns: bool) -> list[dict[str, Any]]:
+    """Figures of the iterations behind the first. Unless the policy ``learns`` its steps are as costly and change nothing."""
+    if not learns:
+        config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, policy_lr=1e-30))
     trainer = build_trainer(config, quiet=True)
     return [trainer.one_iteration() for _ in range(iterations)][1:]
 
@@ -73,8 +76,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, out=Path(folder) / "run")
         before = apart(foretold, config, budget)
-        taken = apart(held, config, 2 if args.smoke else args.iterations)
+        iterations = 2 if args.smoke else args.iterations
+        taken = apart(held, config, iterations, False)
         after = apart(foretold, config, budget)
+        learning = apart(held, config, iterations, True)
     keys = {
         "seconds": ("seconds", "seconds an iteration"),
         "rollout_seconds": ("rollout_seconds", "seconds of rollout"),
@@ -84,14 +89,19 @@ def main() -> None:
     }
     figures: dict[str, object] = {"preset": args.preset, "iterations": len(taken)}
     table = Table(title=f"{args.preset}: predicted and measured")
-    for column in ("", "predicted before", "predicted after", "measured, median", "error"):
+    for column in ("", "predicted before", "predicted after", "measured, median", "error", "as it learns"):
         table.add_column(column, justify="left" if not column else "right")
     for name, (measured, label) in keys.items():
         guesses = [float(getattr(forecast, name)) for forecast in (before, after)]
-        each = [float(line[measured]) for line in taken]
+        each, later = ([float(line[measured]) for line in lines] for lines in (taken, learning))
         real, error = median(each), guesses[0] / median(each) - 1
-        figures[name] = {"predicted": [round(g, 2) for g in guesses], "measured": [round(r, 2) for r in each], "error": round(error, 3)}
-        table.add_row(label, *(f"{value:,.1f}" for value in (*guesses, real)), f"{error:+.0%}")
+        figures[name] = {
+            "predicted": [round(g, 2) for g in guesses],
+            "measured": [round(r, 2) for r in each],
+            "error": round(error, 3),
+            "learning": [round(r, 2) for r in later],
+        }
+        table.add_row(label, *(f"{value:,.1f}" for value in (*guesses, real)), f"{error:+.0%}", f"{median(later):,.1f}")
     figures["calibration_seconds"] = [round(forecast.calibration_seconds, 1) for forecast in (before, after)]
     figures["turns_seen"] = before.turns_seen
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -237,6 +237,10 @@ def test_without_a_critic_a_dialogue_that_outgrew_its_context_is_left_out():
         ({"algo": "reinforce", "optim": OptimConfig(critic_lr=0.5)}, "optim.critic_lr=0.5 does nothing with algo='reinforce'"),
         ({"optim": OptimConfig(schedule_iterations=5)}, "optim.schedule_iterations=5 does nothing with schedule='constant'"),
         ({"ppo": PPOConfig(kl_kind="k2")}, "ppo.kl_kind='k2' does nothing with the KL in the reward"),
+        ({"ppo": PPOConfig(gamma_turn=0.0, lam_turn=0.5)}, "ppo.lam_turn=0.5 does nothing with gamma_turn=0"),
+        ({"ppo": PPOConfig(gamma_turn=0.0, horizon="truncate")}, "ppo.horizon='truncate' does nothing with gamma_turn=0"),
+        ({"model": ModelConfig(value_grad="shared"), "algo": "rloo", "ppo": PPOConfig(vf_coef=0.3)}, "ppo.vf_coef=0.3 does nothing with algo='rloo'"),
+        ({"model": ModelConfig(lora_alpha=7)}, "model.lora_alpha=7 does nothing without LoRA"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_told(changes, told):

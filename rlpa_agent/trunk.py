@@ -24,7 +24,8 @@ def layers_of(lm: Any) -> Sequence[nn.Module]:
 
 @contextmanager
 def last_layer_at(lm: Any, rows_A: Tensor, pos_A: Tensor, multiple: int = 1) -> Iterator[None]:
-    """Within it, what follows attention in the last layer is computed at (row, position) alone; final hidden states elsewhere are junk.
+    """Within it, what follows attention in the last layer is computed at (row, position) alone, each given once (the gradient of
+    one given twice would count twice); final hidden states elsewhere are junk.
 
     Of models whose layers are put together as Llama's are, of projections named ``o_proj`` and ``gate_proj``, ``up_proj`` and
     ``down_proj`` in an ``mlp``; others are computed whole. ``multiple``: positions are filled up to, so that shapes recur. Backward

@@ -294,7 +294,7 @@ class Policy:
         starts_B: Tensor | None = None,
         entropy_grad: bool = True,
     ) -> Scored:
-        """Score the tokens at (row, position), each at most once: one trunk forward, one gather at position - 1, both heads there.
+        """Score the tokens at (row, position): one trunk forward, one gather at position - 1, both heads there.
 
         Tensors come and go on the processor, wherever the weights are; gradients find their way.
         ``starts_B`` is the first true position of each row, for rows padded on the left as well. ``entropy_grad=False``:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,14 +25,14 @@ def layers_of(lm: Any) -> Sequence[nn.Module]:
 
 @contextmanager
 def last_layer_at(lm: Any, rows_A: Tensor, pos_A: Tensor, multiple: int = 1) -> Iterator[None]:
-    """Within it, what follows attention in the last layer is computed at (row, position) alone, each given once (the gradient of
-    one given twice would count twice); final hidden states elsewhere are junk.
+    """Within it, what follows attention in the last layer is computed at (row, position) alone; final hidden states elsewhere are junk.
 
     Of models whose layers are put together as Llama's are, of projections named ``o_proj`` and ``gate_proj``, ``up_proj`` and
     ``down_proj`` in an ``mlp``; others are computed whole. ``multiple``: positions are filled up to, so that shapes recur. Backward
     passes that run the layer again do so without it.
     """
     layers = layers_of(lm)
+    rows_A, pos_A = torch.unique(torch.stack((rows_A, pos_A)), dim=1)  # one that is read twice is written once, or its gradient would count twice
     with ExitStack() as undo:
         for part in behind_attention(layers[-1]) if layers else ():
             for hook in _hooks(part, rows_A, pos_A, -len(pos_A) % multiple):

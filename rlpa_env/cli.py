@@ -24,7 +24,7 @@ from rlpa_env.evaluate import evaluate, results_table
 from rlpa_env.prompting import METHODS, PromptingAgent
 from rlpa_env.rendering import summary
 from rlpa_env.report import DIALOGUES, write_report
-from rlpa_env.setting import full_id, made
+from rlpa_env.setting import made, registered
 from rlpa_env.types import CRITERIA
 
 
@@ -172,13 +172,8 @@ def _eval(args: Eval) -> None:
 
 def _test_split(env: str) -> str:
     """The test split of the people whom an environment is registered with."""
-    family = _registered(env).get("split") or "vanilla/train"
+    family = registered(env).get("split") or "vanilla/train"
     return f"{family.split('/')[0]}/test"
-
-
-def _registered(env: str) -> dict[str, Any]:
-    """The arguments that an id is registered with."""
-    return gym.spec(full_id(env).rpartition(":")[2]).kwargs
 
 
 def _env_kwargs(env: str, models: Models, al_judge: str = "rules") -> dict[str, Any]:
@@ -186,7 +181,7 @@ def _env_kwargs(env: str, models: Models, al_judge: str = "rules") -> dict[str, 
     found: dict[str, Any] = {"matcher": models.matcher} if models.matcher else {}
     if models.matcher == "embedding":
         found["embedding_model"] = models.embedding_model
-    parts = _registered(env)
+    parts = registered(env)
     asks = env if "llm" in (parts.get("user"), parts.get("judge")) else "matcher llm" if models.matcher == "llm" else "al-judge llm" if al_judge == "llm" else ""
     llm_settings(models.llm)  # a setting with a typing error is one, whether or not anybody is asked
     return found | ({"llm": _llm(models, asks)} if asks else {})

@@ -38,6 +38,11 @@ def full_id(env_id: str) -> str:
     return f"{module or 'rlpa_env'}:{name}"
 
 
+def registered(env_id: str) -> dict[str, Any]:
+    """The arguments that an id is registered with."""
+    return gym.spec(full_id(env_id).rpartition(":")[2]).kwargs
+
+
 def made(env_id: str, **kwargs: Any) -> gym.Env:
     """`gym.make`. Raises ConfigError for an environment that takes no such arguments, as those without people take no split."""
     try:
@@ -95,8 +100,8 @@ class Setting:
             kwargs = copy.deepcopy(dict(self.env_kwargs))
         except TypeError as error:
             raise ConfigError(f"env_kwargs: expected objects that copy.deepcopy copies ({error}). Give their class a __deepcopy__.") from error
-        parts = {**gym.spec(full_id(self.env_id).rpartition(":")[2]).kwargs, **kwargs}
-        if self.al_judge == "llm" and "llm" not in [parts.get(name) for name in ("user", "matcher", "judge") if isinstance(parts.get(name), str)]:
+        parts = registered(self.env_id) | kwargs
+        if self.al_judge == "llm" and "llm" not in [part for name in ("user", "matcher", "judge") if isinstance(part := parts.get(name), str)]:
             kwargs.pop("llm", None)  # the judge of alignment alone asks it
         limits = [kwargs[name] for name in ("max_turns", "max_episode_steps") if kwargs.get(name)]
         if len(limits) == 1:  # what is told is what holds

@@ -95,9 +95,26 @@ def test_a_layer_that_runs_again_for_its_gradient_is_computed_whole():
 
 def test_models_that_are_put_together_otherwise_are_computed_whole():
     shape = {"vocab_size": 520, "n_embd": 32, "n_layer": 2, "n_head": 2}
-    policy = Policy.from_config(GPT2Config(**shape), tiny_models.tokenizer())
-    assert len(layers_of(policy.lm)) == 2
-    assert torch.isfinite(scored(policy).logp).all()
+    policy, seen = Policy.from_config(GPT2Config(**shape), tiny_models.tokenizer()), []
+    layers = layers_of(policy.lm)
+    assert len(layers) == 2
+    layers[-1].mlp.act.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[:-1].numel()))
+    scored(policy)
+    assert seen == [2 * int(POS.max())]
+
+
+def test_a_token_that_is_scored_twice_has_twice_its_gradient_and_no_more():
+    """Not four times: two scores, each with the slope of both."""
+    ids = torch.randint(0, 500, (2, 40), generator=torch.Generator().manual_seed(0))
+
+    def slope(*times):
+        policy = tiny_models.policy(sharpness=3.0)
+        policy.score(ids, LENGTHS, ROWS[[*times]], POS[[*times]], torch.zeros(len(times)), temperature=1.0).logp.sum().backward()
+        return policy.lm.model.layers[1].mlp.down_proj.weight.grad
+
+    once = slope(1)
+    assert once.abs().max() > 1e-4
+    torch.testing.assert_close(slope(1, 1), 2 * once, rtol=1e-4, atol=1e-7)
 
 
 def test_no_hook_stays_behind_even_an_error():

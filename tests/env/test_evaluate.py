@@ -541,6 +541,7 @@ def test_the_model_of_the_environment_judges_alignment_if_it_is_asked_to_and_is_
     assert (setting.waits, setting.asks) == (False, True)  # so the oracle, whose forks nobody judges so, is played
     assert setting.named["al_judge"] == "llm"
     assert setting.make().spec.kwargs.get("llm") is None  # its own parts ask no model
+    assert Setting("RLPA-LLM-v0", env_kwargs=(("llm", llm),), al_judge="llm").make().unwrapped.waits  # its id names parts that do
     with pytest.raises(ConfigError, match=r"llm: expected user='llm', matcher='llm' or judge='llm' beside it; got 'scripted', 'lexical', 'rules'"):
         Setting(env_kwargs=(("llm", llm),)).make()
     with pytest.raises(ConfigError, match="llm: expected settings"):
